@@ -1,0 +1,1 @@
+"""openfl_aio: the asyncio-native successor of OpenFL 1.6."""

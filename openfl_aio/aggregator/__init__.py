@@ -1,0 +1,1 @@
+"""Rounds: who does what, what came back, when a round closes."""

@@ -1,0 +1,1 @@
+"""The openfl-aio command: parsing and printing, no logic."""

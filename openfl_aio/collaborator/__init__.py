@@ -1,0 +1,1 @@
+"""The participant: fetches tensors, runs tasks, uploads results."""

@@ -1,0 +1,1 @@
+"""Task runners for one framework each."""

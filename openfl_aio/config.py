@@ -1,0 +1,259 @@
+"""Validated, frozen configuration objects. No file and no environment is read here.
+
+Every field that is wrong is named in one `ConfigurationError`. Times are seconds, sizes bytes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from openfl_aio.domain import Task, TaskKind, check_name
+from openfl_aio.errors import ConfigurationError
+
+__all__ = [
+    "AggregatorConfig",
+    "AssignerConfig",
+    "CollaboratorConfig",
+    "DirectorConfig",
+    "Endpoint",
+    "EnvoyConfig",
+    "Frozen",
+    "Limits",
+    "RetryPolicy",
+    "StragglerConfig",
+    "TLSConfig",
+    "TaskGroup",
+    "Timeouts",
+    "default_tasks",
+]
+
+MIB = 1024 * 1024
+
+
+class Frozen(BaseModel):
+    """Base of configuration objects: immutable, strict about unknown names, errors as `ConfigurationError`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+
+    def __init__(self, **data: Any) -> None:
+        try:
+            super().__init__(**data)
+        except ValidationError as exc:
+            raise ConfigurationError(explain(exc, type(self).__name__)) from None
+
+
+def explain(exc: ValidationError, subject: str) -> str:
+    """Say in one line which fields of ``subject`` are wrong, what was expected and what came."""
+    parts = []
+    for error in exc.errors(include_url=False):
+        where = ".".join(str(part) for part in error["loc"]) or "(whole)"
+        message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            parts.append(f"{where}: unknown key")
+        elif error["type"] == "missing":
+            parts.append(f"{where}: missing")
+        elif error["type"] == "value_error":
+            parts.append(f"{where}: {message}")
+        else:
+            parts.append(f"{where}: {message[:1].lower()}{message[1:]}, got {error['input']!r}")
+    return f"{subject}: " + "; ".join(parts)
+
+
+class Endpoint(Frozen):
+    """A host and a port. Port 0 asks the system for a free one."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, le=65535)
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+class TLSConfig(Frozen):
+    """Paths of the PEM files for mutual TLS. Absence of the whole object means plaintext."""
+
+    ca: Path
+    certificate: Path
+    private_key: Path
+    require_client_certificate: bool = True
+
+
+class Limits(Frozen):
+    """What a peer may make this side keep. Checked before memory is spent."""
+
+    chunk_bytes: int = Field(default=2 * MIB, ge=1)
+    max_message_bytes: int = Field(default=1024 * MIB, ge=1)
+    max_upload_bytes: int | None = Field(default=None, ge=1)  # None: twice the model and 1 MiB
+    max_archive_bytes: int = Field(default=256 * MIB, ge=1)
+    max_archive_files: int = Field(default=10_000, ge=1)
+    max_unpacked_bytes: int = Field(default=256 * MIB, ge=1)
+    max_compression_ratio: int = Field(default=100, ge=1)
+    max_tensors: int = Field(default=10_000, ge=1)
+    max_tags: int = Field(default=64, ge=1)
+    max_metadata: int = Field(default=64, ge=1)
+
+
+class Timeouts(Frozen):
+    """How long things may take, in seconds."""
+
+    connect: float = Field(default=10.0, gt=0)
+    long_poll: float = Field(default=45.0, gt=0)
+    drain: float = Field(default=25.0, ge=0)
+
+
+class RetryPolicy(Frozen):
+    """Exponential backoff with full jitter: the n-th pause is uniform in [0, min(max_delay, first_delay * multiplier**n)].
+
+    ``max_elapsed`` bounds the time since the last success; ``None`` retries for ever.
+    Source: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+
+    first_delay: float = Field(default=0.2, gt=0)
+    max_delay: float = Field(default=10.0, gt=0)
+    multiplier: float = Field(default=2.0, ge=1)
+    max_elapsed: float | None = Field(default=600.0, gt=0)
+
+
+def default_tasks() -> tuple[Task, ...]:
+    """Return the three tasks of an OpenFL round, in order: validate the global model, train, validate the trained model."""
+    return (
+        Task("aggregated_model_validation", "validate", TaskKind.VALIDATE, apply_local=False),
+        Task("train", "train", TaskKind.TRAIN, apply_local=False),
+        Task("locally_tuned_model_validation", "validate", TaskKind.VALIDATE, apply_local=True),
+    )
+
+
+class TaskGroup(Frozen):
+    """A share of the collaborators and what they do. ``percentage`` is for random, ``collaborators`` for static grouping."""
+
+    name: str = "default"
+    tasks: tuple[str, ...]
+    percentage: float | None = Field(default=None, ge=0, le=1)
+    collaborators: tuple[str, ...] | None = None
+
+
+class AssignerConfig(Frozen):
+    """Who does which task in which round. Draws are seeded so that a restart repeats them."""
+
+    kind: Literal["random_grouped", "static_grouped"] = "random_grouped"
+    groups: tuple[TaskGroup, ...] = ()  # empty: one group with every task
+    seed: int = 0
+
+
+class StragglerConfig(Frozen):
+    """When a round closes although somebody is missing.
+
+    ``wait_for_all``: never. ``cutoff``: after ``cutoff_seconds`` from the first task handed out, with ``minimum_reporting``.
+    ``percentage``: once that share of collaborators is done, and ``minimum_reporting``.
+    """
+
+    kind: Literal["wait_for_all", "cutoff", "percentage"] = "wait_for_all"
+    cutoff_seconds: float | None = Field(default=None, gt=0)
+    percentage: float = Field(default=1.0, gt=0, le=1)
+    minimum_reporting: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.kind == "cutoff" and self.cutoff_seconds is None:
+            raise ValueError("cutoff_seconds: missing, the policy 'cutoff' needs it")
+        return self
+
+
+class AggregatorConfig(Frozen):
+    """One federation: who takes part, for how many rounds, and by which rules."""
+
+    uuid: str = "aggregator_federation"
+    federation_uuid: str = "federation"
+    collaborators: tuple[str, ...] = Field(min_length=1)
+    rounds: int = Field(ge=1)
+    tasks: tuple[Task, ...] = Field(default_factory=default_tasks)
+    assigner: AssignerConfig = AssignerConfig()
+    stragglers: StragglerConfig = StragglerConfig()
+    aggregation: str = "weighted_average"
+    task_aggregation: dict[str, str] = Field(default_factory=dict)  # task name -> function, where it differs
+    pipeline: str = "no_compression"
+    store_rounds: int = Field(default=2, ge=2)
+    single_col_cert_common_name: str = ""
+    write_logs: bool = True
+    workspace: Path | None = None  # journal, database and models; None keeps everything in memory
+    best_model_path: Path | None = None
+    last_model_path: Path | None = None
+    listen: Endpoint | None = None  # None: mounted by somebody else, or used in process
+    tls: TLSConfig | None = None
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+
+    @field_validator("uuid")
+    @classmethod
+    def _uuid(cls, value: str) -> str:
+        # a 1.6 collaborator recognises the aggregator's tensors by this word in their origin
+        if "aggregator" not in value:
+            raise ValueError(f"must contain 'aggregator', got {value!r}")
+        return value
+
+    @field_validator("collaborators")
+    @classmethod
+    def _names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for name in value:
+            check_name(name, what="collaborator")
+        if len(set(value)) != len(value):
+            raise ValueError(f"names a collaborator twice: {list(value)!r}")
+        return value
+
+
+class CollaboratorConfig(Frozen):
+    """One participant of one federation."""
+
+    name: str
+    aggregator_uuid: str
+    federation_uuid: str
+    endpoint: Endpoint = Endpoint()
+    delta_updates: bool = False
+    pipeline: str = "no_compression"
+    store_rounds: int = Field(default=1, ge=1)
+    single_col_cert_common_name: str = ""
+    tls: TLSConfig | None = None
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    retry: RetryPolicy = RetryPolicy()
+
+
+class DirectorConfig(Frozen):
+    """A director: what data it accepts, where it listens, where it keeps things."""
+
+    listen: Endpoint = Endpoint()
+    sample_shape: tuple[str, ...] = ()
+    target_shape: tuple[str, ...] = ()
+    envoy_health_check_period: int = Field(default=60, ge=1)
+    install_requirements: bool = False
+    public_host: str | None = None  # what served plans name; None: what the frontend wrote
+    allow_plaintext_anywhere: bool = False
+    workspace: Path | None = None  # None: a temporary directory that ends with the director
+    tls: TLSConfig | None = None
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+
+
+class EnvoyConfig(Frozen):
+    """An envoy: its name, its director, its shard and how it runs experiments."""
+
+    name: str
+    director: Endpoint
+    shard_template: str
+    shard_params: dict[str, Any] = Field(default_factory=dict)
+    shard_path: Path | None = None  # folder that is importable when the template is resolved
+    cuda_devices: tuple[int, ...] = ()
+    workspace: Path | None = None
+    health_check_period: float = Field(default=60.0, gt=0)
+    tls: TLSConfig | None = None
+    limits: Limits = Limits()
+    timeouts: Timeouts = Timeouts()
+    retry: RetryPolicy = RetryPolicy(max_elapsed=None)
+
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return check_name(value, what="envoy")

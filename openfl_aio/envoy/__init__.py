@@ -1,0 +1,1 @@
+"""A data site: registers its shard, runs experiments in a child process."""

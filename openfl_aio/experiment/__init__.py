@@ -1,0 +1,1 @@
+"""The frontend: Federation, Experiment, submitting and following a run."""

@@ -1,0 +1,1 @@
+"""Certificate authority, requests, signing; bytes in, bytes out."""

@@ -1,0 +1,1 @@
+"""plan.yaml, director and envoy configuration files."""

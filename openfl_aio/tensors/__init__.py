@@ -1,0 +1,1 @@
+"""What a tensor is and what may be done to it. numpy only."""

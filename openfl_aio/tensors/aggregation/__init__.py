@@ -1,0 +1,1 @@
+"""Aggregation functions, one published algorithm a module."""

@@ -1,0 +1,1 @@
+"""Compression pipelines, one a module."""

@@ -1,0 +1,1 @@
+"""The only place that imports grpclib, h2 or ssl."""

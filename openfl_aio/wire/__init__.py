@@ -1,0 +1,1 @@
+"""What bytes and messages mean. Sans-IO."""

@@ -1,0 +1,26 @@
+"""Fixtures for every test: a virtual clock by default, a real one on request, and no blocking call on the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from blockbuster import BlockBuster, blockbuster_ctx
+
+from openfl_aio.testing.clock import AutojumpEventLoop
+
+
+@pytest.fixture
+def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
+    """Run async tests on virtual time, unless they are marked ``real_time``."""
+    if request.node.get_closest_marker("real_time"):
+        return "asyncio", {"debug": True}
+    return "asyncio", {"loop_factory": AutojumpEventLoop, "debug": True}
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls() -> Iterator[BlockBuster]:
+    """Fail any async test that blocks the event loop (only calls made by this package count)."""
+    with blockbuster_ctx("openfl_aio") as guard:
+        yield guard

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from openfl_aio.waiting import Timers, Waiters
+
+
+async def test_a_result_at_hand_is_returned_without_waiting() -> None:
+    waiters: Waiters[str] = Waiters()
+    assert await waiters.wait_for("key", lambda: 7, timeout=1) == 7
+    assert len(waiters) == 0
+
+
+async def test_a_notification_wakes_only_its_key() -> None:
+    waiters: Waiters[str] = Waiters()
+    values: dict[str, int] = {}
+    woken: list[str] = []
+
+    async def wait(key: str) -> None:
+        await waiters.wait_for(key, lambda: values.get(key), timeout=None)
+        woken.append(key)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wait, "one")
+        group.start_soon(wait, "two")
+        await anyio.wait_all_tasks_blocked()
+        assert len(waiters) == 2
+        values.update(one=1, two=2)
+        waiters.notify("one")
+        await anyio.wait_all_tasks_blocked()
+        assert woken == ["one"]
+        waiters.notify_all()
+    assert woken == ["one", "two"]
+    assert len(waiters) == 0
+
+
+async def test_a_false_alarm_parks_again_and_the_cap_ends_the_wait() -> None:
+    waiters: Waiters[str] = Waiters()
+    calls: list[float] = []
+    start = anyio.current_time()
+
+    def predicate() -> None:
+        calls.append(anyio.current_time() - start)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(lambda: waiters.wait_for("key", predicate, timeout=45))
+        await anyio.sleep(10)
+        waiters.notify("key")
+    assert [round(time) for time in calls] == [0, 10]
+    assert round(anyio.current_time() - start) == 45
+    assert len(waiters) == 0
+
+
+class Machine:
+    def __init__(self) -> None:
+        self.deadlines: list[float] = []
+        self.handled: list[float] = []
+
+    def next_timer(self) -> float | None:
+        return min(self.deadlines, default=None)
+
+    def handle_timer(self, now: float) -> None:
+        self.handled.append(now)
+        self.deadlines = [deadline for deadline in self.deadlines if deadline > now]
+
+
+async def test_timers_fire_when_due_and_follow_a_deadline_that_moves() -> None:
+    machine = Machine()
+    fired: list[float] = []
+    timers = Timers(machine, lambda: fired.append(anyio.current_time()))
+    start = anyio.current_time()
+    async with anyio.create_task_group() as group:
+        group.start_soon(timers.run)
+        await anyio.wait_all_tasks_blocked()
+        machine.deadlines = [start + 60]
+        timers.moved()
+        await anyio.wait_all_tasks_blocked()
+        machine.deadlines = [start + 30, start + 60]
+        timers.moved()
+        await anyio.sleep(100)
+        group.cancel_scope.cancel()
+    assert [time - start for time in fired] == pytest.approx([30, 60], abs=0.1)
