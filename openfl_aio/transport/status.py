@@ -54,7 +54,7 @@ STATUSES: Final[tuple[tuple[type[errors.OpenFLAioError], Status], ...]] = (
 )
 
 FIXED_SENTENCES: Final[dict[type[errors.OpenFLAioError], str]] = {
-    errors.AuthenticationError: "the caller did not prove who it is: the certificate must name exactly the participant that calls",
+    errors.AuthenticationError: "the caller did not prove who it is: the certificate must name the participant that calls",
     errors.AuthorizationError: "this caller may not do that: it is not on the list, or the name in the message is not its own",
     errors.StorageFullError: "no space is left on the server; nothing was changed, try again later",
 }
