@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,16 +97,15 @@ class ThreadTaskRunner:
             raise TaskError(f"task {context.task.name!r} raised {type(exc).__name__}: {exc}") from exc
 
 
-def check_output(output: TaskOutput, *, task: Task, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def check_output(output: object, *, task: Task, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Raise `TaskError` unless ``output`` may be sent: counted, finite, and for training the whole model in ``shapes``."""
     if not isinstance(output, TaskOutput):
         raise TaskError(f"task {task.name!r} must return a TaskOutput, got {type(output).__name__}")
     samples: object = output.samples
     if isinstance(samples, bool) or not isinstance(samples, int | np.integer) or samples < 1:
         raise TaskError(f"task {task.name!r} must return how many samples it used, at least 1, got {samples!r}")
-    for name, value in output.metrics.items():
-        if not isinstance(value, int | float | np.number) or not math.isfinite(value):
-            raise TaskError(f"task {task.name!r}: metric {name!r} must be a finite number, got {value!r}")
+    for name, metric in output.metrics.items():
+        _check_metric(name, metric, task=task)
     expected = shapes if task.kind is TaskKind.TRAIN else {}
     unknown = sorted(set(output.tensors) - set(expected))
     if unknown:
@@ -119,7 +117,12 @@ def check_output(output: TaskOutput, *, task: Task, shapes: Mapping[str, tuple[i
         _check_tensor(name, values, task=task, shape=expected[name])
 
 
-def _check_tensor(name: str, values: np.ndarray, *, task: Task, shape: tuple[int, ...]) -> None:
+def _check_metric(name: str, value: object, *, task: Task) -> None:
+    if not isinstance(value, int | float | np.number) or not np.isfinite(value):
+        raise TaskError(f"task {task.name!r}: metric {name!r} must be a finite number, got {value!r}")
+
+
+def _check_tensor(name: str, values: object, *, task: Task, shape: tuple[int, ...]) -> None:
     if not isinstance(values, np.ndarray | np.generic) or values.dtype.kind not in "fiub":
         kind = f"dtype {values.dtype}" if isinstance(values, np.ndarray) else type(values).__name__
         raise TaskError(f"task {task.name!r}: tensor {name!r} must be a numeric array, got {kind}")
