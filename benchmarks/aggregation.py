@@ -1,10 +1,13 @@
 """How fast is the weighted average, against numpy adding up the same arrays in memory?
 
-Two baselines: ``numpy sum`` adds float32 arrays in place into a float32 one, with no weights, which is the least that
-any average must do; ``numpy average`` stacks all arrays and calls ``numpy.average``.
+Three baselines. ``numpy sum f4`` adds the arrays in place into a float32 one, with no weights: the least that any
+average must do, and less exact. ``numpy sum f8`` adds them into a float64 one: our accuracy, still no weights.
+``numpy average`` stacks all arrays and calls ``numpy.average``.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 from _harness import Candidate, Comparison, arguments, compare, expect, report
@@ -20,8 +23,8 @@ def weighted_average(arrays: list[NDArray[np.float32]], weights: list[float]) ->
     return WeightedAverage().aggregate(tensors, CONTEXT)
 
 
-def numpy_sum(arrays: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-    total = np.zeros_like(arrays[0])
+def numpy_sum(arrays: list[NDArray[np.float32]], dtype: type[np.floating[Any]]) -> NDArray[np.floating[Any]]:
+    total = np.zeros(arrays[0].shape, dtype)
     for array in arrays:
         total += array
     return total
@@ -44,7 +47,8 @@ def measure(collaborators: int, parameters: int, pairs: int) -> list[Comparison]
     )
     ours = Candidate("weighted_average", lambda: weighted_average(arrays, weights))
     baselines = (
-        Candidate("numpy sum", lambda: numpy_sum(arrays)),
+        Candidate("numpy sum f4", lambda: numpy_sum(arrays, np.float32)),
+        Candidate("numpy sum f8", lambda: numpy_sum(arrays, np.float64)),
         Candidate("numpy average", lambda: numpy_average(arrays, weights)),
     )
     nbytes = collaborators * arrays[0].nbytes
