@@ -1,0 +1,141 @@
+"""Every check of the project, one session each. `python -m nox -l` lists them."""
+
+from __future__ import annotations
+
+import filecmp
+import shutil
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.reuse_existing_virtualenvs = True
+nox.needs_version = ">=2024.10"
+
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+# the classifiers are the one place that says which versions are supported
+PYTHONS = [
+    classifier.rsplit(" ", 1)[1]
+    for classifier in PYPROJECT["project"]["classifiers"]
+    if classifier.startswith("Programming Language :: Python :: 3.")
+]
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the package as it stands and the named dependency groups."""
+    requirements = nox.project.dependency_groups(PYPROJECT, *groups)
+    session.install("-e", ".", *requirements)
+
+
+def run_tests(session: nox.Session) -> None:
+    """Run the suite; arguments after ``--`` go to pytest."""
+    install(session, "test")
+    session.run("python", "-m", "pytest", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the test suite on the interpreter that runs nox."""
+    run_tests(session)
+
+
+@nox.session(python=PYTHONS, name="tests_all")
+def tests_all(session: nox.Session) -> None:
+    """Run the test suite on every supported Python that is installed."""
+    run_tests(session)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and the direction of imports."""
+    install(session, "lint")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Type-check the package and its tests, strictly."""
+    install(session, "types")
+    session.run("mypy")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Measure branch coverage: 100 % for what decides, a floor for the rest."""
+    install(session, "test")
+    session.run("coverage", "erase")
+    session.run("coverage", "run", "-m", "pytest", *session.posargs)
+    session.run("coverage", "combine")
+    session.run("coverage", "report", "--skip-covered", "--fail-under=85")
+    deciding = ["tensors/*", "wire/*", "aggregator/rounds.py", "aggregator/assigner.py", "aggregator/stragglers.py"]
+    deciding += ["collaborator/resolver.py", "director/experiments.py", "director/shards.py"]
+    session.run(
+        "coverage", "report", "--fail-under=100", "--include", ",".join(f"openfl_aio/{path}" for path in deciding)
+    )
+
+
+@nox.session
+def protos(session: nox.Session) -> None:
+    """Regenerate the messages from proto/ and fail if they differ; ``-- --write`` replaces them."""
+    session.install(*nox.project.dependency_groups(PYPROJECT, "protos"))
+    target = Path("openfl_aio/wire/_generated")
+    sources = sorted(str(path) for path in Path("proto/openfl").rglob("*.proto"))
+    with tempfile.TemporaryDirectory() as folder:
+        options = [f"--python_betterproto2_opt={side}_generation=async" for side in ("server", "client")]
+        session.run(
+            "python",
+            "-m",
+            "grpc_tools.protoc",
+            "-I",
+            "proto",
+            f"--python_betterproto2_out={folder}",
+            *options,
+            *sources,
+        )
+        if "--write" in session.posargs:
+            shutil.rmtree(target)
+            shutil.copytree(folder, target)
+            return
+        fresh = {path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file()}
+        kept = {path.relative_to(target) for path in target.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+        differing = sorted(
+            str(path)
+            for path in fresh | kept
+            if path not in fresh
+            or path not in kept
+            or not filecmp.cmp(Path(folder) / path, target / path, shallow=False)
+        )
+        if differing:
+            session.error(f"generated messages are stale: {', '.join(differing)}; run `nox -s protos -- --write`")
+
+
+@nox.session
+def interop_protobuf(session: nox.Session) -> None:
+    """Compare our codec with google-protobuf, both directions."""
+    install(session, "test")
+    session.install("grpcio-tools>=1.70", "protobuf>=5.29")
+    session.run("python", "-m", "pytest", "tests/interop", *session.posargs)
+
+
+@nox.session
+def bench_smoke(session: nox.Session) -> None:
+    """Run each benchmark at a small size: does it still run and check its own result?"""
+    install(session, "test")
+    for script in sorted(Path("benchmarks").glob("[!_]*.py")):
+        session.run("python", str(script), "--small")
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """Build the wheel and see that it installs, imports and carries its type marker."""
+    session.install("build>=1.2")
+    with tempfile.TemporaryDirectory() as folder:
+        session.run("python", "-m", "build", "--wheel", "--outdir", folder)
+        wheel = next(Path(folder).glob("*.whl"))
+        session.install("--force-reinstall", str(wheel))
+        session.chdir(folder)
+        check = "import importlib.resources as r, openfl_aio; assert (r.files('openfl_aio') / 'py.typed').is_file()"
+        session.run("python", "-c", check)

@@ -1,0 +1,110 @@
+"""Who does which task in which round.
+
+An assigner is a pure function of its configuration: the same collaborator asks twice, or after a restart, and
+gets the same tasks. The order of tasks is that of the group in the plan.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from openfl_aio.config import AggregatorConfig, TaskGroup
+from openfl_aio.domain import Task
+from openfl_aio.errors import ConfigurationError
+
+__all__ = ["Assigner", "RandomGrouped", "StaticGrouped", "make_assigner"]
+
+
+class Assigner(Protocol):
+    """Says what a collaborator does in a round."""
+
+    def tasks(self, collaborator: str, round_number: int) -> tuple[Task, ...]:
+        """Return the tasks of ``collaborator`` in ``round_number``, in order; an empty tuple if it rests."""
+        ...
+
+
+class StaticGrouped:
+    """Every collaborator stays in its group for the whole federation."""
+
+    def __init__(self, groups: Sequence[TaskGroup], collaborators: Sequence[str], tasks: Mapping[str, Task]) -> None:
+        self._tasks: dict[str, tuple[Task, ...]] = {}
+        for group in groups:
+            chosen = _resolve(group, tasks)
+            for name in group.collaborators or ():
+                if name in self._tasks:
+                    raise ConfigurationError(f"assigner: collaborator {name!r} is in two groups; name it in one only")
+                self._tasks[name] = chosen
+        named, known = set(self._tasks), set(collaborators)
+        if named != known:
+            raise ConfigurationError(
+                f"assigner: the static groups must name exactly the federation's collaborators; "
+                f"missing {sorted(known - named)!r}, not in the federation {sorted(named - known)!r}"
+            )
+        if not any(self._tasks.values()):
+            raise ConfigurationError("assigner: no group with collaborators has a task, so no round could ever end")
+
+    def tasks(self, collaborator: str, round_number: int) -> tuple[Task, ...]:
+        """Return the tasks of the collaborator's group."""
+        return self._tasks[collaborator]
+
+
+class RandomGrouped:
+    """The collaborators are dealt to the groups anew in every round, from a seed and the round's number."""
+
+    def __init__(
+        self, groups: Sequence[TaskGroup], collaborators: Sequence[str], tasks: Mapping[str, Task], *, seed: int = 0
+    ) -> None:
+        self._collaborators = sorted(collaborators)
+        self._seed = seed
+        total = sum(group.percentage or 0.0 for group in groups)
+        if abs(total - 1.0) > 0.01:
+            raise ConfigurationError(f"assigner: the percentages of the groups must add up to 1, got {total:g}")
+        n = len(self._collaborators)
+        # the small addend undoes binary rounding: 0.29 * 100 is a little less than 29
+        self._groups = [(int((group.percentage or 0.0) * n + 1e-9), _resolve(group, tasks)) for group in groups]
+        sizes = [size for size, _ in self._groups]
+        if sum(sizes) != n:
+            raise ConfigurationError(
+                f"assigner: the percentages deal {n} collaborators into groups of {sizes!r}, "
+                f"which leaves some out; choose percentages that give whole numbers"
+            )
+        if not any(size and chosen for size, chosen in self._groups):
+            raise ConfigurationError("assigner: no group with collaborators has a task, so no round could ever end")
+        self._drawn: tuple[int, dict[str, tuple[Task, ...]]] = (-1, {})
+
+    def tasks(self, collaborator: str, round_number: int) -> tuple[Task, ...]:
+        """Return the tasks of the group into which the collaborator was dealt in this round."""
+        if self._drawn[0] != round_number:
+            self._drawn = (round_number, self._draw(round_number))
+        return self._drawn[1][collaborator]
+
+    def _draw(self, round_number: int) -> dict[str, tuple[Task, ...]]:
+        order = list(self._collaborators)
+        random.Random(f"{self._seed}:{round_number}").shuffle(order)  # a string seed is hashed the same everywhere
+        dealt = iter(order)
+        return {next(dealt): chosen for size, chosen in self._groups for _ in range(size)}
+
+
+def _resolve(group: TaskGroup, tasks: Mapping[str, Task]) -> tuple[Task, ...]:
+    unknown = [name for name in group.tasks if name not in tasks]
+    if unknown:
+        raise ConfigurationError(
+            f"assigner: group {group.name!r} names unknown tasks {unknown!r}; the plan's tasks are {list(tasks)!r}"
+        )
+    return tuple(tasks[name] for name in group.tasks)
+
+
+def make_assigner(config: AggregatorConfig) -> Assigner:
+    """Build the assigner that ``config`` describes; without groups everybody does every task.
+
+    Raises `ConfigurationError` for unknown tasks, groups that do not cover the collaborators, or no task at all.
+    """
+    tasks = {task.name: task for task in config.tasks}
+    settings = config.assigner
+    if settings.kind == "static_grouped":
+        groups = settings.groups or (TaskGroup(tasks=tuple(tasks), collaborators=config.collaborators),)
+        return StaticGrouped(groups, config.collaborators, tasks)
+    groups = settings.groups or (TaskGroup(tasks=tuple(tasks), percentage=1.0),)
+    return RandomGrouped(groups, config.collaborators, tasks, seed=settings.seed)

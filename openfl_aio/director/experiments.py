@@ -1,0 +1,191 @@
+"""Which experiments exist, what state each is in, and who works on which. Decides only: no files, no clock, no await.
+
+An assignment is state, not a message: `Experiments.next_for` reads it, and reads the same again after a reconnect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+from openfl_aio.domain import ExperimentStatus, check_name
+from openfl_aio.errors import AlreadyExistsError, ConfigurationError, ExperimentNotFoundError, InvalidStateError
+
+__all__ = ["TRANSITIONS", "Experiment", "ExperimentEvent", "Experiments"]
+
+
+class ExperimentEvent(Enum):
+    """What can happen to an experiment."""
+
+    START = "start"
+    REJECT = "reject"
+    FINISH = "finish"
+    FAIL = "fail"
+    CANCEL = "cancel"
+
+
+_S = ExperimentStatus
+_E = ExperimentEvent
+
+# Every legal move. An ended experiment stays as it ended: whatever still arrives is a race, not an error.
+TRANSITIONS: Final[Mapping[tuple[ExperimentStatus, ExperimentEvent], ExperimentStatus]] = MappingProxyType(
+    {
+        (_S.PENDING, _E.START): _S.IN_PROGRESS,
+        (_S.PENDING, _E.REJECT): _S.REJECTED,
+        (_S.PENDING, _E.FAIL): _S.FAILED,
+        (_S.PENDING, _E.CANCEL): _S.CANCELLED,
+        (_S.IN_PROGRESS, _E.FINISH): _S.FINISHED,
+        (_S.IN_PROGRESS, _E.FAIL): _S.FAILED,
+        (_S.IN_PROGRESS, _E.CANCEL): _S.CANCELLED,
+    }
+)
+
+
+@dataclass(slots=True)
+class Experiment:
+    """One experiment of the registry. Changed by `Experiments` alone."""
+
+    name: str
+    owner: str
+    collaborators: tuple[str, ...]
+    archive_id: str
+    status: ExperimentStatus = ExperimentStatus.PENDING
+    federation_uuid: str = ""
+    error: str = ""
+    done: set[str] = field(default_factory=set)
+
+
+class Experiments:
+    """The experiments of a director, in order of submission. Several may be in progress at once."""
+
+    def __init__(self) -> None:
+        self._experiments: dict[str, Experiment] = {}
+        self._by_federation: dict[str, Experiment] = {}
+
+    def __len__(self) -> int:
+        return len(self._experiments)
+
+    def check_submission(self, name: str, collaborators: Iterable[str]) -> None:
+        """Raise what `submit` would raise, before an archive is received for nothing."""
+        check_name(name, what="experiment")
+        names = tuple(collaborators)
+        for collaborator in names:
+            check_name(collaborator, what="collaborator")
+        if not names:
+            raise ConfigurationError(f"experiment {name!r} lists no collaborator; name at least one envoy")
+        if len(set(names)) != len(names):
+            raise ConfigurationError(f"experiment {name!r} names a collaborator twice: {list(names)!r}")
+        if name in self._experiments:
+            raise AlreadyExistsError(f"the experiment name {name!r} is taken; choose another or remove the old one")
+
+    def submit(self, name: str, *, owner: str, collaborators: Iterable[str], archive_id: str) -> Experiment:
+        """Add a pending experiment.
+
+        Raises `ConfigurationError` for names that are not plain or listed twice, `AlreadyExistsError` for a taken one.
+        """
+        names = tuple(collaborators)
+        self.check_submission(name, names)
+        experiment = Experiment(name, owner, names, archive_id)
+        self._experiments[name] = experiment
+        return experiment
+
+    def restore(self, experiment: Experiment) -> None:
+        """Add an experiment as it was before a restart, in whatever state."""
+        self._experiments[experiment.name] = experiment
+        if experiment.federation_uuid:
+            self._by_federation[experiment.federation_uuid] = experiment
+
+    def get(self, name: str) -> Experiment:
+        """Return the experiment whoever owns it; `ExperimentNotFoundError` if there is none."""
+        experiment = self._experiments.get(name)
+        if experiment is None:
+            raise _not_found(name)
+        return experiment
+
+    def visible(self, name: str, caller: str) -> Experiment:
+        """Return the experiment if ``caller`` submitted it. Absent and foreign raise the same."""
+        experiment = self._experiments.get(name)
+        if experiment is None or experiment.owner != caller:
+            raise _not_found(name)
+        return experiment
+
+    def takes_part(self, name: str, envoy: str) -> Experiment:
+        """Return the experiment if ``envoy`` is one of its collaborators. Absent and foreign raise the same."""
+        experiment = self._experiments.get(name)
+        if experiment is None or envoy not in experiment.collaborators:
+            raise _not_found(name)
+        return experiment
+
+    def owned_by(self, caller: str) -> tuple[Experiment, ...]:
+        """Return what ``caller`` submitted, oldest first."""
+        return tuple(experiment for experiment in self._experiments.values() if experiment.owner == caller)
+
+    def all(self) -> tuple[Experiment, ...]:
+        """Return every experiment, oldest first."""
+        return tuple(self._experiments.values())
+
+    def of_federation(self, federation_uuid: str) -> Experiment:
+        """Return the experiment that serves this federation; `ExperimentNotFoundError` if none does."""
+        experiment = self._by_federation.get(federation_uuid)
+        if experiment is None:
+            raise ExperimentNotFoundError(f"no experiment serves the federation {federation_uuid!r}")
+        return experiment
+
+    def bind(self, name: str, federation_uuid: str) -> None:
+        """Say which federation the experiment serves; `InvalidStateError` if that uuid is another experiment's."""
+        experiment = self.get(name)
+        holder = self._by_federation.get(federation_uuid)
+        if holder is not None and holder is not experiment:
+            raise InvalidStateError(f"federation {federation_uuid!r} is already served by experiment {holder.name!r}")
+        experiment.federation_uuid = federation_uuid
+        self._by_federation[federation_uuid] = experiment
+
+    def handle(self, name: str, event: ExperimentEvent, *, error: str = "") -> bool:
+        """Apply ``event`` and return whether it changed anything; ``error`` is kept with a change.
+
+        An ended experiment ignores everything. Raises `InvalidStateError` for an event that makes no sense yet.
+        """
+        experiment = self.get(name)
+        if experiment.status.ended:
+            return False
+        target = TRANSITIONS.get((experiment.status, event))
+        if target is None:
+            raise InvalidStateError(
+                f"experiment {name!r} is {experiment.status.value}: it cannot {event.value} in that state"
+            )
+        experiment.status = target
+        experiment.error = error
+        return True
+
+    def next_for(self, envoy: str) -> str | None:
+        """Return what ``envoy`` shall work on: the oldest experiment in progress that lists it and that it has not done."""
+        for experiment in self._experiments.values():
+            if (
+                experiment.status is ExperimentStatus.IN_PROGRESS
+                and envoy in experiment.collaborators
+                and envoy not in experiment.done
+            ):
+                return experiment.name
+        return None
+
+    def envoy_done(self, name: str, envoy: str) -> None:
+        """Say that ``envoy`` has nothing left to do in this experiment; unknown names are ignored."""
+        experiment = self._experiments.get(name)
+        if experiment is not None and envoy in experiment.collaborators:
+            experiment.done.add(envoy)
+
+    def remove(self, name: str, caller: str) -> Experiment | None:
+        """Take the experiment out and return it, if ``caller`` submitted it; else None, and nothing changes."""
+        experiment = self._experiments.get(name)
+        if experiment is None or experiment.owner != caller:
+            return None
+        del self._experiments[name]
+        self._by_federation.pop(experiment.federation_uuid, None)
+        return experiment
+
+
+def _not_found(name: str) -> ExperimentNotFoundError:
+    return ExperimentNotFoundError(f"no experiment {name!r} is here for you; list yours to see their names")

@@ -1,0 +1,113 @@
+"""Which envoys exist, what data they hold and which are alive. Decides only: time comes in as an argument.
+
+``now`` is a monotonic time in seconds, so that a clock jump loses no envoy; wall time is only told, never compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from openfl_aio.domain import DeviceInfo, EnvoyInfo, ShardInfo, check_name
+from openfl_aio.errors import ShardNotFoundError
+
+__all__ = ["Shards"]
+
+
+@dataclass(slots=True)
+class _Shard:
+    info: ShardInfo
+    seen: float
+    running: bool = False
+    parked: int = 0
+
+
+class Shards:
+    """The registered shards of a director.
+
+    ``health_check_period`` in seconds is what envoys are told; one that is silent for twice as long is offline.
+    """
+
+    def __init__(self, *, sample_shape: Sequence[str], target_shape: Sequence[str], health_check_period: float) -> None:
+        self.sample_shape = tuple(sample_shape)
+        self.target_shape = tuple(target_shape)
+        self.health_check_period = health_check_period
+        self._shards: dict[str, _Shard] = {}
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._shards
+
+    @property
+    def valid_seconds(self) -> float:
+        """How long a sign of life counts."""
+        return 2 * self.health_check_period
+
+    @property
+    def parked(self) -> int:
+        """How many calls of registered envoys wait for an experiment right now."""
+        return sum(shard.parked for shard in self._shards.values())
+
+    def register(self, info: ShardInfo, now: float) -> bool:
+        """Take or refresh a shard and return whether it was accepted: its shapes must be the director's.
+
+        A refused envoy that was registered before keeps its old entry. Raises `ConfigurationError` for a bad name.
+        """
+        check_name(info.name, what="envoy")
+        if info.sample_shape != self.sample_shape or info.target_shape != self.target_shape:
+            return False
+        known = self._shards.get(info.name)
+        if known is None:
+            self._shards[info.name] = _Shard(info, now)
+        else:
+            known.info, known.seen = info, now
+        return True
+
+    def update(self, name: str, *, running: bool, devices: Iterable[DeviceInfo], now: float) -> float:
+        """Note a sign of life and return the health check period. Devices overwrite those of the same index.
+
+        Raises `ShardNotFoundError` for an envoy that is not registered: it registers again on that.
+        """
+        shard = self._shards.get(name)
+        if shard is None:
+            raise ShardNotFoundError(f"Unknown shard {name}")
+        by_index = {device.index: device for device in (*shard.info.devices, *devices)}
+        shard.info = replace(shard.info, devices=tuple(by_index[index] for index in sorted(by_index)))
+        shard.running = running
+        shard.seen = now
+        return self.health_check_period
+
+    def park(self, name: str, now: float) -> None:
+        """Say that ``name`` began to wait for an experiment; while it waits it is alive. Unknown names are ignored."""
+        shard = self._shards.get(name)
+        if shard is not None:
+            shard.parked += 1
+            shard.seen = now
+
+    def unpark(self, name: str, now: float) -> None:
+        """Say that one wait of ``name`` ended."""
+        shard = self._shards.get(name)
+        if shard is not None:
+            # an envoy that registered while its call was already waiting was never counted
+            shard.parked = max(0, shard.parked - 1)
+            shard.seen = now
+
+    def is_online(self, name: str, now: float) -> bool:
+        """Return whether the envoy gave a sign of life lately."""
+        shard = self._shards.get(name)
+        return shard is not None and (shard.parked > 0 or now < shard.seen + self.valid_seconds)
+
+    def envoys(self, now: float, *, wall: float) -> tuple[EnvoyInfo, ...]:
+        """Describe every registered envoy; ``wall`` is the Unix time of ``now``."""
+        return tuple(
+            EnvoyInfo(
+                shard=shard.info,
+                is_online=self.is_online(name, now),
+                is_experiment_running=shard.running,
+                last_updated=wall if shard.parked else wall - (now - shard.seen),
+                valid_seconds=self.valid_seconds,
+            )
+            for name, shard in self._shards.items()
+        )
