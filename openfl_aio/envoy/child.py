@@ -21,7 +21,7 @@ import numpy as np
 from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput, TaskRunner, load_runner
 from openfl_aio.domain import Task, TaskKind
 from openfl_aio.envoy.frames import ChannelClosed, FrameChannel
-from openfl_aio.envoy.shard import load_shard
+from openfl_aio.envoy.shard import ShardDescriptor, describe_shard, load_shard
 from openfl_aio.errors import OpenFLAioError, TaskError
 
 __all__ = ["Service", "main"]
@@ -37,9 +37,11 @@ class Service:
 
     def __init__(self, channel: FrameChannel) -> None:
         self._channel = channel
+        self._shard: ShardDescriptor | None = None
         self._runner: TaskRunner | None = None
         self._operations: dict[str, Callable[[dict[str, Any], dict[str, np.ndarray]], Reply]] = {
             "load": self._load,
+            "describe": self._describe,
             "tensor_names": self._tensor_names,
             "run": self._run,
         }
@@ -60,18 +62,32 @@ class Service:
                 self._channel.send(_failure(exc))
 
     def _load(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:
-        shard = None
         if header["shard_template"] is not None:
+            # loaded in the envoy's own folder: the operator's params may hold relative paths
             shard_path = header["shard_path"]
-            shard = load_shard(
+            self._shard = load_shard(
                 header["shard_template"],
                 path=None if shard_path is None else Path(shard_path),
                 params=header["shard_params"],
             )
-        self._runner = load_runner(
-            header["template"], path=Path(header["path"]), shard=shard, settings=header["settings"]
-        )
+        if header["template"] is not None:
+            os.chdir(header["path"])
+            self._runner = load_runner(
+                header["template"], path=Path(header["path"]), shard=self._shard, settings=header["settings"]
+            )
         return {}, {}
+
+    def _describe(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:
+        if self._shard is None:
+            raise TaskError("no shard descriptor is loaded")
+        info = describe_shard(self._shard, name=header["name"])
+        described = {
+            "description": info.description,
+            "n_samples": info.n_samples,
+            "sample_shape": info.sample_shape,
+            "target_shape": info.target_shape,
+        }
+        return described, {}
 
     def _loaded(self) -> TaskRunner:
         if self._runner is None:

@@ -21,6 +21,7 @@ import numpy as np
 
 import openfl_aio
 from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput
+from openfl_aio.domain import ShardInfo
 from openfl_aio.envoy.frames import ChannelClosed, FrameChannel
 from openfl_aio.errors import ConfigurationError, ProtocolError, TaskError
 
@@ -38,10 +39,10 @@ _LOG_TAIL_LINES: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class RunnerSpec:
-    """What the child loads: a task runner from the folder ``path``, on a shard (None: no shard)."""
+    """What the child loads: a task runner from the folder ``path`` (None: no runner), on a shard (None: no shard)."""
 
-    template: str
-    path: Path
+    template: str | None
+    path: Path | None
     settings: Mapping[str, Any] = field(default_factory=dict)
     shard_template: str | None = None
     shard_path: Path | None = None
@@ -83,7 +84,7 @@ class ProcessTaskRunner:
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
-                    cwd=self._spec.path,
+                    cwd=self._spec.shard_path,
                     env=self._environment(),
                     pass_fds=(theirs.fileno(),),
                     start_new_session=True,
@@ -113,6 +114,20 @@ class ProcessTaskRunner:
         reply, _ = await self._call({"op": "tensor_names"}, {}, what="asking for the tensor names")
         return tuple(reply["names"])
 
+    async def describe_shard(self, name: str) -> ShardInfo:
+        """Return what is told of the shard to a director. Raises `ConfigurationError` if it cannot be described."""
+        try:
+            reply, _ = await self._call({"op": "describe", "name": name}, {}, what="describing the shard")
+        except TaskError as exc:
+            raise ConfigurationError(str(exc)) from None
+        return ShardInfo(
+            name=name,
+            description=reply["description"],
+            n_samples=reply["n_samples"],
+            sample_shape=tuple(reply["sample_shape"]),
+            target_shape=tuple(reply["target_shape"]),
+        )
+
     async def run(self, context: TaskContext, tensors: Mapping[str, np.ndarray]) -> TaskOutput:
         """Run the task in the child. Raises `TaskError`, with the traceback's last lines, if it fails or the child dies."""
         task = context.task
@@ -133,14 +148,14 @@ class ProcessTaskRunner:
         request = {
             "op": "load",
             "template": spec.template,
-            "path": str(spec.path),
+            "path": None if spec.path is None else str(spec.path),
             "settings": dict(spec.settings),
             "shard_template": spec.shard_template,
             "shard_path": None if spec.shard_path is None else str(spec.shard_path),
             "shard_params": dict(spec.shard_params),
         }
         try:
-            await self._call(request, {}, what=f"loading task runner {spec.template!r}")
+            await self._call(request, {}, what=f"loading {spec.template or spec.shard_template!r}")
         except TaskError as exc:
             raise ConfigurationError(str(exc)) from None
 

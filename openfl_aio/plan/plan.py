@@ -141,7 +141,7 @@ class Plan:
 
     @cached_property
     def tasks(self) -> tuple[Task, ...]:
-        """The tasks in name order; empty for a plan of OpenFL's interactive frontend, which keeps them elsewhere."""
+        """The tasks in the order of a round; empty for a plan of OpenFL's interactive frontend, which keeps them elsewhere."""
         return sections.tasks(self._document)
 
     @cached_property

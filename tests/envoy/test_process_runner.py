@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from openfl_aio.collaborator.task_runner import TaskContext
-from openfl_aio.domain import Task, TaskKind
+from openfl_aio.domain import ShardInfo, Task, TaskKind
 from openfl_aio.envoy.process_runner import ProcessTaskRunner, RunnerSpec
 from openfl_aio.errors import ConfigurationError, TaskError
 
@@ -24,6 +24,11 @@ from openfl_aio.collaborator.task_runner import TaskOutput
 class Shard:
     def __init__(self, *, value):
         self.value = value
+        self.sample_shape = [8, 8]
+        self.target_shape = ["1"]
+        self.dataset_description = "four"
+    def __len__(self):
+        return self.value
     def get_dataset(self, dataset_type):
         return self.value
 
@@ -70,22 +75,27 @@ class Runner:
 
 @pytest.fixture
 def spec(tmp_path: Path) -> RunnerSpec:
-    folder = tmp_path / "workspace"
-    folder.mkdir()
-    (folder / "child_source.py").write_text(SOURCE)
+    workspace = tmp_path / "workspace"
+    workspace.mkdir()
+    (workspace / "child_source.py").write_text(SOURCE)
     return RunnerSpec(
         "child_source.Runner",
-        folder,
+        workspace,
         {"rate": 2},
         shard_template="child_source:Shard",
-        shard_path=folder,
+        shard_path=workspace,
         shard_params={"value": 5},
     )
 
 
+def folder(spec: RunnerSpec) -> Path:
+    assert spec.path is not None
+    return spec.path
+
+
 @pytest.fixture
 async def runner(spec: RunnerSpec) -> AsyncIterator[ProcessTaskRunner]:
-    async with ProcessTaskRunner(spec, log=spec.path / "log") as started:
+    async with ProcessTaskRunner(spec, log=folder(spec) / "log") as started:
         yield started
 
 
@@ -116,7 +126,7 @@ async def test_tasks_run_in_another_process(runner: ProcessTaskRunner, spec: Run
     output = await runner.run(context("read_input"), {})
     assert output.metrics == {"read": 0, "pid": runner.pid}
     assert runner.pid != os.getpid()
-    assert "running work" in await anyio.Path(spec.path / "log").read_text()
+    assert "running work" in await anyio.Path(folder(spec) / "log").read_text()
     assert str(runner.pid) in repr(runner)
 
 
@@ -160,9 +170,9 @@ async def test_cancelling_kills_the_whole_group(runner: ProcessTaskRunner, spec:
     async with anyio.create_task_group() as group:
         group.start_soon(runner.run, context("hang"), {})
         with anyio.fail_after(20):
-            while not await anyio.Path(spec.path / "hanging").exists():
+            while not await anyio.Path(folder(spec) / "hanging").exists():
                 await anyio.sleep(0.01)
-        pids = [int(pid) for pid in (await anyio.Path(spec.path / "hanging").read_text()).split()]
+        pids = [int(pid) for pid in (await anyio.Path(folder(spec) / "hanging").read_text()).split()]
         group.cancel_scope.cancel()
     await gone(*pids)
     with pytest.raises(TaskError):
@@ -170,7 +180,7 @@ async def test_cancelling_kills_the_whole_group(runner: ProcessTaskRunner, spec:
 
 
 async def test_leaving_the_context_ends_the_child(spec: RunnerSpec) -> None:
-    async with ProcessTaskRunner(spec, log=spec.path / "log") as runner:
+    async with ProcessTaskRunner(spec, log=folder(spec) / "log") as runner:
         pid = runner.pid
     await gone(pid)
     with pytest.raises(TaskError, match="is not running"):
@@ -186,7 +196,7 @@ import anyio, os
 from pathlib import Path
 from openfl_aio.envoy.process_runner import ProcessTaskRunner, RunnerSpec
 async def main():
-    async with ProcessTaskRunner(RunnerSpec("child_source.Runner", Path({str(spec.path)!r})), log=Path(os.devnull)) as r:
+    async with ProcessTaskRunner(RunnerSpec("child_source.Runner", Path({str(folder(spec))!r})), log=Path(os.devnull)) as r:
         print(r.pid, flush=True)
         os._exit(0)
 anyio.run(main)
@@ -208,11 +218,26 @@ async def test_what_cannot_be_loaded_is_a_configuration_error(
 ) -> None:
     wrong = RunnerSpec(template, spec.path, settings, cuda_devices=(0, 1))
     with pytest.raises(ConfigurationError, match=message):
-        async with ProcessTaskRunner(wrong, log=spec.path / "log"):
+        async with ProcessTaskRunner(wrong, log=folder(spec) / "log"):
             pass
 
 
-async def test_a_folder_that_is_not_there(spec: RunnerSpec, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
+async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="FileNotFoundError"):
         async with ProcessTaskRunner(RunnerSpec("a.B", tmp_path / "absent"), log=tmp_path / "log"):
             pass
+    absent = RunnerSpec(None, None, shard_template="a.B", shard_path=tmp_path / "absent")
+    with pytest.raises(FileNotFoundError):
+        async with ProcessTaskRunner(absent, log=tmp_path / "log"):
+            pass
+
+
+async def test_a_shard_is_described_by_the_child(spec: RunnerSpec, tmp_path: Path) -> None:
+    alone = RunnerSpec(None, None, shard_template=spec.shard_template, shard_path=spec.path, shard_params={"value": 4})
+    async with ProcessTaskRunner(alone, log=tmp_path / "log") as runner:
+        assert await runner.describe_shard("site") == ShardInfo("site", "four", 4, ("8", "8"), ("1",))
+        with pytest.raises(TaskError, match="no task runner is loaded"):
+            await runner.tensor_names()
+    async with ProcessTaskRunner(RunnerSpec(spec.template, spec.path), log=tmp_path / "log") as runner:
+        with pytest.raises(ConfigurationError, match="no shard descriptor is loaded"):
+            await runner.describe_shard("site")

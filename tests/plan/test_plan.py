@@ -177,8 +177,8 @@ def test_a_task_runner_plan_gives_an_aggregator() -> None:
     assert config.rounds == 7
     assert config.tasks == (
         Task("aggregated_model_validation", "validate_task", TaskKind.VALIDATE),
-        Task("locally_tuned_model_validation", "validate_task", TaskKind.VALIDATE, apply_local=True),
         Task("train", "train_task", TaskKind.TRAIN),
+        Task("locally_tuned_model_validation", "validate_task", TaskKind.VALIDATE, apply_local=True),
     )
     assert config.assigner.groups[0].tasks == ("aggregated_model_validation", "train", "locally_tuned_model_validation")
     assert config.best_model_path == Path("/w/save/best.pbuf")
