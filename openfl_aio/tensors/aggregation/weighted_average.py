@@ -49,8 +49,8 @@ class WeightedAverage(AggregationFunction):
                     f"nothing to average for tensor {context.tensor_name!r} in round {context.round_number}: "
                     "expected at least one local tensor with a weight above 0"
                 )
-            total /= total_weight
-            average = total.astype(np.float32)
+            average = np.empty(total.shape, np.float32)
+            np.divide(total, total_weight, out=average, casting="same_kind")
         average.flags.writeable = False
         return average
 

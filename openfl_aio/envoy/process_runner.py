@@ -1,0 +1,268 @@
+"""A task runner in a child process, which can be killed: foreign code never runs in the envoy's own process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+import numpy as np
+
+import openfl_aio
+from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput
+from openfl_aio.domain import ShardInfo
+from openfl_aio.envoy.frames import ChannelClosed, FrameChannel
+from openfl_aio.errors import ConfigurationError, ProtocolError, TaskError
+
+__all__ = ["ProcessTaskRunner", "RunnerSpec"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_REPLY_FLOOR: Final = 64 * 1024 * 1024
+_REPLY_FACTOR: Final = 4  # float64 where float32 went in, and as much again
+_LOG_TAIL_BYTES: Final = 4096
+_LOG_TAIL_LINES: Final = 10
+
+
+@dataclass(frozen=True, slots=True)
+class RunnerSpec:
+    """What the child loads: a task runner from the folder ``path`` (None: no runner), on a shard (None: no shard)."""
+
+    template: str | None
+    path: Path | None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    shard_template: str | None = None
+    shard_path: Path | None = None
+    shard_params: Mapping[str, Any] = field(default_factory=dict)
+    cuda_devices: tuple[int, ...] = ()
+
+
+class ProcessTaskRunner:
+    """An `AsyncTaskRunner` whose code runs in a process group of its own, for as long as the context is open.
+
+    Cancelling a task kills the group: the runner cannot be used afterwards. What the code prints goes to ``log``.
+    """
+
+    def __init__(self, spec: RunnerSpec, *, log: Path) -> None:
+        self._spec = spec
+        self._log = log
+        self._process: anyio.abc.Process | None = None
+        self._channel: FrameChannel | None = None
+
+    def __repr__(self) -> str:
+        pid = None if self._process is None else self._process.pid
+        return f"ProcessTaskRunner({self._spec.template!r}, pid={pid})"
+
+    @property
+    def pid(self) -> int:
+        """The child's process id, which is also its group's."""
+        if self._process is None:
+            raise TaskError("the task runner's process is not running")
+        return self._process.pid
+
+    async def __aenter__(self) -> Self:
+        """Start the child and load the code there. Raises `ConfigurationError` if it cannot be loaded."""
+        ours, theirs = socket.socketpair()
+        try:
+            log = await anyio.to_thread.run_sync(lambda: self._log.open("ab"))
+            try:
+                self._process = await anyio.open_process(
+                    [sys.executable, "-P", "-m", "openfl_aio.envoy.child", str(theirs.fileno())],
+                    stdin=subprocess.PIPE,
+                    stdout=log,
+                    stderr=log,
+                    cwd=self._spec.shard_path,
+                    env=self._environment(),
+                    pass_fds=(theirs.fileno(),),
+                    start_new_session=True,
+                )
+            finally:
+                log.close()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._channel = FrameChannel(ours)
+        try:
+            await self._load()
+        except BaseException:
+            await self._end()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self._end()
+
+    async def tensor_names(self) -> Sequence[str]:
+        """Return the names of the model's tensors. Raises `TaskError`."""
+        reply, _ = await self._call({"op": "tensor_names"}, {}, what="asking for the tensor names")
+        return tuple(reply["names"])
+
+    async def describe_shard(self, name: str) -> ShardInfo:
+        """Return what is told of the shard to a director. Raises `ConfigurationError` if it cannot be described."""
+        try:
+            reply, _ = await self._call({"op": "describe", "name": name}, {}, what="describing the shard")
+        except TaskError as exc:
+            raise ConfigurationError(str(exc)) from None
+        return ShardInfo(
+            name=name,
+            description=reply["description"],
+            n_samples=reply["n_samples"],
+            sample_shape=tuple(reply["sample_shape"]),
+            target_shape=tuple(reply["target_shape"]),
+        )
+
+    async def run(self, context: TaskContext, tensors: Mapping[str, np.ndarray]) -> TaskOutput:
+        """Run the task in the child. Raises `TaskError`, with the traceback's last lines, if it fails or the child dies."""
+        task = context.task
+        request = {
+            "op": "run",
+            "task": task.name,
+            "function_name": task.function_name,
+            "kind": task.kind.value,
+            "apply_local": task.apply_local,
+            "round": context.round_number,
+            "collaborator": context.collaborator,
+        }
+        reply, made = await self._call(request, tensors, what=f"task {task.name!r}")
+        return TaskOutput(samples=reply["samples"], tensors=made, metrics=reply["metrics"])
+
+    async def _load(self) -> None:
+        spec = self._spec
+        request = {
+            "op": "load",
+            "template": spec.template,
+            "path": None if spec.path is None else str(spec.path),
+            "settings": dict(spec.settings),
+            "shard_template": spec.shard_template,
+            "shard_path": None if spec.shard_path is None else str(spec.shard_path),
+            "shard_params": dict(spec.shard_params),
+        }
+        try:
+            await self._call(request, {}, what=f"loading {spec.template or spec.shard_template!r}")
+        except TaskError as exc:
+            raise ConfigurationError(str(exc)) from None
+
+    def _environment(self) -> dict[str, str]:
+        package = str(Path(openfl_aio.__file__).parent.parent)
+        inherited = os.environ.get("PYTHONPATH")
+        environment = {
+            **os.environ,
+            "PYTHONPATH": package if not inherited else f"{package}{os.pathsep}{inherited}",
+            "PYTHONUNBUFFERED": "1",
+        }
+        if self._spec.cuda_devices:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._spec.cuda_devices))
+        return environment
+
+    async def _call(
+        self, request: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, what: str
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        channel = self._channel
+        if channel is None:
+            raise TaskError(f"{what}: the task runner's process is not running")
+        limit = max(_REPLY_FLOOR, _REPLY_FACTOR * sum(array.nbytes for array in arrays.values()))
+
+        def exchange() -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+            channel.send(request, arrays)
+            return channel.receive(max_array_bytes=limit)
+
+        try:
+            reply, made = await self._in_thread(exchange)
+        except ChannelClosed:
+            raise TaskError(f"{what}: {await self._death()}") from None
+        except ProtocolError as exc:
+            await self._end()
+            raise TaskError(f"{what}: the child's answer cannot be used: {exc}") from exc
+        if not reply.get("ok"):
+            raise TaskError(self._sentence(reply, what=what))
+        return reply, made
+
+    async def _in_thread(self, exchange: Callable[[], T]) -> T:
+        """Run ``exchange`` in a thread; cancellation kills the child, so that the thread ends, and then goes on."""
+        result: list[T] = []
+        failure: list[Exception] = []
+        done = anyio.Event()
+
+        async def worker() -> None:
+            with anyio.CancelScope(shield=True):
+                try:
+                    # a limiter of its own: children of several experiments must not wait for each other's tasks
+                    result.append(await anyio.to_thread.run_sync(exchange, limiter=anyio.CapacityLimiter(1)))
+                except Exception as exc:
+                    failure.append(exc)
+            done.set()
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(worker)
+            try:
+                await done.wait()
+            except anyio.get_cancelled_exc_class():
+                self._kill()
+                raise
+        if failure:
+            raise failure[0]
+        return result[0]
+
+    @staticmethod
+    def _sentence(reply: Mapping[str, Any], *, what: str) -> str:
+        lines = [str(line) for line in reply.get("traceback", ())]
+        message = str(reply.get("message", "failed"))
+        if reply.get("type") in ("ConfigurationError", "TaskError"):
+            return message if not lines else message + "\n" + "\n".join(lines)
+        return f"{what} raised {message}\n" + "\n".join(lines)
+
+    async def _death(self) -> str:
+        """Say how the child ended, with the last lines that it printed."""
+        process = self._process
+        self._kill()
+        code = None if process is None else await process.wait()
+        tail = await anyio.to_thread.run_sync(_tail, self._log)
+        ended = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
+        return f"the child process {ended}" + (f"; it printed last:\n{tail}" if tail else "")
+
+    def _kill(self) -> None:
+        if self._process is not None:
+            try:
+                os.killpg(self._process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass  # it ended by itself
+        if self._channel is not None:
+            self._channel.interrupt()
+
+    async def _end(self) -> None:
+        with anyio.CancelScope(shield=True):
+            self._kill()
+            if self._process is not None:
+                await self._process.wait()
+                await self._process.aclose()
+                self._process = None
+            if self._channel is not None:
+                self._channel.close()
+                self._channel = None
+
+
+def _tail(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _LOG_TAIL_BYTES))
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError:
+        return ""
+    return "\n".join(lines[-_LOG_TAIL_LINES:])

@@ -1,0 +1,270 @@
+"""The sections of a plan, one function each: from keys and OpenFL's class paths to our configuration."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+from openfl_aio.config import AssignerConfig, StragglerConfig, TaskGroup
+from openfl_aio.domain import Task, TaskKind
+from openfl_aio.errors import ConfigurationError
+from openfl_aio.plan.document import Document, Key
+from openfl_aio.plan.templates import (
+    AGGREGATIONS,
+    AGGREGATORS,
+    ASSIGNERS,
+    COLLABORATORS,
+    PIPELINES,
+    STRAGGLER_POLICIES,
+    Family,
+)
+
+__all__ = [
+    "assigner",
+    "check_groups",
+    "check_outline",
+    "ignored",
+    "pipeline",
+    "single_common_name",
+    "store_rounds",
+    "stragglers",
+    "task_aggregation",
+    "tasks",
+]
+
+# the keys of each section's settings; None: they belong to a class of the user, or to the block that is named
+_SETTINGS: Final[dict[str, frozenset[str] | None]] = {
+    "aggregator": frozenset(
+        {
+            "best_state_path",
+            "db_store_rounds",
+            "init_state_path",
+            "last_state_path",
+            "rounds_to_train",
+            "single_col_cert_common_name",
+            "write_logs",
+        }
+    ),
+    "collaborator": frozenset(
+        {
+            "db_store_rounds",
+            "delta_updates",
+            "device_assignment_policy",
+            "epochs_per_round",
+            "opt_treatment",
+            "polling_interval",
+            "single_col_cert_common_name",
+            "use_delta_updates",
+        }
+    ),
+    "network": frozenset(
+        {
+            "agg_addr",
+            "agg_port",
+            "cert_folder",
+            "client_reconnect_interval",
+            "disable_client_auth",
+            "hash_salt",
+            "require_client_auth",
+            "tls",
+            "use_tls",
+        }
+    ),
+    "api_layer": None,
+    "assigner": None,
+    "compression_pipeline": None,
+    "data_loader": None,
+    "straggler_handling_policy": None,
+    "task_runner": None,
+    "tasks": None,
+}
+# obeyed by some release of OpenFL, without effect here
+_IGNORED: Final[dict[str, frozenset[str]]] = {
+    "aggregator": frozenset(
+        {"enable_remote_attestation", "log_metric_callback", "persist_checkpoint", "persistent_db_path"}
+    ),
+    "collaborator": frozenset({"enable_remote_attestation"}),
+    "network": frozenset({"disable_tls"}),
+}
+_SECTION_KEYS: Final = frozenset({"template", "settings", "required_plugin_components"})
+_TASK_KEYS: Final = frozenset({"function", "kwargs", "aggregation_type", "task_type"})
+_FOR_EVER: Final = 2**31 - 1
+_REQUIRED_SECTIONS: Final = ("aggregator", "network")
+
+
+def check_outline(document: Document) -> None:
+    """Refuse unknown sections and keys, and classes of aggregator and collaborator that are not OpenFL's."""
+    document.allow((), _SETTINGS)
+    for section in _REQUIRED_SECTIONS:
+        if section not in document.data:
+            raise document.error((section,), "missing; expected a section with 'settings'")
+    for section, known in _SETTINGS.items():
+        if section not in document.data:
+            continue
+        if section != "tasks":
+            document.allow((section,), _SECTION_KEYS)
+        if known is not None:
+            document.allow((section, "settings"), known | _IGNORED.get(section, frozenset()))
+    for section, family in (("aggregator", AGGREGATORS), ("collaborator", COLLABORATORS)):
+        _named(document, family, (section, "template"), default=section)
+
+
+def ignored(document: Document) -> tuple[str, ...]:
+    """Return the key paths that have no effect here."""
+    found = [
+        f"{section}.settings.{key}"
+        for section, keys in _IGNORED.items()
+        for key in sorted(keys)
+        if document.get(section, "settings", key) not in (None, False)
+    ]
+    return tuple(found)
+
+
+def tasks(document: Document) -> tuple[Task, ...]:
+    """Return the tasks in the order of an OpenFL round: what looks at the global model, what trains, what looks at the result.
+
+    Equals are in name order; the order of the text is lost when a plan is written.
+    """
+
+    def stage(task: Task) -> int:
+        return 1 if task.kind is not TaskKind.VALIDATE else 2 if task.apply_local else 0
+
+    return tuple(sorted((_task(document, name) for name in _task_names(document)), key=stage))
+
+
+def task_aggregation(document: Document) -> dict[str, str]:
+    """Return our name of the aggregation function of each task that names one."""
+    out = {}
+    for name in _task_names(document):
+        if document.mapping("tasks", name, "aggregation_type"):
+            out[name] = _plain_block(document, AGGREGATIONS, ("tasks", name, "aggregation_type"), "weighted_average")
+    return out
+
+
+def pipeline(document: Document) -> str:
+    """Return our name of the compression pipeline."""
+    return _plain_block(document, PIPELINES, ("compression_pipeline",), "no_compression")
+
+
+def assigner(document: Document) -> AssignerConfig:
+    """Return the assigner and its groups."""
+    if not document.mapping("assigner"):
+        return AssignerConfig()
+    kind = _named(document, ASSIGNERS, ("assigner", "template"), default="random_grouped")
+    path = ("assigner", "settings")
+    document.allow(path, {"task_groups", "seed"})
+    groups = tuple(_group(document, kind, index) for index in range(len(document.items(*path, "task_groups"))))
+    if not groups:
+        raise document.error((*path, "task_groups"), "missing; expected a list of groups with 'name' and 'tasks'")
+    total = sum(group.percentage or 0.0 for group in groups)
+    if kind == "random_grouped" and not math.isclose(total, 1.0, abs_tol=0.01):
+        raise document.error((*path, "task_groups"), f"expected percentages that add up to 1, got {total:g}")
+    seed = document.integer(*path, "seed", default=0)
+    if kind == "random_grouped":
+        return AssignerConfig(kind="random_grouped", groups=groups, seed=seed)
+    return AssignerConfig(kind="static_grouped", groups=groups, seed=seed)
+
+
+def check_groups(document: Document, config: AssignerConfig, known: Sequence[Task]) -> None:
+    """Refuse a group that names a task which is none of ``known``."""
+    names = sorted(task.name for task in known)
+    for index, group in enumerate(config.groups):
+        for task in group.tasks:
+            if task not in names:
+                path = ("assigner", "settings", "task_groups", index, "tasks")
+                raise document.error(path, f"unknown task {task!r}; the tasks are {', '.join(names)}")
+
+
+def stragglers(document: Document) -> StragglerConfig:
+    """Return the straggler policy; a cutoff of infinity is no cutoff."""
+    section = "straggler_handling_policy"
+    if not document.mapping(section):
+        return StragglerConfig()
+    kind = _named(document, STRAGGLER_POLICIES, (section, "template"), default="cutoff")
+    path = (section, "settings")
+    minimum = document.integer(*path, "minimum_reporting", default=1, minimum=1)
+    if kind == "percentage":
+        document.allow(path, {"percent_collaborators_needed", "minimum_reporting"})
+        share = document.number(*path, "percent_collaborators_needed", default=1.0)
+        if not 0 < share <= 1:
+            raise document.error(
+                (*path, "percent_collaborators_needed"), f"expected a share above 0 and at most 1, got {share:g}"
+            )
+        return StragglerConfig(kind="percentage", percentage=share, minimum_reporting=minimum)
+    document.allow(path, {"straggler_cutoff_time", "minimum_reporting"})
+    cutoff = document.number(*path, "straggler_cutoff_time", default=math.inf)
+    if cutoff <= 0:
+        raise document.error((*path, "straggler_cutoff_time"), f"expected seconds above 0, got {cutoff:g}")
+    if math.isinf(cutoff):
+        return StragglerConfig(minimum_reporting=minimum)
+    return StragglerConfig(kind="cutoff", cutoff_seconds=cutoff, minimum_reporting=minimum)
+
+
+def store_rounds(document: Document, section: str, *, minimum: int) -> int:
+    """Return how many rounds of tensors are kept: at least ``minimum``, below which OpenFL fails; negative is for ever."""
+    rounds = document.integer(section, "settings", "db_store_rounds", default=minimum)
+    return _FOR_EVER if rounds < 0 else max(rounds, minimum)
+
+
+def single_common_name(document: Document, section: str) -> str:
+    """Return the one certificate name that all collaborators share, or nothing."""
+    return document.string(section, "settings", "single_col_cert_common_name", default="")
+
+
+def _task_names(document: Document) -> list[str]:
+    names = [name for name in document.mapping("tasks") if name not in ("settings", "defaults")]
+    for name in names:
+        if not isinstance(name, str):
+            raise document.error(("tasks", str(name)), f"expected a task's name, got {name!r}")
+    return sorted(names)
+
+
+def _task(document: Document, name: str) -> Task:
+    path = ("tasks", name)
+    document.allow(path, _TASK_KEYS)
+    function = document.string(*path, "function")
+    document.mapping(*path, "kwargs")
+    apply = document.get(*path, "kwargs", "apply")
+    kinds = {kind.value: kind for kind in TaskKind if kind.value}
+    written = document.string(*path, "task_type", default="")
+    if written and written not in kinds:
+        raise document.error((*path, "task_type"), f"expected one of {', '.join(kinds)}, got {written[:60]!r}")
+    if written:
+        kind = kinds[written]
+    elif apply in ("local", "global") or "valid" in function:
+        kind = TaskKind.VALIDATE
+    elif "train" in function:
+        kind = TaskKind.TRAIN
+    else:
+        kind = TaskKind.UNSPECIFIED
+    return Task(name, function, kind, apply_local=apply == "local")
+
+
+def _group(document: Document, kind: str, index: int) -> TaskGroup:
+    path = ("assigner", "settings", "task_groups", index)
+    document.allow(path, {"name", "tasks", "percentage", "collaborators"})
+    name = document.string(*path, "name", default=f"group {index + 1}")
+    names = document.strings(*path, "tasks")
+    if kind == "static_grouped":
+        return TaskGroup(name=name, tasks=names, collaborators=document.strings(*path, "collaborators"))
+    share = document.number(*path, "percentage")
+    if not 0 <= share <= 1:
+        raise document.error((*path, "percentage"), f"expected a share from 0 to 1, got {share:g}")
+    return TaskGroup(name=name, tasks=names, percentage=share)
+
+
+def _plain_block(document: Document, family: Family, path: tuple[Key, ...], default: str) -> str:
+    """Return our name of a building block that has no settings."""
+    document.allow(path, {"template", "settings"})
+    name = _named(document, family, (*path, "template"), default=default)
+    document.allow_none((*path, "settings"), f"{family.what} {name!r} takes no settings")
+    return name
+
+
+def _named(document: Document, family: Family, path: tuple[Key, ...], *, default: str) -> str:
+    template = document.string(*path, default=default)
+    try:
+        return family.name_of(template)
+    except ConfigurationError as exc:
+        raise document.error(path, str(exc)) from None

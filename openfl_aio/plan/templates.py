@@ -1,0 +1,196 @@
+"""What OpenFL 1.6 calls its building blocks, and what we call them.
+
+A plan names classes by dotted path (``template``). Nothing named there is imported by a server: a path is looked up
+here and gives our own name. OpenFL re-exports its classes from several packages, and plans use any of the paths.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from openfl_aio.errors import ConfigurationError
+
+__all__ = [
+    "AGGREGATIONS",
+    "AGGREGATORS",
+    "ASSIGNERS",
+    "COLLABORATORS",
+    "DATA_LOADERS",
+    "PIPELINES",
+    "STRAGGLER_POLICIES",
+    "TASK_RUNNERS",
+    "Family",
+    "check_class_path",
+]
+
+_CLASS_PATH: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[.:][A-Za-z_]\w*")
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of building block.
+
+    ``names`` maps our name to OpenFL's paths for it, the one we write first. ``elsewhere`` are paths of OpenFL 1.6
+    that are recognised and refused, because nothing here does the same.
+    """
+
+    what: str
+    names: dict[str, tuple[str, ...]]
+    elsewhere: tuple[str, ...] = ()
+
+    def name_of(self, template: str) -> str:
+        """Return our name for a dotted path, or for our name itself; else `ConfigurationError` with the known ones."""
+        for name, paths in self.names.items():
+            if template == name or template in paths:
+                return name
+        known = ", ".join(sorted(paths[0] for paths in self.names.values()))
+        if template in self.elsewhere:
+            raise ConfigurationError(f"{self.what} {template!r} of OpenFL is not available here; known are {known}")
+        raise ConfigurationError(f"unknown {self.what} {template[:200]!r}; known are {known}")
+
+    def template_of(self, name: str) -> str:
+        """Return the dotted path that we write for our name (or for another path of the same block)."""
+        return self.names[self.name_of(name)][0]
+
+
+def check_class_path(template: str, *, what: str) -> str:
+    """Return ``template`` if it can name a class (``package.module.Class`` or ``package.module:Class``)."""
+    if len(template) > 300 or not _CLASS_PATH.fullmatch(template):
+        raise ConfigurationError(
+            f"{what}: expected a class path such as 'package.module.Class', got {template[:300]!r}"
+        )
+    return template
+
+
+AGGREGATORS: Final = Family(
+    "aggregator",
+    {
+        "aggregator": (
+            "openfl.component.Aggregator",
+            "openfl.component.aggregator.Aggregator",
+            "openfl.component.aggregator.aggregator.Aggregator",
+        )
+    },
+)
+
+COLLABORATORS: Final = Family(
+    "collaborator",
+    {
+        "collaborator": (
+            "openfl.component.Collaborator",
+            "openfl.component.collaborator.Collaborator",
+            "openfl.component.collaborator.collaborator.Collaborator",
+        )
+    },
+)
+
+ASSIGNERS: Final = Family(
+    "assigner",
+    {
+        "random_grouped": (
+            "openfl.component.RandomGroupedAssigner",
+            "openfl.component.assigner.RandomGroupedAssigner",
+            "openfl.component.assigner.random_grouped_assigner.RandomGroupedAssigner",
+        ),
+        "static_grouped": (
+            "openfl.component.StaticGroupedAssigner",
+            "openfl.component.assigner.StaticGroupedAssigner",
+            "openfl.component.assigner.static_grouped_assigner.StaticGroupedAssigner",
+        ),
+    },
+    elsewhere=(
+        "openfl.component.Assigner",
+        "openfl.component.assigner.Assigner",
+        "openfl.component.assigner.custom_assigner.Assigner",
+    ),
+)
+
+STRAGGLER_POLICIES: Final = Family(
+    "straggler handling policy",
+    {
+        "cutoff": (
+            "openfl.component.straggler_handling_functions.CutoffTimeBasedStragglerHandling",
+            "openfl.component.CutoffTimeBasedStragglerHandling",
+            "openfl.component.straggler_handling_functions.cutoff_time_based_straggler_handling."
+            "CutoffTimeBasedStragglerHandling",
+        ),
+        "percentage": (
+            "openfl.component.straggler_handling_functions.PercentageBasedStragglerHandling",
+            "openfl.component.PercentageBasedStragglerHandling",
+            "openfl.component.straggler_handling_functions.percentage_based_straggler_handling."
+            "PercentageBasedStragglerHandling",
+        ),
+    },
+)
+
+PIPELINES: Final = Family(
+    "compression pipeline",
+    {
+        "no_compression": (
+            "openfl.pipelines.NoCompressionPipeline",
+            "openfl.pipelines.no_compression_pipeline.NoCompressionPipeline",
+        )
+    },
+    elsewhere=tuple(
+        path
+        for module, name in (
+            ("kc_pipeline", "KCPipeline"),
+            ("skc_pipeline", "SKCPipeline"),
+            ("stc_pipeline", "STCPipeline"),
+            ("random_shift_pipeline", "RandomShiftPipeline"),
+            ("eden_pipeline", "EdenPipeline"),
+        )
+        for path in (f"openfl.pipelines.{name}", f"openfl.pipelines.{module}.{name}")
+    ),
+)
+
+_FUNCTIONS: Final = "openfl.interface.aggregation_functions"
+
+AGGREGATIONS: Final = Family(
+    "aggregation function",
+    {"weighted_average": (f"{_FUNCTIONS}.WeightedAverage", f"{_FUNCTIONS}.weighted_average.WeightedAverage")},
+    elsewhere=tuple(
+        path
+        for module, name in (
+            ("median", "Median"),
+            ("geometric_median", "GeometricMedian"),
+            ("fedcurv_weighted_average", "FedCurvWeightedAverage"),
+            ("adagrad_adaptive_aggregation", "AdagradAdaptiveAggregation"),
+            ("adam_adaptive_aggregation", "AdamAdaptiveAggregation"),
+            ("yogi_adaptive_aggregation", "YogiAdaptiveAggregation"),
+        )
+        for path in (f"{_FUNCTIONS}.{name}", f"{_FUNCTIONS}.{module}.{name}")
+    ),
+)
+
+# OpenFL's own runners and loaders. A plan may name them (every plan of its interactive frontend does), a server only
+# passes them on, and a participant that has OpenFL installed can import them.
+TASK_RUNNERS: Final = Family(
+    "task runner of OpenFL",
+    {
+        "core_task_runner": (
+            "openfl.federated.task.task_runner.CoreTaskRunner",
+            "openfl.federated.task_runner.CoreTaskRunner",
+        ),
+        "task_runner": ("openfl.federated.TaskRunner", "openfl.federated.task.TaskRunner"),
+        "keras": ("openfl.federated.KerasTaskRunner", "openfl.federated.task.KerasTaskRunner"),
+        "pytorch": ("openfl.federated.PyTorchTaskRunner", "openfl.federated.task.PyTorchTaskRunner"),
+        "tensorflow": ("openfl.federated.TensorFlowTaskRunner", "openfl.federated.task.TensorFlowTaskRunner"),
+        "federated_model": ("openfl.federated.FederatedModel", "openfl.federated.task.FederatedModel"),
+        "gandlf": ("openfl.federated.task.runner_gandlf.GaNDLFTaskRunner",),
+    },
+)
+
+DATA_LOADERS: Final = Family(
+    "data loader of OpenFL",
+    {
+        "data_loader": ("openfl.federated.DataLoader", "openfl.federated.data.DataLoader"),
+        "keras": ("openfl.federated.KerasDataLoader", "openfl.federated.data.KerasDataLoader"),
+        "pytorch": ("openfl.federated.PyTorchDataLoader", "openfl.federated.data.PyTorchDataLoader"),
+        "tensorflow": ("openfl.federated.TensorFlowDataLoader", "openfl.federated.data.TensorFlowDataLoader"),
+        "federated_data_set": ("openfl.federated.FederatedDataSet", "openfl.federated.data.FederatedDataSet"),
+        "gandlf": ("openfl.federated.data.loader_gandlf.GaNDLFDataLoaderWrapper",),
+    },
+)

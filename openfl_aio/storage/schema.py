@@ -1,0 +1,67 @@
+"""The tables as the code sees them, at the newest version. `migrations` makes them; a test holds the two together."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import BigInteger, Column, Double, MetaData, Table, Text
+
+__all__ = ["EXPERIMENTS", "METADATA", "METRICS", "ROUNDS", "SCHEMA_VERSION", "SHARDS", "UPLOADS"]
+
+METADATA: Final = MetaData()
+
+SCHEMA_VERSION: Final = Table("schema_version", METADATA, Column("version", BigInteger, nullable=False))
+
+EXPERIMENTS: Final = Table(
+    "experiments",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("position", BigInteger, nullable=False),  # order of submission
+    Column("owner", Text, nullable=False),
+    Column("collaborators", Text, nullable=False),  # JSON list
+    Column("status", Text, nullable=False),
+    Column("archive_id", Text, nullable=False),
+    Column("federation_uuid", Text, nullable=False),
+    Column("created", Double, nullable=False),
+    Column("error", Text, nullable=False),
+)
+
+SHARDS: Final = Table(
+    "shards",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("body", Text, nullable=False),  # JSON of ShardInfo
+)
+
+METRICS: Final = Table(
+    "metrics",
+    METADATA,
+    Column("experiment", Text, primary_key=True),
+    Column("position", BigInteger, primary_key=True),
+    Column("origin", Text, nullable=False),
+    Column("task_name", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("value", Double),  # NULL is NaN: SQLite keeps no NaN
+    Column("round_number", BigInteger, nullable=False),
+)
+
+ROUNDS: Final = Table(
+    "rounds",
+    METADATA,
+    Column("federation_uuid", Text, primary_key=True),
+    Column("round_number", BigInteger, nullable=False),
+    Column("best_value", Double),
+)
+
+UPLOADS: Final = Table(
+    "uploads",
+    METADATA,
+    Column("federation_uuid", Text, primary_key=True),
+    Column("round_number", BigInteger, primary_key=True),
+    Column("task_name", Text, primary_key=True),
+    Column("collaborator", Text, primary_key=True),
+    Column("data_size", BigInteger, nullable=False),
+    Column("total_bytes", BigInteger, nullable=False),
+    Column("file", Text, nullable=False),
+    Column("tensors", Text, nullable=False),  # JSON index into the file
+)
