@@ -13,9 +13,33 @@ from openfl_aio.errors import ConfigurationError
 __all__ = ["MAX_CHARACTERS", "REQUIRED", "Document", "Key"]
 
 Key = str | int
-MAX_CHARACTERS: Final = 1024 * 1024  # a plan may come from a peer; real ones have a few thousand characters
+# a plan may come from a peer; real ones have a few thousand characters and no aliases at all
+MAX_CHARACTERS: Final = 256 * 1024
+_MAX_ALIASES: Final = 1000
+_MAX_MERGED_KEYS: Final = 1000
 # what PyYAML's constructors and representers raise, besides its own errors, for values such as `2024-13-99` or `!!bool x`
 _LOOSE: Final = (ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError)
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader with a bound on what a short text may grow into (merge keys multiply what aliases repeat)."""
+
+    _aliases = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            self._aliases += 1
+            if self._aliases > _MAX_ALIASES:
+                mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+                raise yaml.composer.ComposerError(None, None, f"more than {_MAX_ALIASES} aliases", mark)
+        return super().compose_node(parent, index)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        written = len(node.value)
+        super().flatten_mapping(node)
+        if len(node.value) > max(written, _MAX_MERGED_KEYS):
+            problem = f"more than {_MAX_MERGED_KEYS} keys by merging"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
 
 
 class _Required:
@@ -44,8 +68,7 @@ class Document:
         if len(text) > MAX_CHARACTERS:
             raise ConfigurationError(f"{source}: expected at most {MAX_CHARACTERS} characters, got {len(text)}")
         try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            data = yaml.safe_load(text)
+            node, data = _load(text)
         except yaml.MarkedYAMLError as exc:
             line = f", line {exc.problem_mark.line + 1}" if exc.problem_mark else ""
             raise ConfigurationError(f"{source}{line}: expected YAML, got an error: {exc.problem}") from None
@@ -177,6 +200,15 @@ class Document:
                 return line
             node, line = child[1], child[0].start_mark.line + 1
         return line
+
+
+def _load(text: str) -> tuple[yaml.Node | None, Any]:
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        return node, None if node is None else loader.construct_document(node)
+    finally:
+        loader.dispose()
 
 
 def _child(node: yaml.Node | None, key: Key) -> tuple[yaml.Node, yaml.Node] | None:

@@ -73,9 +73,12 @@ class Plan:
         self._port = _port(document)
 
     @classmethod
-    def parse(cls, text: str, *, name: str = "plan.yaml", source: str = "plan.yaml") -> Self:
-        """Read a plan. Default sections that it refers to are OpenFL 1.6's, no file is opened."""
-        document = Document.parse(text, source=source)
+    def parse(cls, text: str | bytes, *, name: str = "plan.yaml", source: str = "plan.yaml") -> Self:
+        """Read a plan. Default sections that it refers to are OpenFL 1.6's, no file is opened.
+
+        A plan of the greatest size allowed takes seconds to read: what a peer sent is read in a worker thread.
+        """
+        document = Document.parse(_decoded(text, source) if isinstance(text, bytes) else text, source=source)
         _merge_defaults(document)
         return cls(document, name=name)
 
@@ -141,7 +144,7 @@ class Plan:
 
     @cached_property
     def tasks(self) -> tuple[Task, ...]:
-        """The tasks in name order; empty for a plan of OpenFL's interactive frontend, which keeps them elsewhere."""
+        """The tasks in the order of a round; empty for a plan of OpenFL's interactive frontend, which keeps them elsewhere."""
         return sections.tasks(self._document)
 
     @cached_property
@@ -288,12 +291,18 @@ class Plan:
 def read_text(path: Path) -> str:
     """Return the text of a configuration file; `ConfigurationError` in one sentence if that cannot be."""
     try:
-        return path.read_text(encoding="utf-8")
+        data = path.read_bytes()
     except OSError as exc:
         raise ConfigurationError(f"{path}: cannot be read: {exc.strerror or exc}") from None
+    return _decoded(data, str(path))
+
+
+def _decoded(data: bytes, source: str) -> str:
+    try:
+        return data.decode("utf-8")
     except UnicodeDecodeError as exc:
         raise ConfigurationError(
-            f"{path}: expected UTF-8 text, got byte {exc.object[exc.start]:#x} at {exc.start}"
+            f"{source}: expected UTF-8 text, got byte {data[exc.start]:#x} at {exc.start}"
         ) from None
 
 

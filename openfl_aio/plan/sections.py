@@ -122,8 +122,15 @@ def ignored(document: Document) -> tuple[str, ...]:
 
 
 def tasks(document: Document) -> tuple[Task, ...]:
-    """Return the tasks in name order (the order of the text is lost when a plan is rewritten)."""
-    return tuple(_task(document, name) for name in _task_names(document))
+    """Return the tasks in the order of an OpenFL round: what looks at the global model, what trains, what looks at the result.
+
+    Equals are in name order; the order of the text is lost when a plan is written.
+    """
+
+    def stage(task: Task) -> int:
+        return 1 if task.kind is not TaskKind.VALIDATE else 2 if task.apply_local else 0
+
+    return tuple(sorted((_task(document, name) for name in _task_names(document)), key=stage))
 
 
 def task_aggregation(document: Document) -> dict[str, str]:

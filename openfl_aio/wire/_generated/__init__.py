@@ -27,11 +27,18 @@ betterproto2.check_compiler_version(_COMPILER_VERSION)
 
 @dataclass(eq=False, repr=False)
 class CollaboratorDescription(betterproto2.Message):
+    """
+    Where one collaborator stands.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     status: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
     progress: "float" = betterproto2.field(3, betterproto2.TYPE_FLOAT)
+    """
+    0 to 1.
+    """
 
     round: "int" = betterproto2.field(4, betterproto2.TYPE_UINT32)
 
@@ -40,14 +47,19 @@ class CollaboratorDescription(betterproto2.Message):
     next_task: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
 
 
-default_message_pool.register_message(
-    "", "CollaboratorDescription", CollaboratorDescription
-)
+default_message_pool.register_message("", "CollaboratorDescription", CollaboratorDescription)
 
 
 @dataclass(eq=False, repr=False)
 class DataStream(betterproto2.Message):
+    """
+    A piece of an upload: the pieces of one stream make one serialized TaskResults.
+    """
+
     size: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
+    """
+    Length of npbytes.
+    """
 
     npbytes: "bytes" = betterproto2.field(2, betterproto2.TYPE_BYTES)
 
@@ -57,6 +69,10 @@ default_message_pool.register_message("", "DataStream", DataStream)
 
 @dataclass(eq=False, repr=False)
 class DownloadStatus(betterproto2.Message):
+    """
+    Something that may be fetched: "ready" or "pending".
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     status: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -67,13 +83,12 @@ default_message_pool.register_message("", "DownloadStatus", DownloadStatus)
 
 @dataclass(eq=False, repr=False)
 class DownloadStatuses(betterproto2.Message):
-    models: "list[DownloadStatus]" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, repeated=True
-    )
+    models: "list[DownloadStatus]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    "best", "last" and "init".
+    """
 
-    logs: "list[DownloadStatus]" = betterproto2.field(
-        2, betterproto2.TYPE_MESSAGE, repeated=True
-    )
+    logs: "list[DownloadStatus]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
 default_message_pool.register_message("", "DownloadStatuses", DownloadStatuses)
@@ -81,51 +96,55 @@ default_message_pool.register_message("", "DownloadStatuses", DownloadStatuses)
 
 @dataclass(eq=False, repr=False)
 class ExperimentDescription(betterproto2.Message):
+    """
+    All that is told of one experiment.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     status: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
+    """
+    pending, in_progress, finished, failed or rejected.
+    """
 
     progress: "float" = betterproto2.field(3, betterproto2.TYPE_FLOAT)
+    """
+    0 to 1.
+    """
 
     total_rounds: "int" = betterproto2.field(4, betterproto2.TYPE_UINT32)
 
     current_round: "int" = betterproto2.field(5, betterproto2.TYPE_UINT32)
 
-    download_statuses: "DownloadStatuses | None" = betterproto2.field(
-        6, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    download_statuses: "DownloadStatuses | None" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, optional=True)
 
-    collaborators: "list[CollaboratorDescription]" = betterproto2.field(
-        7, betterproto2.TYPE_MESSAGE, repeated=True
-    )
+    collaborators: "list[CollaboratorDescription]" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, repeated=True)
 
-    tasks: "list[TaskDescription]" = betterproto2.field(
-        8, betterproto2.TYPE_MESSAGE, repeated=True
-    )
+    tasks: "list[TaskDescription]" = betterproto2.field(8, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
-default_message_pool.register_message(
-    "", "ExperimentDescription", ExperimentDescription
-)
+default_message_pool.register_message("", "ExperimentDescription", ExperimentDescription)
 
 
 @dataclass(eq=False, repr=False)
 class MetadataProto(betterproto2.Message):
+    """
+    What one pipeline stage leaves for decoding.
+    """
+
     int_to_float: "dict[int, float]" = betterproto2.field(
-        1,
-        betterproto2.TYPE_MAP,
-        map_meta=betterproto2.map_meta(
-            betterproto2.TYPE_INT32, betterproto2.TYPE_FLOAT
-        ),
+        1, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_INT32, betterproto2.TYPE_FLOAT)
     )
+    """
+    A table of values, such as cluster centres.
+    """
 
-    int_list: "list[int]" = betterproto2.field(
-        2, betterproto2.TYPE_INT32, repeated=True
-    )
+    int_list: "list[int]" = betterproto2.field(2, betterproto2.TYPE_INT32, repeated=True)
+    """
+    Of the first stage: the shape.
+    """
 
-    bool_list: "list[bool]" = betterproto2.field(
-        3, betterproto2.TYPE_BOOL, repeated=True
-    )
+    bool_list: "list[bool]" = betterproto2.field(3, betterproto2.TYPE_BOOL, repeated=True)
 
 
 default_message_pool.register_message("", "MetadataProto", MetadataProto)
@@ -133,9 +152,13 @@ default_message_pool.register_message("", "MetadataProto", MetadataProto)
 
 @dataclass(eq=False, repr=False)
 class ModelProto(betterproto2.Message):
-    tensors: "list[NamedTensor]" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, repeated=True
-    )
+    """
+    Without a package on purpose: peers know these messages by their bare names.
+
+    A model: tensors in a fixed order. Also the content of a .pbuf file.
+    """
+
+    tensors: "list[NamedTensor]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
 default_message_pool.register_message("", "ModelProto", ModelProto)
@@ -143,6 +166,10 @@ default_message_pool.register_message("", "ModelProto", ModelProto)
 
 @dataclass(eq=False, repr=False)
 class NamedTensor(betterproto2.Message):
+    """
+    One encoded tensor. It names no origin; the receiver puts the sender's or its own.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     round_number: "int" = betterproto2.field(2, betterproto2.TYPE_INT32)
@@ -150,14 +177,21 @@ class NamedTensor(betterproto2.Message):
     lossless: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
 
     report: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
+    """
+    A number to be reported (a metric), not a weight.
+    """
 
     tags: "list[str]" = betterproto2.field(5, betterproto2.TYPE_STRING, repeated=True)
 
-    transformer_metadata: "list[MetadataProto]" = betterproto2.field(
-        6, betterproto2.TYPE_MESSAGE, repeated=True
-    )
+    transformer_metadata: "list[MetadataProto]" = betterproto2.field(6, betterproto2.TYPE_MESSAGE, repeated=True)
+    """
+    One entry for each stage of the compression pipeline, in the order of encoding.
+    """
 
     data_bytes: "bytes" = betterproto2.field(7, betterproto2.TYPE_BYTES)
+    """
+    What the last stage gave; for the pipeline without compression little-endian float32 in C order.
+    """
 
 
 default_message_pool.register_message("", "NamedTensor", NamedTensor)

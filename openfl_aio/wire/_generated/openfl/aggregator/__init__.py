@@ -50,9 +50,11 @@ class GetTrainedModelRequestModelType(betterproto2.Enum):
 
 @dataclass(eq=False, repr=False)
 class GetAggregatedTensorRequest(betterproto2.Message):
-    header: "MessageHeader | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    """
+    Asks for one tensor of the aggregator.
+    """
+
+    header: "MessageHeader | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     tensor_name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
@@ -61,31 +63,29 @@ class GetAggregatedTensorRequest(betterproto2.Message):
     report: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
 
     tags: "list[str]" = betterproto2.field(5, betterproto2.TYPE_STRING, repeated=True)
+    """
+    In any order; "compressed" and "lossy_compressed" say what coding is welcome.
+    """
 
     require_lossless: "bool" = betterproto2.field(6, betterproto2.TYPE_BOOL)
 
 
-default_message_pool.register_message(
-    "openfl.aggregator", "GetAggregatedTensorRequest", GetAggregatedTensorRequest
-)
+default_message_pool.register_message("openfl.aggregator", "GetAggregatedTensorRequest", GetAggregatedTensorRequest)
 
 
 @dataclass(eq=False, repr=False)
 class GetAggregatedTensorResponse(betterproto2.Message):
-    header: "MessageHeader | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    header: "MessageHeader | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     round_number: "int" = betterproto2.field(2, betterproto2.TYPE_INT32)
+    """
+    As it was asked for.
+    """
 
-    tensor: "__NamedTensor__ | None" = betterproto2.field(
-        3, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    tensor: "__NamedTensor__ | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
 
 
-default_message_pool.register_message(
-    "openfl.aggregator", "GetAggregatedTensorResponse", GetAggregatedTensorResponse
-)
+default_message_pool.register_message("openfl.aggregator", "GetAggregatedTensorResponse", GetAggregatedTensorResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -94,23 +94,17 @@ class GetExperimentDescriptionRequest(betterproto2.Message):
 
 
 default_message_pool.register_message(
-    "openfl.aggregator",
-    "GetExperimentDescriptionRequest",
-    GetExperimentDescriptionRequest,
+    "openfl.aggregator", "GetExperimentDescriptionRequest", GetExperimentDescriptionRequest
 )
 
 
 @dataclass(eq=False, repr=False)
 class GetExperimentDescriptionResponse(betterproto2.Message):
-    experiment: "__ExperimentDescription__ | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    experiment: "__ExperimentDescription__ | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
 default_message_pool.register_message(
-    "openfl.aggregator",
-    "GetExperimentDescriptionResponse",
-    GetExperimentDescriptionResponse,
+    "openfl.aggregator", "GetExperimentDescriptionResponse", GetExperimentDescriptionResponse
 )
 
 
@@ -119,14 +113,19 @@ class GetMetricStreamRequest(betterproto2.Message):
     experiment_name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
-default_message_pool.register_message(
-    "openfl.aggregator", "GetMetricStreamRequest", GetMetricStreamRequest
-)
+default_message_pool.register_message("openfl.aggregator", "GetMetricStreamRequest", GetMetricStreamRequest)
 
 
 @dataclass(eq=False, repr=False)
 class GetMetricStreamResponse(betterproto2.Message):
+    """
+    One reported number.
+    """
+
     metric_origin: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    A collaborator, or "aggregator" for the aggregate.
+    """
 
     task_name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
@@ -137,43 +136,45 @@ class GetMetricStreamResponse(betterproto2.Message):
     round: "int" = betterproto2.field(5, betterproto2.TYPE_UINT32)
 
 
-default_message_pool.register_message(
-    "openfl.aggregator", "GetMetricStreamResponse", GetMetricStreamResponse
-)
+default_message_pool.register_message("openfl.aggregator", "GetMetricStreamResponse", GetMetricStreamResponse)
 
 
 @dataclass(eq=False, repr=False)
 class GetTasksRequest(betterproto2.Message):
-    header: "MessageHeader | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    """
+    "What shall I do?"
+    """
+
+    header: "MessageHeader | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
-default_message_pool.register_message(
-    "openfl.aggregator", "GetTasksRequest", GetTasksRequest
-)
+default_message_pool.register_message("openfl.aggregator", "GetTasksRequest", GetTasksRequest)
 
 
 @dataclass(eq=False, repr=False)
 class GetTasksResponse(betterproto2.Message):
-    header: "MessageHeader | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    """
+    Tasks, in the order in which they are to be done; or a pause; or the end.
+    """
+
+    header: "MessageHeader | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     round_number: "int" = betterproto2.field(2, betterproto2.TYPE_INT32)
 
-    tasks: "list[Task]" = betterproto2.field(
-        3, betterproto2.TYPE_MESSAGE, repeated=True
-    )
+    tasks: "list[Task]" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, repeated=True)
 
     sleep_time: "int" = betterproto2.field(4, betterproto2.TYPE_INT32)
+    """
+    Seconds until the next question, when there is nothing to do yet.
+    """
 
     quit: "bool" = betterproto2.field(5, betterproto2.TYPE_BOOL)
+    """
+    The federation is complete.
+    """
 
 
-default_message_pool.register_message(
-    "openfl.aggregator", "GetTasksResponse", GetTasksResponse
-)
+default_message_pool.register_message("openfl.aggregator", "GetTasksResponse", GetTasksResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -181,19 +182,19 @@ class GetTrainedModelRequest(betterproto2.Message):
     experiment_name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
     model_type: "GetTrainedModelRequestModelType" = betterproto2.field(
-        3,
-        betterproto2.TYPE_ENUM,
-        default_factory=lambda: GetTrainedModelRequestModelType(0),
+        3, betterproto2.TYPE_ENUM, default_factory=lambda: GetTrainedModelRequestModelType(0)
     )
 
 
-default_message_pool.register_message(
-    "openfl.aggregator", "GetTrainedModelRequest", GetTrainedModelRequest
-)
+default_message_pool.register_message("openfl.aggregator", "GetTrainedModelRequest", GetTrainedModelRequest)
 
 
 @dataclass(eq=False, repr=False)
 class MessageHeader(betterproto2.Message):
+    """
+    Who speaks to whom in which federation; part of each request and each reply.
+    """
+
     sender: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     receiver: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -201,34 +202,41 @@ class MessageHeader(betterproto2.Message):
     federation_uuid: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
 
     single_col_cert_common_name: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    Set when all collaborators share one certificate: its common name. Otherwise empty.
+    """
 
 
-default_message_pool.register_message(
-    "openfl.aggregator", "MessageHeader", MessageHeader
-)
+default_message_pool.register_message("openfl.aggregator", "MessageHeader", MessageHeader)
 
 
 @dataclass(eq=False, repr=False)
 class SendLocalTaskResultsResponse(betterproto2.Message):
-    header: "MessageHeader | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    header: "MessageHeader | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
-default_message_pool.register_message(
-    "openfl.aggregator", "SendLocalTaskResultsResponse", SendLocalTaskResultsResponse
-)
+default_message_pool.register_message("openfl.aggregator", "SendLocalTaskResultsResponse", SendLocalTaskResultsResponse)
 
 
 @dataclass(eq=False, repr=False)
 class Task(betterproto2.Message):
+    """
+    One unit of work. Over the task-runner API only the name is set, the plan says the rest.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     function_name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
     task_type: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
+    """
+    "train" or "validate".
+    """
 
     apply_local: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
+    """
+    Validate the collaborator's own model of this round, not the aggregated one.
+    """
 
 
 default_message_pool.register_message("openfl.aggregator", "Task", Task)
@@ -236,19 +244,22 @@ default_message_pool.register_message("openfl.aggregator", "Task", Task)
 
 @dataclass(eq=False, repr=False)
 class TaskResults(betterproto2.Message):
-    header: "MessageHeader | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    """
+    What a task gave. Serialized, cut into pieces and sent as DataStream messages.
+    """
+
+    header: "MessageHeader | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     round_number: "int" = betterproto2.field(2, betterproto2.TYPE_INT32)
 
     task_name: "str" = betterproto2.field(3, betterproto2.TYPE_STRING)
 
     data_size: "int" = betterproto2.field(4, betterproto2.TYPE_INT32)
+    """
+    Number of samples, which is the weight of the tensors; -1 where the task has none.
+    """
 
-    tensors: "list[__NamedTensor__]" = betterproto2.field(
-        5, betterproto2.TYPE_MESSAGE, repeated=True
-    )
+    tensors: "list[__NamedTensor__]" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
 default_message_pool.register_message("openfl.aggregator", "TaskResults", TaskResults)
@@ -256,17 +267,17 @@ default_message_pool.register_message("openfl.aggregator", "TaskResults", TaskRe
 
 @dataclass(eq=False, repr=False)
 class TrainedModelResponse(betterproto2.Message):
-    model_proto: "__ModelProto__ | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    model_proto: "__ModelProto__ | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
-default_message_pool.register_message(
-    "openfl.aggregator", "TrainedModelResponse", TrainedModelResponse
-)
+default_message_pool.register_message("openfl.aggregator", "TrainedModelResponse", TrainedModelResponse)
 
 
 class AggregatorStub(betterproto2_grpclib.ServiceStub):
+    """
+    What a collaborator calls.
+    """
+
     async def get_tasks(
         self,
         message: "GetTasksRequest",
@@ -311,6 +322,9 @@ class AggregatorStub(betterproto2_grpclib.ServiceStub):
         deadline: "Deadline | None" = None,
         metadata: "MetadataLike | None" = None,
     ) -> "SendLocalTaskResultsResponse":
+        """
+        The stream is one TaskResults; an empty stream is an error.
+        """
 
         return await self._stream_unary(
             "/openfl.aggregator.Aggregator/SendLocalTaskResults",
@@ -385,32 +399,33 @@ from ... import NamedTensor as __NamedTensor__
 
 
 class AggregatorBase(betterproto2_grpclib.ServiceBase):
+    """
+    What a collaborator calls.
+    """
+
     async def get_tasks(self, message: "GetTasksRequest") -> "GetTasksResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
-    async def get_aggregated_tensor(
-        self, message: "GetAggregatedTensorRequest"
-    ) -> "GetAggregatedTensorResponse":
+    async def get_aggregated_tensor(self, message: "GetAggregatedTensorRequest") -> "GetAggregatedTensorResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def send_local_task_results(
         self, messages: "AsyncIterator[__DataStream__]"
     ) -> "SendLocalTaskResultsResponse":
+        """
+        The stream is one TaskResults; an empty stream is an error.
+        """
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
-    async def get_metric_stream(
-        self, message: "GetMetricStreamRequest"
-    ) -> "AsyncIterator[GetMetricStreamResponse]":
+    async def get_metric_stream(self, message: "GetMetricStreamRequest") -> "AsyncIterator[GetMetricStreamResponse]":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
         yield GetMetricStreamResponse()
 
-    async def get_trained_model(
-        self, message: "GetTrainedModelRequest"
-    ) -> "TrainedModelResponse":
+    async def get_trained_model(self, message: "GetTrainedModelRequest") -> "TrainedModelResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
@@ -420,17 +435,14 @@ class AggregatorBase(betterproto2_grpclib.ServiceBase):
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
-    async def __rpc_get_tasks(
-        self, stream: "grpclib.server.Stream[GetTasksRequest, GetTasksResponse]"
-    ) -> None:
+    async def __rpc_get_tasks(self, stream: "grpclib.server.Stream[GetTasksRequest, GetTasksResponse]") -> None:
         request = await stream.recv_message()
         assert request is not None
         response = await self.get_tasks(request)
         await stream.send_message(response)
 
     async def __rpc_get_aggregated_tensor(
-        self,
-        stream: "grpclib.server.Stream[GetAggregatedTensorRequest, GetAggregatedTensorResponse]",
+        self, stream: "grpclib.server.Stream[GetAggregatedTensorRequest, GetAggregatedTensorResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -438,16 +450,14 @@ class AggregatorBase(betterproto2_grpclib.ServiceBase):
         await stream.send_message(response)
 
     async def __rpc_send_local_task_results(
-        self,
-        stream: "grpclib.server.Stream[__DataStream__, SendLocalTaskResultsResponse]",
+        self, stream: "grpclib.server.Stream[__DataStream__, SendLocalTaskResultsResponse]"
     ) -> None:
         request = stream.__aiter__()
         response = await self.send_local_task_results(request)
         await stream.send_message(response)
 
     async def __rpc_get_metric_stream(
-        self,
-        stream: "grpclib.server.Stream[GetMetricStreamRequest, GetMetricStreamResponse]",
+        self, stream: "grpclib.server.Stream[GetMetricStreamRequest, GetMetricStreamResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -458,8 +468,7 @@ class AggregatorBase(betterproto2_grpclib.ServiceBase):
         )
 
     async def __rpc_get_trained_model(
-        self,
-        stream: "grpclib.server.Stream[GetTrainedModelRequest, TrainedModelResponse]",
+        self, stream: "grpclib.server.Stream[GetTrainedModelRequest, TrainedModelResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -467,8 +476,7 @@ class AggregatorBase(betterproto2_grpclib.ServiceBase):
         await stream.send_message(response)
 
     async def __rpc_get_experiment_description(
-        self,
-        stream: "grpclib.server.Stream[GetExperimentDescriptionRequest, GetExperimentDescriptionResponse]",
+        self, stream: "grpclib.server.Stream[GetExperimentDescriptionRequest, GetExperimentDescriptionResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None

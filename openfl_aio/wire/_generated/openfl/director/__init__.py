@@ -70,6 +70,10 @@ class GetTrainedModelRequestModelType(betterproto2.Enum):
 
 @dataclass(eq=False, repr=False)
 class CudaDeviceInfo(betterproto2.Message):
+    """
+    A CUDA device of an envoy. Memory in bytes.
+    """
+
     index: "int" = betterproto2.field(1, betterproto2.TYPE_UINT64)
 
     memory_total: "int" = betterproto2.field(2, betterproto2.TYPE_UINT64)
@@ -85,34 +89,31 @@ class CudaDeviceInfo(betterproto2.Message):
     name: "str" = betterproto2.field(7, betterproto2.TYPE_STRING)
 
 
-default_message_pool.register_message(
-    "openfl.director", "CudaDeviceInfo", CudaDeviceInfo
-)
+default_message_pool.register_message("openfl.director", "CudaDeviceInfo", CudaDeviceInfo)
 
 
 @dataclass(eq=False, repr=False)
 class EnvoyInfo(betterproto2.Message):
-    shard_info: "ShardInfo | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    """
+    An envoy as the director sees it.
+    """
+
+    shard_info: "ShardInfo | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     is_online: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
 
     is_experiment_running: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
 
     last_updated: "datetime.datetime | None" = betterproto2.field(
-        4,
-        betterproto2.TYPE_MESSAGE,
-        unwrap=lambda: __google__protobuf__.Timestamp,
-        optional=True,
+        4, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Timestamp, optional=True
     )
 
     valid_duration: "datetime.timedelta | None" = betterproto2.field(
-        5,
-        betterproto2.TYPE_MESSAGE,
-        unwrap=lambda: __google__protobuf__.Duration,
-        optional=True,
+        5, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Duration, optional=True
     )
+    """
+    For how long after last_updated the envoy counts as online.
+    """
 
     experiment_name: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
 
@@ -122,36 +123,37 @@ default_message_pool.register_message("openfl.director", "EnvoyInfo", EnvoyInfo)
 
 @dataclass(eq=False, repr=False)
 class ExperimentData(betterproto2.Message):
+    """
+    A piece of an experiment's archive.
+    """
+
     size: "int" = betterproto2.field(1, betterproto2.TYPE_UINT32)
+    """
+    Length of npbytes.
+    """
 
     npbytes: "bytes" = betterproto2.field(2, betterproto2.TYPE_BYTES)
 
 
-default_message_pool.register_message(
-    "openfl.director", "ExperimentData", ExperimentData
-)
+default_message_pool.register_message("openfl.director", "ExperimentData", ExperimentData)
 
 
 @dataclass(eq=False, repr=False)
 class ExperimentInfo(betterproto2.Message):
+    """
+    A new experiment, sent in pieces: name, collaborators and model are whole in each, the archive is cut.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
-    collaborator_names: "list[str]" = betterproto2.field(
-        2, betterproto2.TYPE_STRING, repeated=True
-    )
+    collaborator_names: "list[str]" = betterproto2.field(2, betterproto2.TYPE_STRING, repeated=True)
 
-    experiment_data: "ExperimentData | None" = betterproto2.field(
-        3, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    experiment_data: "ExperimentData | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
 
-    model_proto: "__ModelProto__ | None" = betterproto2.field(
-        4, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    model_proto: "__ModelProto__ | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True)
 
 
-default_message_pool.register_message(
-    "openfl.director", "ExperimentInfo", ExperimentInfo
-)
+default_message_pool.register_message("openfl.director", "ExperimentInfo", ExperimentInfo)
 
 
 @dataclass(eq=False, repr=False)
@@ -165,11 +167,12 @@ class ExperimentListItem(betterproto2.Message):
     tasks_amount: "int" = betterproto2.field(4, betterproto2.TYPE_UINT32)
 
     progress: "float" = betterproto2.field(5, betterproto2.TYPE_FLOAT)
+    """
+    0 to 1.
+    """
 
 
-default_message_pool.register_message(
-    "openfl.director", "ExperimentListItem", ExperimentListItem
-)
+default_message_pool.register_message("openfl.director", "ExperimentListItem", ExperimentListItem)
 
 
 @dataclass(eq=False, repr=False)
@@ -177,21 +180,19 @@ class GetDatasetInfoRequest(betterproto2.Message):
     pass
 
 
-default_message_pool.register_message(
-    "openfl.director", "GetDatasetInfoRequest", GetDatasetInfoRequest
-)
+default_message_pool.register_message("openfl.director", "GetDatasetInfoRequest", GetDatasetInfoRequest)
 
 
 @dataclass(eq=False, repr=False)
 class GetDatasetInfoResponse(betterproto2.Message):
-    shard_info: "ShardInfo | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    """
+    The shapes that this director accepts.
+    """
+
+    shard_info: "ShardInfo | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
-default_message_pool.register_message(
-    "openfl.director", "GetDatasetInfoResponse", GetDatasetInfoResponse
-)
+default_message_pool.register_message("openfl.director", "GetDatasetInfoResponse", GetDatasetInfoResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -199,21 +200,15 @@ class GetEnvoysRequest(betterproto2.Message):
     pass
 
 
-default_message_pool.register_message(
-    "openfl.director", "GetEnvoysRequest", GetEnvoysRequest
-)
+default_message_pool.register_message("openfl.director", "GetEnvoysRequest", GetEnvoysRequest)
 
 
 @dataclass(eq=False, repr=False)
 class GetEnvoysResponse(betterproto2.Message):
-    envoy_infos: "list[EnvoyInfo]" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, repeated=True
-    )
+    envoy_infos: "list[EnvoyInfo]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
-default_message_pool.register_message(
-    "openfl.director", "GetEnvoysResponse", GetEnvoysResponse
-)
+default_message_pool.register_message("openfl.director", "GetEnvoysResponse", GetEnvoysResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -223,9 +218,7 @@ class GetExperimentDataRequest(betterproto2.Message):
     collaborator_name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
 
-default_message_pool.register_message(
-    "openfl.director", "GetExperimentDataRequest", GetExperimentDataRequest
-)
+default_message_pool.register_message("openfl.director", "GetExperimentDataRequest", GetExperimentDataRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -234,23 +227,17 @@ class GetExperimentDescriptionRequest(betterproto2.Message):
 
 
 default_message_pool.register_message(
-    "openfl.director",
-    "GetExperimentDescriptionRequest",
-    GetExperimentDescriptionRequest,
+    "openfl.director", "GetExperimentDescriptionRequest", GetExperimentDescriptionRequest
 )
 
 
 @dataclass(eq=False, repr=False)
 class GetExperimentDescriptionResponse(betterproto2.Message):
-    experiment: "__ExperimentDescription__ | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    experiment: "__ExperimentDescription__ | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
 default_message_pool.register_message(
-    "openfl.director",
-    "GetExperimentDescriptionResponse",
-    GetExperimentDescriptionResponse,
+    "openfl.director", "GetExperimentDescriptionResponse", GetExperimentDescriptionResponse
 )
 
 
@@ -259,21 +246,15 @@ class GetExperimentsListRequest(betterproto2.Message):
     pass
 
 
-default_message_pool.register_message(
-    "openfl.director", "GetExperimentsListRequest", GetExperimentsListRequest
-)
+default_message_pool.register_message("openfl.director", "GetExperimentsListRequest", GetExperimentsListRequest)
 
 
 @dataclass(eq=False, repr=False)
 class GetExperimentsListResponse(betterproto2.Message):
-    experiments: "list[ExperimentListItem]" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, repeated=True
-    )
+    experiments: "list[ExperimentListItem]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
-default_message_pool.register_message(
-    "openfl.director", "GetExperimentsListResponse", GetExperimentsListResponse
-)
+default_message_pool.register_message("openfl.director", "GetExperimentsListResponse", GetExperimentsListResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -281,19 +262,18 @@ class GetExperimentStatusRequest(betterproto2.Message):
     experiment_name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
-default_message_pool.register_message(
-    "openfl.director", "GetExperimentStatusRequest", GetExperimentStatusRequest
-)
+default_message_pool.register_message("openfl.director", "GetExperimentStatusRequest", GetExperimentStatusRequest)
 
 
 @dataclass(eq=False, repr=False)
 class GetExperimentStatusResponse(betterproto2.Message):
     experiment_status: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    Empty for an experiment that does not exist or belongs to somebody else.
+    """
 
 
-default_message_pool.register_message(
-    "openfl.director", "GetExperimentStatusResponse", GetExperimentStatusResponse
-)
+default_message_pool.register_message("openfl.director", "GetExperimentStatusResponse", GetExperimentStatusResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -301,14 +281,19 @@ class GetMetricStreamRequest(betterproto2.Message):
     experiment_name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
-default_message_pool.register_message(
-    "openfl.director", "GetMetricStreamRequest", GetMetricStreamRequest
-)
+default_message_pool.register_message("openfl.director", "GetMetricStreamRequest", GetMetricStreamRequest)
 
 
 @dataclass(eq=False, repr=False)
 class GetMetricStreamResponse(betterproto2.Message):
+    """
+    One reported number.
+    """
+
     metric_origin: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
+    """
+    A collaborator, or "aggregator" for the aggregate.
+    """
 
     task_name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
@@ -319,9 +304,7 @@ class GetMetricStreamResponse(betterproto2.Message):
     round: "int" = betterproto2.field(5, betterproto2.TYPE_UINT32)
 
 
-default_message_pool.register_message(
-    "openfl.director", "GetMetricStreamResponse", GetMetricStreamResponse
-)
+default_message_pool.register_message("openfl.director", "GetMetricStreamResponse", GetMetricStreamResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -329,24 +312,22 @@ class GetTrainedModelRequest(betterproto2.Message):
     experiment_name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
     model_type: "GetTrainedModelRequestModelType" = betterproto2.field(
-        3,
-        betterproto2.TYPE_ENUM,
-        default_factory=lambda: GetTrainedModelRequestModelType(0),
+        3, betterproto2.TYPE_ENUM, default_factory=lambda: GetTrainedModelRequestModelType(0)
     )
 
 
-default_message_pool.register_message(
-    "openfl.director", "GetTrainedModelRequest", GetTrainedModelRequest
-)
+default_message_pool.register_message("openfl.director", "GetTrainedModelRequest", GetTrainedModelRequest)
 
 
 @dataclass(eq=False, repr=False)
 class NodeInfo(betterproto2.Message):
+    """
+    An envoy and its devices.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
-    cuda_devices: "list[CudaDeviceInfo]" = betterproto2.field(
-        2, betterproto2.TYPE_MESSAGE, repeated=True
-    )
+    cuda_devices: "list[CudaDeviceInfo]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
 default_message_pool.register_message("openfl.director", "NodeInfo", NodeInfo)
@@ -357,9 +338,7 @@ class RemoveExperimentRequest(betterproto2.Message):
     experiment_name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
-default_message_pool.register_message(
-    "openfl.director", "RemoveExperimentRequest", RemoveExperimentRequest
-)
+default_message_pool.register_message("openfl.director", "RemoveExperimentRequest", RemoveExperimentRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -367,13 +346,15 @@ class RemoveExperimentResponse(betterproto2.Message):
     acknowledgement: "bool" = betterproto2.field(1, betterproto2.TYPE_BOOL)
 
 
-default_message_pool.register_message(
-    "openfl.director", "RemoveExperimentResponse", RemoveExperimentResponse
-)
+default_message_pool.register_message("openfl.director", "RemoveExperimentResponse", RemoveExperimentResponse)
 
 
 @dataclass(eq=False, repr=False)
 class SetExperimentFailedRequest(betterproto2.Message):
+    """
+    An envoy could not take part.
+    """
+
     experiment_name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     collaborator_name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
@@ -381,11 +362,12 @@ class SetExperimentFailedRequest(betterproto2.Message):
     error_code: "int" = betterproto2.field(3, betterproto2.TYPE_UINT32)
 
     error_description: "str" = betterproto2.field(4, betterproto2.TYPE_STRING)
+    """
+    The traceback, or its end.
+    """
 
 
-default_message_pool.register_message(
-    "openfl.director", "SetExperimentFailedRequest", SetExperimentFailedRequest
-)
+default_message_pool.register_message("openfl.director", "SetExperimentFailedRequest", SetExperimentFailedRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -393,9 +375,7 @@ class SetExperimentFailedResponse(betterproto2.Message):
     pass
 
 
-default_message_pool.register_message(
-    "openfl.director", "SetExperimentFailedResponse", SetExperimentFailedResponse
-)
+default_message_pool.register_message("openfl.director", "SetExperimentFailedResponse", SetExperimentFailedResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -403,28 +383,27 @@ class SetNewExperimentResponse(betterproto2.Message):
     accepted: "bool" = betterproto2.field(1, betterproto2.TYPE_BOOL)
 
 
-default_message_pool.register_message(
-    "openfl.director", "SetNewExperimentResponse", SetNewExperimentResponse
-)
+default_message_pool.register_message("openfl.director", "SetNewExperimentResponse", SetNewExperimentResponse)
 
 
 @dataclass(eq=False, repr=False)
 class ShardInfo(betterproto2.Message):
-    node_info: "NodeInfo | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    """
+    The data that an envoy offers.
+    """
+
+    node_info: "NodeInfo | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     shard_description: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
     n_samples: "int" = betterproto2.field(3, betterproto2.TYPE_UINT64)
 
-    sample_shape: "list[str]" = betterproto2.field(
-        4, betterproto2.TYPE_STRING, repeated=True
-    )
+    sample_shape: "list[str]" = betterproto2.field(4, betterproto2.TYPE_STRING, repeated=True)
+    """
+    Shapes are lists of words, so that dimensions may be named.
+    """
 
-    target_shape: "list[str]" = betterproto2.field(
-        5, betterproto2.TYPE_STRING, repeated=True
-    )
+    target_shape: "list[str]" = betterproto2.field(5, betterproto2.TYPE_STRING, repeated=True)
 
 
 default_message_pool.register_message("openfl.director", "ShardInfo", ShardInfo)
@@ -432,77 +411,78 @@ default_message_pool.register_message("openfl.director", "ShardInfo", ShardInfo)
 
 @dataclass(eq=False, repr=False)
 class TrainedModelResponse(betterproto2.Message):
-    model_proto: "__ModelProto__ | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    """
+    Without a model: no such experiment. With a model of no tensors: nothing yet.
+    """
+
+    model_proto: "__ModelProto__ | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
-default_message_pool.register_message(
-    "openfl.director", "TrainedModelResponse", TrainedModelResponse
-)
+default_message_pool.register_message("openfl.director", "TrainedModelResponse", TrainedModelResponse)
 
 
 @dataclass(eq=False, repr=False)
 class UpdateEnvoyStatusRequest(betterproto2.Message):
+    """
+    The sign of life of an envoy.
+    """
+
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
     is_experiment_running: "bool" = betterproto2.field(2, betterproto2.TYPE_BOOL)
 
-    cuda_devices: "list[CudaDeviceInfo]" = betterproto2.field(
-        3, betterproto2.TYPE_MESSAGE, repeated=True
-    )
+    cuda_devices: "list[CudaDeviceInfo]" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
-default_message_pool.register_message(
-    "openfl.director", "UpdateEnvoyStatusRequest", UpdateEnvoyStatusRequest
-)
+default_message_pool.register_message("openfl.director", "UpdateEnvoyStatusRequest", UpdateEnvoyStatusRequest)
 
 
 @dataclass(eq=False, repr=False)
 class UpdateEnvoyStatusResponse(betterproto2.Message):
     health_check_period: "datetime.timedelta | None" = betterproto2.field(
-        1,
-        betterproto2.TYPE_MESSAGE,
-        unwrap=lambda: __google__protobuf__.Duration,
-        optional=True,
+        1, betterproto2.TYPE_MESSAGE, unwrap=lambda: __google__protobuf__.Duration, optional=True
     )
+    """
+    When the next one is expected.
+    """
 
 
-default_message_pool.register_message(
-    "openfl.director", "UpdateEnvoyStatusResponse", UpdateEnvoyStatusResponse
-)
+default_message_pool.register_message("openfl.director", "UpdateEnvoyStatusResponse", UpdateEnvoyStatusResponse)
 
 
 @dataclass(eq=False, repr=False)
 class UpdateShardInfoRequest(betterproto2.Message):
-    shard_info: "ShardInfo | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True
-    )
+    """
+    Registers an envoy with its shard, or replaces what was known of it.
+    """
+
+    shard_info: "ShardInfo | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
-default_message_pool.register_message(
-    "openfl.director", "UpdateShardInfoRequest", UpdateShardInfoRequest
-)
+default_message_pool.register_message("openfl.director", "UpdateShardInfoRequest", UpdateShardInfoRequest)
 
 
 @dataclass(eq=False, repr=False)
 class UpdateShardInfoResponse(betterproto2.Message):
     accepted: "bool" = betterproto2.field(1, betterproto2.TYPE_BOOL)
+    """
+    False: the shapes are not those of the director's data set.
+    """
 
 
-default_message_pool.register_message(
-    "openfl.director", "UpdateShardInfoResponse", UpdateShardInfoResponse
-)
+default_message_pool.register_message("openfl.director", "UpdateShardInfoResponse", UpdateShardInfoResponse)
 
 
 @dataclass(eq=False, repr=False)
 class WaitExperimentRequest(betterproto2.Message):
+    """
+    "Is there work for me?" Answered when there is.
+    """
+
     collaborator_name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
-default_message_pool.register_message(
-    "openfl.director", "WaitExperimentRequest", WaitExperimentRequest
-)
+default_message_pool.register_message("openfl.director", "WaitExperimentRequest", WaitExperimentRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -510,12 +490,14 @@ class WaitExperimentResponse(betterproto2.Message):
     experiment_name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
-default_message_pool.register_message(
-    "openfl.director", "WaitExperimentResponse", WaitExperimentResponse
-)
+default_message_pool.register_message("openfl.director", "WaitExperimentResponse", WaitExperimentResponse)
 
 
 class DirectorStub(betterproto2_grpclib.ServiceStub):
+    """
+    What envoys and the frontend call.
+    """
+
     async def update_shard_info(
         self,
         message: "UpdateShardInfoRequest",
@@ -787,34 +769,28 @@ from ...google import protobuf as __google__protobuf__
 
 
 class DirectorBase(betterproto2_grpclib.ServiceBase):
-    async def update_shard_info(
-        self, message: "UpdateShardInfoRequest"
-    ) -> "UpdateShardInfoResponse":
+    """
+    What envoys and the frontend call.
+    """
+
+    async def update_shard_info(self, message: "UpdateShardInfoRequest") -> "UpdateShardInfoResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
-    async def wait_experiment(
-        self, message: "WaitExperimentRequest"
-    ) -> "WaitExperimentResponse":
+    async def wait_experiment(self, message: "WaitExperimentRequest") -> "WaitExperimentResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
-    async def get_experiment_data(
-        self, message: "GetExperimentDataRequest"
-    ) -> "AsyncIterator[ExperimentData]":
+    async def get_experiment_data(self, message: "GetExperimentDataRequest") -> "AsyncIterator[ExperimentData]":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
         yield ExperimentData()
 
-    async def update_envoy_status(
-        self, message: "UpdateEnvoyStatusRequest"
-    ) -> "UpdateEnvoyStatusResponse":
+    async def update_envoy_status(self, message: "UpdateEnvoyStatusRequest") -> "UpdateEnvoyStatusResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
-    async def set_experiment_failed(
-        self, message: "SetExperimentFailedRequest"
-    ) -> "SetExperimentFailedResponse":
+    async def set_experiment_failed(self, message: "SetExperimentFailedRequest") -> "SetExperimentFailedResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
@@ -824,46 +800,32 @@ class DirectorBase(betterproto2_grpclib.ServiceBase):
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
-    async def get_experiments_list(
-        self, message: "GetExperimentsListRequest"
-    ) -> "GetExperimentsListResponse":
+    async def get_experiments_list(self, message: "GetExperimentsListRequest") -> "GetExperimentsListResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
-    async def set_new_experiment(
-        self, messages: "AsyncIterator[ExperimentInfo]"
-    ) -> "SetNewExperimentResponse":
+    async def set_new_experiment(self, messages: "AsyncIterator[ExperimentInfo]") -> "SetNewExperimentResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
-    async def get_experiment_status(
-        self, message: "GetExperimentStatusRequest"
-    ) -> "GetExperimentStatusResponse":
+    async def get_experiment_status(self, message: "GetExperimentStatusRequest") -> "GetExperimentStatusResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
-    async def get_dataset_info(
-        self, message: "GetDatasetInfoRequest"
-    ) -> "GetDatasetInfoResponse":
+    async def get_dataset_info(self, message: "GetDatasetInfoRequest") -> "GetDatasetInfoResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
-    async def get_trained_model(
-        self, message: "GetTrainedModelRequest"
-    ) -> "TrainedModelResponse":
+    async def get_trained_model(self, message: "GetTrainedModelRequest") -> "TrainedModelResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
-    async def get_metric_stream(
-        self, message: "GetMetricStreamRequest"
-    ) -> "AsyncIterator[GetMetricStreamResponse]":
+    async def get_metric_stream(self, message: "GetMetricStreamRequest") -> "AsyncIterator[GetMetricStreamResponse]":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
         yield GetMetricStreamResponse()
 
-    async def remove_experiment_data(
-        self, message: "RemoveExperimentRequest"
-    ) -> "RemoveExperimentResponse":
+    async def remove_experiment_data(self, message: "RemoveExperimentRequest") -> "RemoveExperimentResponse":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
@@ -872,8 +834,7 @@ class DirectorBase(betterproto2_grpclib.ServiceBase):
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
     async def __rpc_update_shard_info(
-        self,
-        stream: "grpclib.server.Stream[UpdateShardInfoRequest, UpdateShardInfoResponse]",
+        self, stream: "grpclib.server.Stream[UpdateShardInfoRequest, UpdateShardInfoResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -881,8 +842,7 @@ class DirectorBase(betterproto2_grpclib.ServiceBase):
         await stream.send_message(response)
 
     async def __rpc_wait_experiment(
-        self,
-        stream: "grpclib.server.Stream[WaitExperimentRequest, WaitExperimentResponse]",
+        self, stream: "grpclib.server.Stream[WaitExperimentRequest, WaitExperimentResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -901,8 +861,7 @@ class DirectorBase(betterproto2_grpclib.ServiceBase):
         )
 
     async def __rpc_update_envoy_status(
-        self,
-        stream: "grpclib.server.Stream[UpdateEnvoyStatusRequest, UpdateEnvoyStatusResponse]",
+        self, stream: "grpclib.server.Stream[UpdateEnvoyStatusRequest, UpdateEnvoyStatusResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -910,8 +869,7 @@ class DirectorBase(betterproto2_grpclib.ServiceBase):
         await stream.send_message(response)
 
     async def __rpc_set_experiment_failed(
-        self,
-        stream: "grpclib.server.Stream[SetExperimentFailedRequest, SetExperimentFailedResponse]",
+        self, stream: "grpclib.server.Stream[SetExperimentFailedRequest, SetExperimentFailedResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -919,8 +877,7 @@ class DirectorBase(betterproto2_grpclib.ServiceBase):
         await stream.send_message(response)
 
     async def __rpc_get_experiment_description(
-        self,
-        stream: "grpclib.server.Stream[GetExperimentDescriptionRequest, GetExperimentDescriptionResponse]",
+        self, stream: "grpclib.server.Stream[GetExperimentDescriptionRequest, GetExperimentDescriptionResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -928,8 +885,7 @@ class DirectorBase(betterproto2_grpclib.ServiceBase):
         await stream.send_message(response)
 
     async def __rpc_get_experiments_list(
-        self,
-        stream: "grpclib.server.Stream[GetExperimentsListRequest, GetExperimentsListResponse]",
+        self, stream: "grpclib.server.Stream[GetExperimentsListRequest, GetExperimentsListResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -944,8 +900,7 @@ class DirectorBase(betterproto2_grpclib.ServiceBase):
         await stream.send_message(response)
 
     async def __rpc_get_experiment_status(
-        self,
-        stream: "grpclib.server.Stream[GetExperimentStatusRequest, GetExperimentStatusResponse]",
+        self, stream: "grpclib.server.Stream[GetExperimentStatusRequest, GetExperimentStatusResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -953,8 +908,7 @@ class DirectorBase(betterproto2_grpclib.ServiceBase):
         await stream.send_message(response)
 
     async def __rpc_get_dataset_info(
-        self,
-        stream: "grpclib.server.Stream[GetDatasetInfoRequest, GetDatasetInfoResponse]",
+        self, stream: "grpclib.server.Stream[GetDatasetInfoRequest, GetDatasetInfoResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -962,8 +916,7 @@ class DirectorBase(betterproto2_grpclib.ServiceBase):
         await stream.send_message(response)
 
     async def __rpc_get_trained_model(
-        self,
-        stream: "grpclib.server.Stream[GetTrainedModelRequest, TrainedModelResponse]",
+        self, stream: "grpclib.server.Stream[GetTrainedModelRequest, TrainedModelResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -971,8 +924,7 @@ class DirectorBase(betterproto2_grpclib.ServiceBase):
         await stream.send_message(response)
 
     async def __rpc_get_metric_stream(
-        self,
-        stream: "grpclib.server.Stream[GetMetricStreamRequest, GetMetricStreamResponse]",
+        self, stream: "grpclib.server.Stream[GetMetricStreamRequest, GetMetricStreamResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
@@ -983,17 +935,14 @@ class DirectorBase(betterproto2_grpclib.ServiceBase):
         )
 
     async def __rpc_remove_experiment_data(
-        self,
-        stream: "grpclib.server.Stream[RemoveExperimentRequest, RemoveExperimentResponse]",
+        self, stream: "grpclib.server.Stream[RemoveExperimentRequest, RemoveExperimentResponse]"
     ) -> None:
         request = await stream.recv_message()
         assert request is not None
         response = await self.remove_experiment_data(request)
         await stream.send_message(response)
 
-    async def __rpc_get_envoys(
-        self, stream: "grpclib.server.Stream[GetEnvoysRequest, GetEnvoysResponse]"
-    ) -> None:
+    async def __rpc_get_envoys(self, stream: "grpclib.server.Stream[GetEnvoysRequest, GetEnvoysResponse]") -> None:
         request = await stream.recv_message()
         assert request is not None
         response = await self.get_envoys(request)

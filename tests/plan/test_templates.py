@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+
+from openfl_aio.errors import ConfigurationError
+from openfl_aio.plan import templates
+from openfl_aio.plan.defaults import DEFAULTS, default_section
+from openfl_aio.plan.templates import AGGREGATIONS, PIPELINES, Family, check_class_path
+
+FAMILIES = [value for value in vars(templates).values() if isinstance(value, Family)]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.what)
+def test_every_path_leads_to_one_name(family: Family) -> None:
+    for name, paths in family.names.items():
+        assert family.template_of(name) == paths[0]
+        assert [family.name_of(path) for path in (name, *paths)] == [name] * (len(paths) + 1)
+    assert not {path for paths in family.names.values() for path in paths} & set(family.elsewhere)
+
+
+def test_what_openfl_has_and_we_have_not_is_told_from_the_unknown() -> None:
+    with pytest.raises(ConfigurationError, match=r"'openfl\.pipelines\.STCPipeline' of OpenFL is not available here"):
+        PIPELINES.name_of("openfl.pipelines.STCPipeline")
+    with pytest.raises(ConfigurationError, match=r"^unknown aggregation function 'Sum'; known are openfl\.interface"):
+        AGGREGATIONS.name_of("Sum")
+
+
+@pytest.mark.parametrize("template", ["a.B", "a_1.b.C", "a.b:C", "_p._C"])
+def test_class_paths(template: str) -> None:
+    assert check_class_path(template, what="class") == template
+
+
+@pytest.mark.parametrize(
+    "template", ["", "A", "a.", ".A", "a..B", "a:b:C", "a:b.C", "a.B()", "../a.B", "a.B\n", "a." * 200 + "B"]
+)
+def test_what_names_no_class(template: str) -> None:
+    with pytest.raises(ConfigurationError, match="class: expected a class path"):
+        check_class_path(template, what="class")
+
+
+def test_default_sections_are_copies() -> None:
+    path = "plan/defaults/network.yaml"
+    section = default_section(path)
+    assert section is not None
+
+    section["settings"]["tls"] = False
+
+    assert DEFAULTS[path]["settings"]["tls"] is True
+    assert default_section("plan/defaults/nothing.yaml") is None
