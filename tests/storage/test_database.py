@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import gc
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -59,8 +61,15 @@ async def test_a_newer_database_is_refused_and_left_alone(path: Path) -> None:
 
 async def test_a_file_that_is_no_database(path: Path) -> None:
     path.write_bytes(b"these bytes are no database " * 100)
-    with pytest.raises(StorageError, match="not a database"):
-        await Database(path).open()
+
+    async def refused() -> None:
+        with pytest.raises(StorageError, match="not a database"):
+            await Database(path).open()
+
+    threads = threading.active_count()
+    await refused()
+    gc.collect()  # a connection left open would warn now
+    assert threading.active_count() <= threads + 1  # a worker thread of anyio, none of the database
 
 
 async def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
