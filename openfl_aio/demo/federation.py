@@ -26,7 +26,7 @@ from openfl_aio.demo.shard import DigitsShard
 from openfl_aio.domain import Metric
 from openfl_aio.errors import ConfigurationError, ExperimentFailedError
 from openfl_aio.experiment import Experiment, Federation
-from openfl_aio.pki import create_ca, issue_client, issue_server
+from openfl_aio.pki import Usage, create_ca, issue_client, issue_server
 from openfl_aio.storage.files import write_atomic
 from openfl_aio.storage.pki_folder import PKIFolder
 
@@ -188,10 +188,9 @@ def _write_yaml(path: Path, content: object) -> None:
     write_atomic(path, [yaml.safe_dump(content, sort_keys=False).encode()])
 
 
-def _certificates(usage: str, name: str) -> list[str]:
+def _certificates(usage: Usage, name: str) -> list[str]:
     kept = PKIFolder(Path("cert"))
-    role = "server" if usage == "server" else "client"
-    certificate, key = kept.certificate(role, name), kept.key(role, name)
+    certificate, key = kept.certificate(usage, name), kept.key(usage, name)
     return ["-rc", str(kept.ca_certificate), "-pk", str(key), "-oc", str(certificate)]
 
 
