@@ -46,7 +46,7 @@ TRANSITIONS: Final[Mapping[tuple[ExperimentStatus, ExperimentEvent], ExperimentS
 
 @dataclass(slots=True)
 class Experiment:
-    """One experiment of the registry. Changed by `Experiments` alone."""
+    """One experiment of the registry; ``created`` is Unix time. The status is changed by `Experiments` alone."""
 
     name: str
     owner: str
@@ -54,6 +54,7 @@ class Experiment:
     archive_id: str
     status: ExperimentStatus = ExperimentStatus.PENDING
     federation_uuid: str = ""
+    created: float = 0.0
     error: str = ""
     done: set[str] = field(default_factory=set)
 
@@ -63,7 +64,6 @@ class Experiments:
 
     def __init__(self) -> None:
         self._experiments: dict[str, Experiment] = {}
-        self._by_federation: dict[str, Experiment] = {}
 
     def __len__(self) -> int:
         return len(self._experiments)
@@ -81,22 +81,22 @@ class Experiments:
         if name in self._experiments:
             raise AlreadyExistsError(f"the experiment name {name!r} is taken; choose another or remove the old one")
 
-    def submit(self, name: str, *, owner: str, collaborators: Iterable[str], archive_id: str) -> Experiment:
+    def submit(
+        self, name: str, *, owner: str, collaborators: Iterable[str], archive_id: str, created: float = 0.0
+    ) -> Experiment:
         """Add a pending experiment.
 
         Raises `ConfigurationError` for names that are not plain or listed twice, `AlreadyExistsError` for a taken one.
         """
         names = tuple(collaborators)
         self.check_submission(name, names)
-        experiment = Experiment(name, owner, names, archive_id)
+        experiment = Experiment(name, owner, names, archive_id, created=created)
         self._experiments[name] = experiment
         return experiment
 
     def restore(self, experiment: Experiment) -> None:
         """Add an experiment as it was before a restart, in whatever state."""
         self._experiments[experiment.name] = experiment
-        if experiment.federation_uuid:
-            self._by_federation[experiment.federation_uuid] = experiment
 
     def get(self, name: str) -> Experiment:
         """Return the experiment whoever owns it; `ExperimentNotFoundError` if there is none."""
@@ -123,25 +123,9 @@ class Experiments:
         """Return what ``caller`` submitted, oldest first."""
         return tuple(experiment for experiment in self._experiments.values() if experiment.owner == caller)
 
-    def all(self) -> tuple[Experiment, ...]:
-        """Return every experiment, oldest first."""
-        return tuple(self._experiments.values())
-
-    def of_federation(self, federation_uuid: str) -> Experiment:
-        """Return the experiment that serves this federation; `ExperimentNotFoundError` if none does."""
-        experiment = self._by_federation.get(federation_uuid)
-        if experiment is None:
-            raise ExperimentNotFoundError(f"no experiment serves the federation {federation_uuid!r}")
-        return experiment
-
-    def bind(self, name: str, federation_uuid: str) -> None:
-        """Say which federation the experiment serves; `InvalidStateError` if that uuid is another experiment's."""
-        experiment = self.get(name)
-        holder = self._by_federation.get(federation_uuid)
-        if holder is not None and holder is not experiment:
-            raise InvalidStateError(f"federation {federation_uuid!r} is already served by experiment {holder.name!r}")
-        experiment.federation_uuid = federation_uuid
-        self._by_federation[federation_uuid] = experiment
+    def holds(self, experiment: Experiment) -> bool:
+        """Return whether this very experiment is here: a removed one, even if its name is used again, is not."""
+        return self._experiments.get(experiment.name) is experiment
 
     def handle(self, name: str, event: ExperimentEvent, *, error: str = "") -> bool:
         """Apply ``event`` and return whether it changed anything; ``error`` is kept with a change.
@@ -183,7 +167,6 @@ class Experiments:
         if experiment is None or experiment.owner != caller:
             return None
         del self._experiments[name]
-        self._by_federation.pop(experiment.federation_uuid, None)
         return experiment
 
 

@@ -79,7 +79,7 @@ class Service:
 
     def _describe(self, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> Reply:
         if self._shard is None:
-            raise TaskError("no shard descriptor is loaded")
+            raise TaskError("no shard descriptor is loaded yet")
         info = describe_shard(self._shard, name=header["name"])
         described = {
             "description": info.description,

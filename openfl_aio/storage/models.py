@@ -18,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openfl_aio.errors import CodecError, CorruptFileError, MalformedMessageError, MessageTooLargeError, TensorError
-from openfl_aio.storage.files import Buffer, disk_errors, write_atomic, writing_atomic
-from openfl_aio.tensors.encoded import TransformerMetadata
+from openfl_aio.storage.files import disk_errors, write_atomic, writing_atomic
+from openfl_aio.tensors.encoded import EncodedTensor
 from openfl_aio.tensors.pipelines import get_pipeline
-from openfl_aio.wire.codec import decode, encode_parts
-from openfl_aio.wire.messages import MetadataProto, ModelProto, NamedTensor
+from openfl_aio.wire.codec import decode
+from openfl_aio.wire.convert import model_from_proto
+from openfl_aio.wire.incremental import encode_model
+from openfl_aio.wire.messages import ModelProto
 
 __all__ = ["MODEL_TAG", "ModelFiles", "SavedModel", "checksum_path"]
 
@@ -82,7 +84,7 @@ class ModelFiles:
             previous = _accepted_lines(path)
             digest, nbytes = hashlib.sha256(), 0
             with writing_atomic(path) as file:
-                for part in self._encoded(tensors, round_number):
+                for part in encode_model(self._encoded(tensors, round_number)):
                     digest.update(part)
                     nbytes += file.write(part)
                 line = f"{digest.hexdigest()} {nbytes} {len(tensors)}\n"
@@ -92,26 +94,14 @@ class ModelFiles:
             if previous:
                 write_atomic(checksum_path(path), [line.encode()])
 
-    def _encoded(self, tensors: dict[str, NDArray[Any]], round_number: int) -> Iterator[Buffer]:
-        # repeated fields one after the other are the whole message: one tensor is alive at a time
+    def _encoded(self, tensors: dict[str, NDArray[Any]], round_number: int) -> Iterator[EncodedTensor]:
         for name, array in tensors.items():
-            data, metadata = self._pipeline.forward(array)
-            tensor = NamedTensor(
-                name=name,
-                round_number=round_number,
-                lossless=True,  # OpenFL says so whatever the pipeline
-                tags=[MODEL_TAG],
-                transformer_metadata=[
-                    MetadataProto(
-                        int_to_float=dict(record.int_to_float),
-                        int_list=list(record.int_list),
-                        bool_list=list(record.bool_list),
-                    )
-                    for record in metadata
-                ],
-                data_bytes=data,  # type: ignore[arg-type]  # the codec takes any buffer
-            )
-            yield from encode_parts(ModelProto(tensors=[tensor]))
+            try:
+                data, metadata = self._pipeline.forward(array)
+            except CodecError as exc:
+                raise CodecError(f"cannot save tensor {name!r}: {exc}") from exc
+            # OpenFL says lossless whatever the pipeline
+            yield EncodedTensor(name, round_number, True, False, (MODEL_TAG,), metadata, data)
 
     def _load(self, path: Path) -> SavedModel:
         with disk_errors(path):
@@ -133,24 +123,17 @@ class ModelFiles:
 
     def _decoded(self, path: Path, data: bytes) -> SavedModel:
         try:
-            proto = decode(ModelProto, data, views=True)
-            tensors = {tensor.name: self._array(tensor) for tensor in proto.tensors}
+            encoded = model_from_proto(decode(ModelProto, data, views=True))
+            tensors = {tensor.name: self._pipeline.backward(tensor.data, tensor.metadata) for tensor in encoded}
         except (MalformedMessageError, MessageTooLargeError, CodecError) as exc:
             raise CorruptFileError(f"{str(path)!r} is no model file: {exc}") from exc
-        rounds = {tensor.round_number for tensor in proto.tensors}
-        if len(rounds) != 1 or len(tensors) != len(proto.tensors):
+        rounds = {tensor.round_number for tensor in encoded}
+        if len(rounds) != 1 or len(tensors) != len(encoded):
             raise CorruptFileError(
                 f"{str(path)!r} is no model file: expected tensors of one round with different names, "
-                f"got {len(proto.tensors)} tensors with {len(tensors)} names of rounds {sorted(rounds)}"
+                f"got {len(encoded)} tensors with {len(tensors)} names of rounds {sorted(rounds)}"
             )
         return SavedModel(tensors, rounds.pop())
-
-    def _array(self, tensor: NamedTensor) -> NDArray[np.float32]:
-        metadata = tuple(
-            TransformerMetadata(dict(record.int_to_float), tuple(record.int_list), tuple(record.bool_list))
-            for record in tensor.transformer_metadata
-        )
-        return self._pipeline.backward(tensor.data_bytes, metadata)
 
 
 def _read_checksum(path: Path) -> str:

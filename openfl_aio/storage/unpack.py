@@ -224,7 +224,7 @@ def _extract(zf: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, budget: _Bu
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file, zf.open(info) as source:
+        with open(descriptor, "wb") as file, _seek_errors(), zf.open(info) as source:
             while block := source.read(BLOCK):
                 budget.spend(len(block))
                 file.write(block)

@@ -44,7 +44,7 @@ def test_submission_is_pending_and_belongs_to_the_submitter() -> None:
     assert experiments.visible("exp", "ada") is experiment
     assert experiments.owned_by("ada") == (experiment,)
     assert experiments.owned_by("eve") == ()
-    assert experiments.all() == (experiment,)
+    assert experiments.holds(experiment)
     assert len(experiments) == 1
 
 
@@ -114,19 +114,6 @@ def test_done_of_unknown_names_is_ignored() -> None:
     assert experiments.get("exp").done == set()
 
 
-def test_a_federation_has_one_experiment() -> None:
-    experiments = in_status(S.IN_PROGRESS)
-    experiments.submit("new", owner="ada", collaborators=["one"], archive_id="a2")
-    with pytest.raises(InvalidStateError, match="already served by experiment 'exp'"):
-        experiments.bind("new", "plan_1")
-    experiments.bind("new", "plan_2")
-    experiments.bind("new", "plan_2")
-    assert experiments.of_federation("plan_2").name == "new"
-    assert experiments.of_federation("plan_1").name == "exp"
-    with pytest.raises(ExperimentNotFoundError, match="plan_3"):
-        experiments.of_federation("plan_3")
-
-
 def test_only_the_owner_removes() -> None:
     experiments = in_status(S.FINISHED)
     assert experiments.remove("exp", "eve") is None
@@ -135,6 +122,5 @@ def test_only_the_owner_removes() -> None:
     removed = experiments.remove("exp", "ada")
     assert removed is not None
     assert removed.name == "exp"
+    assert not experiments.holds(removed)
     assert len(experiments) == 0
-    with pytest.raises(ExperimentNotFoundError):
-        experiments.of_federation("plan_1")

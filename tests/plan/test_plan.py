@@ -214,6 +214,8 @@ def test_an_interactive_plan_has_no_tasks_and_takes_them_from_the_caller() -> No
 
     assert config.tasks == default_tasks()
     assert config.assigner == AssignerConfig()
+    own = AssignerConfig(groups=(TaskGroup(tasks=("train",), percentage=1.0),))
+    assert plan.aggregator_config(collaborators=["one"], tasks=default_tasks(), assigner=own).assigner == own
     assert plan.delta_updates
     assert plan.task_runner.template == "openfl.federated.task.task_runner.CoreTaskRunner"
 

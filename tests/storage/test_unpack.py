@@ -52,6 +52,12 @@ def encrypted(data: bytes) -> bytes:
     return data[: at + 8] + struct.pack("<H", 1) + data[at + 10 :]
 
 
+def shifted(data: bytes) -> bytes:
+    """Let the table of contents begin later than it does: members then begin before the file."""
+    (start,) = struct.unpack_from("<L", data, len(data) - 6)
+    return data[:-6] + struct.pack("<L", start + 256) + data[-2:]
+
+
 def flipped(data: bytes) -> bytes:
     """Damage the payload, not the tables."""
     return data.replace(b"payload", b"PAYLOAD")
@@ -67,6 +73,7 @@ HOSTILE = {
     "empty": (b"", "no table of contents"),
     "truncated": (zip_of(("a", b"a" * 100))[:-5], "no table of contents"),
     "damaged": (flipped(zip_of((squeezed("a", zipfile.ZIP_STORED), b"payload"))), "CRC"),
+    "shifted": (shifted(zip_of(("a", b"x"))), "outside the file|not a usable zip"),
     "zip64": (zip64(), "zip64"),
     "dot-dot": (zip_of(("../evil", b"x")), "leads out"),
     "dot-dot inside": (zip_of(("a/../../evil", b"x")), "leads out"),

@@ -1,0 +1,114 @@
+"""The aggregator over the network, for one collaborator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+from openfl_aio.config import CollaboratorConfig
+from openfl_aio.domain import Assignment, Header, TensorQuery
+from openfl_aio.errors import HeaderMismatchError, MalformedMessageError
+from openfl_aio.tensors.codec import EncodedTensor
+from openfl_aio.transport.channel import call_with_retries, open_channel
+from openfl_aio.wire import convert, messages
+from openfl_aio.wire.framing import data_stream
+from openfl_aio.wire.incremental import encode_task_results
+
+__all__ = ["AggregatorClient"]
+
+
+class AggregatorClient:
+    """An `AggregatorAPI` over one connection, kept for all calls; an async context manager.
+
+    A call is repeated with growing pauses while the aggregator cannot be reached, within ``config.retry``. Replies
+    from somebody else than the configured aggregator raise `HeaderMismatchError`.
+    """
+
+    def __init__(self, config: CollaboratorConfig) -> None:
+        self._config = config
+        self._header = Header(
+            config.name, config.aggregator_uuid, config.federation_uuid, config.single_col_cert_common_name
+        )
+
+    async def __aenter__(self) -> Self:
+        config = self._config
+        async with AsyncExitStack() as stack:
+            channel = await stack.enter_async_context(
+                open_channel(
+                    config.endpoint,
+                    tls=config.tls,
+                    timeouts=config.timeouts,
+                    limits=config.limits,
+                    metadata={"client_id": config.name},
+                )
+            )
+            self._stub = messages.aggregator.AggregatorStub(channel)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return await self._stack.__aexit__(exc_type, exc, traceback)
+
+    async def get_tasks(self) -> Assignment:
+        """Return what to do next. Raises `TransportError` when the aggregator stayed out of reach."""
+        request = messages.aggregator.GetTasksRequest(header=convert.header_to_proto(self._header))
+        reply = await call_with_retries(
+            self._config.retry, lambda: self._stub.get_tasks(request), what=self._what("GetTasks")
+        )
+        self._check(reply.header)
+        return convert.assignment_from_proto(reply)
+
+    async def get_aggregated_tensor(self, query: TensorQuery) -> EncodedTensor:
+        """Return one tensor. Raises `NotFoundError` for one that will not come."""
+        request = convert.query_to_proto(query, header=self._header)
+        reply = await call_with_retries(
+            self._config.retry,
+            lambda: self._stub.get_aggregated_tensor(request),
+            what=self._what("GetAggregatedTensor"),
+        )
+        self._check(reply.header)
+        if reply.tensor is None:
+            raise MalformedMessageError(f"the aggregator answered {query.tensor_name!r} without a tensor")
+        return convert.tensor_from_proto(reply.tensor)
+
+    async def send_local_task_results(
+        self, *, round_number: int, task_name: str, data_size: int, tensors: Iterable[EncodedTensor]
+    ) -> None:
+        """Hand in results, encoded while they are sent; the whole upload is made again if the connection breaks."""
+        if isinstance(tensors, Iterator):
+            tensors = list(tensors)  # it could be read only once, but an upload may have to be repeated
+
+        def chunks() -> Iterator[messages.DataStream]:
+            parts = encode_task_results(
+                header=self._header,
+                round_number=round_number,
+                task_name=task_name,
+                data_size=data_size,
+                tensors=tensors,
+            )
+            return data_stream(parts, chunk_bytes=self._config.limits.chunk_bytes)
+
+        reply = await call_with_retries(
+            self._config.retry,
+            lambda: self._stub.send_local_task_results(chunks()),
+            what=self._what("SendLocalTaskResults"),
+        )
+        self._check(reply.header)
+
+    def _what(self, call: str) -> str:
+        return f"{call} at the aggregator {self._config.endpoint}"
+
+    def _check(self, proto: messages.aggregator.MessageHeader | None) -> None:
+        header = convert.header_from_proto(proto)
+        # 1.6 answers without the certificate name whatever was asked, so that field proves nothing
+        got = (header.sender, header.receiver, header.federation_uuid)
+        expected = (self._header.receiver, self._header.sender, self._header.federation_uuid)
+        if got != expected:
+            raise HeaderMismatchError(
+                f"expected a reply with (sender, receiver, federation) {expected!r}, got {got!r}; "
+                "do both sides have the same plan?"
+            )

@@ -1,0 +1,174 @@
+"""From the results of a closed round to the next global model: a pure function, the same to the bit wherever it runs.
+
+Tensor by tensor in name order, collaborator by collaborator in name order, one local tensor alive at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openfl_aio.tensors.aggregation import AggregationContext, AggregationFunction, LocalTensor, WeightedAverage
+from openfl_aio.tensors.codec import EncodedTensor, TensorCodec, strip_compression
+from openfl_aio.tensors.delta import apply_delta, delta
+from openfl_aio.tensors.key import TensorKey
+from openfl_aio.wire.incremental import TensorRecord
+
+__all__ = [
+    "DELTA",
+    "METRIC",
+    "TRAINED",
+    "AggregatedMetric",
+    "Arrays",
+    "Result",
+    "ResultRecord",
+    "RoundOutcome",
+    "aggregate_round",
+    "decode_result",
+    "scalar",
+    "tags_of",
+    "weight_of",
+]
+
+TRAINED: Final = "trained"
+METRIC: Final = "metric"
+DELTA: Final = "delta"
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+class ResultRecord(Protocol):
+    """What is known of a collaborator's upload without its payload."""
+
+    @property
+    def data_size(self) -> int:
+        """Number of samples; -1 where a 1.6 peer does not know."""
+        ...
+
+    @property
+    def tensors(self) -> tuple[TensorRecord, ...]:
+        """The tensors in it."""
+        ...
+
+
+class Result(Protocol):
+    """A kept upload: its record, and its tensors on demand."""
+
+    @property
+    def record(self) -> ResultRecord:
+        """What is known without the payload."""
+        ...
+
+    def tensor(self, record: TensorRecord) -> EncodedTensor:
+        """Return one tensor as a view of the kept bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AggregatedMetric:
+    """The weighted average of a metric over the collaborators. ``tags`` as sent, without those of the coding."""
+
+    task_name: str
+    name: str
+    tags: tuple[str, ...]
+    value: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoundOutcome:
+    """What a closed round gives: the model of round ``round_number + 1``, and how it differs from the one before.
+
+    ``deltas`` are encoded by the federation's pipeline, and the model is what somebody gets who applies them, so
+    that both ways of fetching it give the same bits.
+    """
+
+    round_number: int
+    model: Arrays = field(repr=False)
+    deltas: Mapping[str, EncodedTensor] = field(repr=False)
+    metrics: tuple[AggregatedMetric, ...] = ()
+
+
+def tags_of(record: TensorRecord | EncodedTensor) -> tuple[str, ...]:
+    """Return the tags of a tensor without those of its coding, sorted."""
+    return strip_compression(record.tags)
+
+
+def weight_of(data_size: int) -> float:
+    """Return the weight of a result: a negative size, which 1.6 peers send when they know none, counts as one sample."""
+    return float(data_size) if data_size >= 0 else 1.0
+
+
+def decode_result(codec: TensorCodec, encoded: EncodedTensor, base: NDArray[Any] | None) -> NDArray[Any]:
+    """Return the absolute values of an uploaded tensor; ``base`` is the global tensor of its round, for deltas."""
+    values = codec.decode(encoded)
+    if DELTA in encoded.tags and base is not None:
+        return apply_delta(base, values)
+    return values
+
+
+def scalar(values: NDArray[Any]) -> float:
+    """Return the only element of ``values``."""
+    return float(np.asarray(values).reshape(-1)[0])
+
+
+def aggregate_round(
+    round_number: int,
+    results: Mapping[str, Mapping[str, Result]],
+    model: Arrays,
+    *,
+    codec: TensorCodec,
+    function_of: Callable[[str], AggregationFunction],
+    origin: str,
+) -> RoundOutcome:
+    """Aggregate the ``results`` (task -> collaborator -> result) of a round that began with ``model``.
+
+    Tensors of the model that nobody trained are carried over. Raises `TensorError` for payloads that do not decode.
+    """
+    metrics: list[AggregatedMetric] = []
+    next_model: dict[str, NDArray[Any]] = dict(model)
+    deltas: dict[str, EncodedTensor] = {}
+    average = WeightedAverage()
+    for task_name, by_collaborator in results.items():
+        for (name, tags, report), sources in _grouped(by_collaborator).items():
+            base = model.get(name) if not report else None
+            context = AggregationContext(name, round_number, tags, base)
+            if METRIC in tags:
+                value = average.aggregate(_local_tensors(codec, sources, None), context)
+                metrics.append(AggregatedMetric(task_name, name, tags, scalar(value)))
+            elif TRAINED in tags:
+                values = function_of(task_name).aggregate(_local_tensors(codec, sources, base), context)
+                next_model[name] = values
+                if base is not None:
+                    key = TensorKey.of(name, origin, round_number + 1, tags=("aggregated", DELTA))
+                    deltas[name] = codec.encode(key, delta(values, base), lossless=False)
+                    next_model[name] = apply_delta(base, codec.decode(deltas[name]))
+    return RoundOutcome(round_number, next_model, deltas, tuple(metrics))
+
+
+Source = tuple[str, Result, TensorRecord]
+
+
+def _grouped(results: Mapping[str, Result]) -> dict[tuple[str, tuple[str, ...], bool], list[Source]]:
+    """Group a task's tensors by what they are, in name order, each with its sources in collaborator order.
+
+    A delta and an absolute value of one tensor belong together.
+    """
+    groups: dict[tuple[str, tuple[str, ...], bool], list[Source]] = {}
+    for collaborator in sorted(results):
+        result = results[collaborator]
+        for record in result.record.tensors:
+            tags = tuple(tag for tag in tags_of(record) if tag != DELTA)
+            groups.setdefault((record.name, tags, record.report), []).append((collaborator, result, record))
+    return dict(sorted(groups.items()))
+
+
+def _local_tensors(codec: TensorCodec, sources: list[Source], base: NDArray[Any] | None) -> Iterator[LocalTensor]:
+    # if nobody has a single sample, everybody counts the same: 1.6 divides by zero here
+    equal = not any(weight_of(result.record.data_size) for _, result, _ in sources)
+    for collaborator, result, record in sources:
+        weight = 1.0 if equal else weight_of(result.record.data_size)
+        yield LocalTensor(collaborator, weight, decode_result(codec, result.tensor(record), base))

@@ -1,0 +1,165 @@
+"""The global models of a federation, as the rounds make them, and the answers about them that collaborators get."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from openfl_aio.aggregator.closing import AggregatedMetric, Arrays, RoundOutcome
+from openfl_aio.domain import ModelKind, TensorQuery
+from openfl_aio.errors import ConfigurationError, TensorNotFoundError
+from openfl_aio.tensors.codec import COMPRESSED, EncodedTensor, TensorCodec, strip_compression
+from openfl_aio.tensors.key import TensorKey
+from openfl_aio.tensors.store import TensorStore
+
+__all__ = ["GlobalModels"]
+
+MODEL: Final = ("model",)
+
+
+class GlobalModels:
+    """Keeps the models of the last ``store_rounds`` rounds, their deltas, the metrics, and the best model so far.
+
+    What is sent is encoded once and kept as long as its round. ``initial`` is the model of round ``initial_round``;
+    its arrays are taken as float32, which is what the wire carries.
+    """
+
+    def __init__(
+        self,
+        initial: Mapping[str, NDArray[Any]],
+        *,
+        initial_round: int,
+        origin: str,
+        codec: TensorCodec,
+        store_rounds: int,
+    ) -> None:
+        if not initial:
+            raise ConfigurationError("initial_model: expected at least one tensor, got none")
+        self.round_number = initial_round
+        self._origin = origin
+        self._codec = codec
+        self._store_rounds = store_rounds
+        self._store = TensorStore()
+        self._encoded: dict[tuple[TensorKey, bool], EncodedTensor] = {}
+        self._deltas: dict[tuple[int, str], EncodedTensor] = {}
+        self._best: Arrays | None = None
+        self._best_metric: tuple[str, str] | None = None
+        self.best_score = math.nan
+        self.best_round: int | None = None
+        self._put_model(
+            initial_round, {name: np.array(initial[name], np.float32, order="C") for name in sorted(initial)}
+        )
+
+    def __repr__(self) -> str:
+        return f"<GlobalModels round {self.round_number}: {len(self.current)} tensors, {self.nbytes} bytes>"
+
+    @property
+    def current(self) -> Arrays:
+        """The model of the current round, by name."""
+        return self._current
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the current model in bytes."""
+        return sum(array.nbytes for array in self._current.values())
+
+    def model(self, kind: ModelKind) -> Arrays | None:
+        """Return the last model, or the best one that was validated; None if none was."""
+        return self._current if kind is ModelKind.LAST else self._best
+
+    def put_metric(self, name: str, round_number: int, tags: tuple[str, ...], value: float) -> None:
+        """Keep a metric for those who ask by key; the first value of a key stays."""
+        key = TensorKey.of(name, self._origin, round_number, report=True, tags=tags)
+        if key not in self._store:
+            self._store.put(key, np.array(value, np.float32))
+
+    def close_round(self, outcome: RoundOutcome) -> bool:
+        """Take in what a round gave. Return True if the model that it validated is the best so far."""
+        improved = self._judge(outcome)
+        for metric in outcome.metrics:
+            self.put_metric(metric.name, outcome.round_number, metric.tags, metric.value)
+        next_round = outcome.round_number + 1
+        for name, encoded in outcome.deltas.items():
+            self._deltas[next_round, name] = encoded
+        self._put_model(next_round, outcome.model)
+        self.round_number = next_round
+        self._drop(next_round - self._store_rounds + 1)
+        return improved
+
+    def find(self, query: TensorQuery) -> EncodedTensor | None:
+        """Return the answer to ``query``, or None if it may come with a later round.
+
+        Raises `TensorNotFoundError` for what is not there and will not come.
+        """
+        tags = strip_compression(query.tags)
+        lossless = COMPRESSED in query.tags or query.require_lossless
+        if not query.report and "aggregated" in tags and set(tags) <= {"aggregated", "delta"}:
+            found = self._deltas.get((query.round_number, query.tensor_name))
+            found = None if found is None else replace(found, lossless=lossless)
+        elif query.report or tags == MODEL:
+            key = TensorKey(query.tensor_name, self._origin, query.round_number, query.report, tags)
+            found = self._encode(key, lossless)
+        else:
+            raise self._not_found(query, "only tensors of the model, their deltas and metrics are served")
+        if found is None:
+            self._check_may_come(query)
+        return found
+
+    def _encode(self, key: TensorKey, lossless: bool) -> EncodedTensor | None:
+        known = self._encoded.get((key, lossless))
+        if known is not None:
+            return known
+        array = self._store.find(key)
+        if array is None:
+            return None
+        encoded = replace(self._codec.encode(key, array, lossless=True), lossless=lossless)
+        self._encoded[key, lossless] = encoded
+        return encoded
+
+    def _check_may_come(self, query: TensorQuery) -> None:
+        if query.report:
+            if query.round_number < self.round_number:
+                raise self._not_found(query, "that round is over")
+        elif query.tensor_name not in self._current:
+            raise self._not_found(query, f"the model has {len(self._current)} tensors and none of that name")
+        elif query.round_number <= self.round_number:
+            raise self._not_found(query, f"the current round is {self.round_number}, {self._store_rounds} are kept")
+
+    def _not_found(self, query: TensorQuery, why: str) -> TensorNotFoundError:
+        return TensorNotFoundError(
+            f"no aggregated tensor {query.tensor_name!r} of round {query.round_number} "
+            f"with tags {list(query.tags)!r}: {why}"
+        )
+
+    def _judge(self, outcome: RoundOutcome) -> bool:
+        metric = self._deciding_metric(outcome.metrics)
+        if metric is None or math.isnan(metric.value):
+            return False
+        if not math.isnan(self.best_score) and metric.value <= self.best_score:
+            return False
+        self.best_score, self.best_round = metric.value, outcome.round_number
+        self._best = self._current
+        return True
+
+    def _deciding_metric(self, metrics: tuple[AggregatedMetric, ...]) -> AggregatedMetric | None:
+        """Return the metric of the global model's validation that decides: the first by name in the first round it comes."""
+        for metric in metrics:
+            if "validate_agg" in metric.tags and self._best_metric in (None, (metric.task_name, metric.name)):
+                self._best_metric = (metric.task_name, metric.name)
+                return metric
+        return None
+
+    def _put_model(self, round_number: int, model: Arrays) -> None:
+        for name, array in model.items():
+            self._store.put(TensorKey(name, self._origin, round_number, False, MODEL), array)
+        self._current = self._store.model(round_number, self._origin)
+
+    def _drop(self, before: int) -> None:
+        self._store.drop_rounds(before, keep_reports=False)
+        self._encoded = {key: value for key, value in self._encoded.items() if key[0].round_number >= before}
+        self._deltas = {key: value for key, value in self._deltas.items() if key[0] >= before}

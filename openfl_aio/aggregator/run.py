@@ -1,0 +1,68 @@
+"""From the files of an OpenFL workspace to a running aggregator."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio.to_thread
+
+from openfl_aio.aggregator.service import Aggregator
+from openfl_aio.config import AggregatorConfig, Endpoint, TLSConfig
+from openfl_aio.errors import ConfigurationError
+from openfl_aio.plan.files import load_collaborators
+from openfl_aio.plan.plan import Plan
+from openfl_aio.storage.pki_folder import PKIFolder
+from openfl_aio.storage.storage import Storage
+
+__all__ = ["configure", "open_aggregator", "wait_until_over"]
+
+
+def configure(plan: Plan, collaborators: Path, *, root: Path, listen: Endpoint | None = None) -> AggregatorConfig:
+    """Return the configuration of the aggregator of ``plan`` in the workspace folder ``root``. Reads files.
+
+    Certificates are where OpenFL puts them, below the plan's ``cert_folder``. Without ``listen`` the port is the
+    plan's; over TLS every interface is served, in plaintext only this machine's own.
+    """
+    endpoint = plan.endpoint
+    if listen is None:
+        listen = Endpoint(host="0.0.0.0" if plan.tls else "127.0.0.1", port=endpoint.port)
+    tls = None
+    if plan.tls:
+        folder = PKIFolder(root / plan.cert_folder)
+        tls = TLSConfig(
+            ca=folder.ca_certificate,
+            certificate=folder.certificate("server", endpoint.host),
+            private_key=folder.key("server", endpoint.host),
+            require_client_certificate=plan.require_client_certificate,
+        )
+    return plan.aggregator_config(
+        collaborators=load_collaborators(collaborators), models_folder=root, listen=listen, tls=tls
+    )
+
+
+@asynccontextmanager
+async def open_aggregator(
+    plan_path: Path, collaborators: Path, *, root: Path = Path(), listen: Endpoint | None = None
+) -> AsyncIterator[Aggregator]:
+    """Give a serving aggregator of the federation that ``plan_path`` and ``collaborators`` (cols.yaml) describe.
+
+    Paths in the plan are relative to ``root``. Uploads are kept in ``root/state``. The initial model is the plan's
+    ``init_state_path``; a model of a later round resumes there. Raises `ConfigurationError` and `StorageError`.
+    """
+    plan = await anyio.to_thread.run_sync(Plan.load, plan_path)
+    config = await anyio.to_thread.run_sync(lambda: configure(plan, collaborators, root=root, listen=listen))
+    if plan.init_model_path is None:
+        raise ConfigurationError(f"{plan_path}: aggregator.settings.init_state_path is missing: expected a model file")
+    async with Storage(root / "state") as storage:
+        saved = await storage.models.load(root / plan.init_model_path)
+        aggregator = Aggregator(config, initial_model=saved.tensors, initial_round=saved.round_number, storage=storage)
+        async with aggregator:
+            yield aggregator
+
+
+async def wait_until_over(aggregator: Aggregator) -> None:
+    """Return when the last round is done and every collaborator knows. Raises `ExperimentFailedError`."""
+    await aggregator.wait_complete()
+    await aggregator.wait_quits_sent()

@@ -1,0 +1,437 @@
+"""The aggregator of one federation: waits, keeps and wakes around the deciding classes."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self, TypeVar
+
+import anyio
+import anyio.abc
+from numpy.typing import NDArray
+
+from openfl_aio.aggregator.assigner import make_assigner
+from openfl_aio.aggregator.closing import Arrays, RoundOutcome, aggregate_round, decode_result, scalar, tags_of
+from openfl_aio.aggregator.metrics import MetricLog
+from openfl_aio.aggregator.models import GlobalModels
+from openfl_aio.aggregator.rounds import FederationAborted, FederationComplete, Phase, RoundClosed, Rounds
+from openfl_aio.aggregator.servicer import AggregatorServicer
+from openfl_aio.aggregator.stragglers import make_straggler_policy
+from openfl_aio.aggregator.uploads import Upload, check_results, upload_limit
+from openfl_aio.config import AggregatorConfig, Endpoint
+from openfl_aio.domain import (
+    Assignment,
+    CollaboratorProgress,
+    ExperimentDescription,
+    ExperimentStatus,
+    Header,
+    Metric,
+    ModelKind,
+    TensorQuery,
+    Verdict,
+)
+from openfl_aio.errors import (
+    AuthorizationError,
+    ExperimentFailedError,
+    HeaderMismatchError,
+    InvalidStateError,
+    OpenFLAioError,
+    TensorNotFoundError,
+)
+from openfl_aio.storage.journal import Entry, Journal, MemoryJournal
+from openfl_aio.storage.models import ModelFiles
+from openfl_aio.storage.storage import Storage
+from openfl_aio.tensors.aggregation import AggregationFunction, get_aggregation
+from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
+from openfl_aio.transport.server import Server
+from openfl_aio.waiting import Timers, Waiters
+from openfl_aio.wire.incremental import TaskResultsIndex
+
+__all__ = ["Aggregator", "Offload"]
+
+logger = logging.getLogger(__name__)
+
+MAX_ROUND = 2**31 - 1  # rounds are int32 on the wire
+
+T = TypeVar("T")
+
+_STATUS = {
+    Phase.COLLECTING: ExperimentStatus.IN_PROGRESS,
+    Phase.AGGREGATING: ExperimentStatus.IN_PROGRESS,
+    Phase.COMPLETE: ExperimentStatus.FINISHED,
+    Phase.ABORTED: ExperimentStatus.FAILED,
+}
+
+
+class Offload(Protocol):
+    """Runs a function that needs the processor somewhere else than on the event loop."""
+
+    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]:
+        """Return the function's result, or raise its exception."""
+        ...
+
+
+async def in_thread(function: Callable[[], T], /) -> T:
+    """Run ``function`` in a worker thread, to its end also when the caller is cancelled."""
+    return await anyio.to_thread.run_sync(function)
+
+
+class Aggregator:
+    """Runs one federation; an async context manager that owns all it starts.
+
+    ``storage`` is somebody else's if given, else the aggregator opens its own in ``config.workspace``. With
+    ``config.listen`` it serves on its own port, else somebody mounts it. ``on_change`` is called, without waiting,
+    after every change of phase or round. Leaving the context ends an unfinished federation.
+    """
+
+    def __init__(
+        self,
+        config: AggregatorConfig,
+        *,
+        initial_model: Mapping[str, NDArray[Any]],
+        initial_round: int = 0,
+        storage: Storage | None = None,
+        on_change: Callable[[], None] | None = None,
+        offload: Offload = in_thread,
+    ) -> None:
+        self._config = config
+        self._functions = {
+            task.name: get_aggregation(config.task_aggregation.get(task.name, config.aggregation))
+            for task in config.tasks
+        }
+        self._codec = TensorCodec(config.pipeline)
+        self._models = GlobalModels(
+            initial_model,
+            initial_round=initial_round,
+            origin=config.uuid,
+            codec=self._codec,
+            store_rounds=config.store_rounds,
+        )
+        self._rounds: Rounds[Entry] = Rounds(
+            config.collaborators,
+            config.rounds,
+            make_assigner(config),
+            make_straggler_policy(config.stragglers),
+            initial_round=initial_round,
+        )
+        self._given_storage = storage
+        self._on_change = on_change
+        self._offload = offload
+        self._metrics = MetricLog()
+        self._waiters: Waiters[str] = Waiters()
+        self._timers = Timers(self._rounds, self._react)
+        self._server: Server | None = None
+
+    def __repr__(self) -> str:
+        return f"<Aggregator {self.federation_uuid}: {self._rounds!r}>"
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            storage = self._given_storage
+            if storage is None and self._config.workspace is not None:
+                storage = await stack.enter_async_context(Storage(self._config.workspace))
+            # in memory nothing is opened at all: no file, no database, no thread
+            self._journal: Journal = MemoryJournal() if storage is None else storage.journal
+            self._model_files = ModelFiles() if storage is None else storage.models
+            # a federation begins at its initial round; what an earlier run left of it would pass for duplicates
+            await self._journal.drop(self.federation_uuid, MAX_ROUND)
+            self._tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(self._tasks.cancel_scope.cancel)
+            self._tasks.start_soon(self._timers.run)
+            if self._config.listen is not None:
+                self._server = Server(
+                    [AggregatorServicer(self.find)],
+                    listen=self._config.listen,
+                    tls=self._config.tls,
+                    limits=self._config.limits,
+                    timeouts=self._config.timeouts,
+                )
+                await stack.enter_async_context(self._server)
+            self._react()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        self.stop("the aggregator was closed before its last round")
+        if isinstance(exc, Exception):
+            await self._stack.aclose()  # so that the caller's exception does not come out in a group
+            return None
+        return await self._stack.__aexit__(exc_type, exc, traceback)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the aggregator listens. Raises `InvalidStateError` if it has no port of its own."""
+        if self._server is None:
+            raise InvalidStateError("the aggregator does not listen: configure `listen`, or mount it in a server")
+        return self._server.endpoint
+
+    @property
+    def uuid(self) -> str:
+        """The name by which collaborators address the aggregator."""
+        return self._config.uuid
+
+    @property
+    def federation_uuid(self) -> str:
+        """The name of the federation."""
+        return self._config.federation_uuid
+
+    @property
+    def collaborators(self) -> tuple[str, ...]:
+        """Who takes part."""
+        return self._config.collaborators
+
+    @property
+    def config(self) -> AggregatorConfig:
+        """The configuration as given."""
+        return self._config
+
+    @property
+    def round_number(self) -> int:
+        """The current round; equal to `rounds` at the end."""
+        return self._rounds.round_number
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds there are."""
+        return self._rounds.rounds
+
+    @property
+    def phase(self) -> Phase:
+        """Where the federation stands."""
+        return self._rounds.phase
+
+    def find(self, federation_uuid: str) -> Aggregator:
+        """Return this aggregator if the federation is its own. Raises `HeaderMismatchError`."""
+        if federation_uuid != self.federation_uuid:
+            raise HeaderMismatchError(
+                f"expected the federation {self.federation_uuid!r}, got {federation_uuid!r}; "
+                "do both sides have the same plan?"
+            )
+        return self
+
+    def check_header(self, header: Header) -> None:
+        """Raise `AuthorizationError` for a foreign sender, `HeaderMismatchError` for anything else that is not ours."""
+        if header.sender not in self.collaborators:
+            raise AuthorizationError(f"{header.sender!r} is no collaborator of this federation")
+        expected = {
+            "receiver": (self.uuid, header.receiver),
+            "federation_uuid": (self.federation_uuid, header.federation_uuid),
+            "single_col_cert_common_name": (
+                self._config.single_col_cert_common_name,
+                header.single_col_cert_common_name,
+            ),
+        }
+        for name, (ours, theirs) in expected.items():
+            if ours != theirs:
+                raise HeaderMismatchError(
+                    f"expected {ours!r} as the header's {name}, got {theirs!r}; do both sides have the same plan?"
+                )
+
+    async def get_tasks(self, collaborator: str) -> Assignment:
+        """Return what ``collaborator`` shall do; waits while there is nothing, `Timeouts.long_poll` at most."""
+        answer = await self._waiters.wait_for(
+            "tasks",
+            lambda: self._rounds.tasks(collaborator, anyio.current_time()),
+            timeout=self._config.timeouts.long_poll,
+        )
+        self._timers.moved()
+        if answer is None:
+            return Assignment(self.round_number, sleep_seconds=1)
+        if answer.quit:
+            self._waiters.notify("quits")
+        return answer
+
+    async def get_aggregated_tensor(self, collaborator: str, query: TensorQuery) -> EncodedTensor:
+        """Return a tensor of the global model, a delta or a metric; waits for the round to come.
+
+        Raises `TensorNotFoundError` at once for what will not come, and after `Timeouts.long_poll` for what did not.
+        """
+        if collaborator not in self.collaborators:
+            raise AuthorizationError(f"{collaborator!r} is no collaborator of this federation")
+
+        def ready() -> EncodedTensor | bool | None:
+            return self._models.find(query) or (True if self.phase.ended else None)
+
+        found = await self._waiters.wait_for("model", ready, timeout=self._config.timeouts.long_poll)
+        if isinstance(found, EncodedTensor):
+            return found
+        raise TensorNotFoundError(
+            f"no aggregated tensor {query.tensor_name!r} of round {query.round_number}: "
+            f"the current round is {self.round_number} of {self.rounds}"
+        )
+
+    def upload(self, collaborator: str) -> Upload:
+        """Begin to take in the results of one task. Raises `AuthorizationError`."""
+        if collaborator not in self.collaborators:
+            raise AuthorizationError(f"{collaborator!r} is no collaborator of this federation")
+        return Upload(
+            spool=self._journal.spool(),
+            federation_uuid=self.federation_uuid,
+            collaborator=collaborator,
+            limits=self._config.limits,
+            max_bytes=upload_limit(self._config.limits, self._models.nbytes),
+            judge=lambda index: self._judge(collaborator, index),
+            accept=self._accept,
+        )
+
+    def metrics(self, after: int = 0) -> AsyncIterator[Metric]:
+        """Follow the metrics from offset ``after`` on; the iterator ends with the federation."""
+        return self._metrics.read(after)
+
+    def model(self, kind: ModelKind) -> dict[str, NDArray[Any]] | None:
+        """Return the last model, or the best validated one (None if there is none yet); read-only arrays by name."""
+        found = self._models.model(kind)
+        return None if found is None else dict(found)
+
+    async def wait_complete(self) -> dict[str, NDArray[Any]]:
+        """Return the final model once there is one. Raises `ExperimentFailedError` if the federation was stopped."""
+        await self._waiters.wait_for("end", lambda: True if self.phase.ended else None, timeout=None)
+        if self.phase is Phase.ABORTED:
+            raise ExperimentFailedError(f"the federation ended in round {self.round_number}: {self._rounds.reason}")
+        return dict(self._models.current)
+
+    async def wait_quits_sent(self) -> None:
+        """Return once every collaborator was told that the federation is over."""
+        everybody = set(self.collaborators)
+        await self._waiters.wait_for(
+            "quits", lambda: True if self._rounds.quits_sent >= everybody else None, timeout=None
+        )
+
+    def stop(self, reason: str) -> None:
+        """End the federation now; nothing happens if it has ended."""
+        self._rounds.stop(reason)
+        self._react()
+
+    def describe(self) -> ExperimentDescription:
+        """Return the progress, under the federation's uuid as the experiment's name."""
+        return ExperimentDescription(
+            name=self.federation_uuid,
+            status=_STATUS[self.phase],
+            progress=self.round_number / self.rounds,
+            total_rounds=self.rounds,
+            current_round=self.round_number,
+            models={
+                "best": "pending" if self._models.best_round is None else "ready",
+                "last": "ready",
+                "init": "ready",
+            },
+            collaborators=tuple(self._progress(name) for name in self.collaborators),
+            tasks=tuple(task.name for task in self._config.tasks),
+        )
+
+    def _progress(self, name: str) -> CollaboratorProgress:
+        left, assigned = self._rounds.tasks_left(name), self._rounds.assigned(name)
+        return CollaboratorProgress(
+            name=name,
+            status="working" if left and not self.phase.ended else "waiting",
+            progress=1 - len(left) / len(assigned) if assigned else 1.0,
+            round_number=self.round_number,
+            current_task=left[0].name if left else "",
+            next_task=left[1].name if len(left) > 1 else "",
+        )
+
+    def _judge(self, collaborator: str, index: TaskResultsIndex) -> Verdict:
+        self.check_header(index.header)
+        if index.header.sender != collaborator:
+            raise HeaderMismatchError(f"expected results of {collaborator!r}, got some of {index.header.sender!r}")
+        verdict = self._rounds.admit(collaborator, index.round_number, index.task_name)
+        if verdict is Verdict.ACCEPTED:
+            check_results(index, self._models.current)
+        else:
+            logger.warning("results of %s for %s ignored: %s", collaborator, index.task_name, verdict.value)
+        return verdict
+
+    def _accept(self, entry: Entry) -> Verdict:
+        record = entry.record
+        verdict = self._rounds.report(
+            record.collaborator, record.round_number, record.task_name, entry, anyio.current_time()
+        )
+        if verdict is Verdict.ACCEPTED:
+            self._metrics.append(self._local_metrics(entry))
+        else:
+            entry.close()
+        self._react()
+        return verdict
+
+    def _local_metrics(self, entry: Entry) -> list[Metric]:
+        record = entry.record
+        metrics = []
+        for tensor in record.tensors:
+            if "metric" in tensor.tags:
+                value = scalar(decode_result(self._codec, entry.tensor(tensor), None))
+                tags = (*tags_of(tensor), record.collaborator)
+                self._models.put_metric(tensor.name, record.round_number, tags, value)
+                metrics.append(Metric(record.collaborator, record.task_name, tensor.name, value, record.round_number))
+        return metrics
+
+    def _react(self) -> None:
+        """Do what the machine's events ask for, and wake who waits."""
+        events = self._rounds.events()
+        for event in events:
+            if isinstance(event, RoundClosed):
+                logger.info("round %d closed, stragglers: %s", event.round_number, list(event.stragglers))
+                self._tasks.start_soon(self._close_round, event)
+            elif isinstance(event, FederationComplete | FederationAborted):
+                logger.info("federation ended after %d rounds", event.round_number)
+                self._metrics.close()
+        self._timers.moved()
+        if events:
+            self._waiters.notify_all()
+            if self._on_change is not None:
+                self._on_change()
+
+    async def _close_round(self, closed: RoundClosed[Entry]) -> None:
+        try:
+            before = self._models.current
+            outcome = await self._offload(lambda: self._aggregate(closed, before))
+            if self.phase is Phase.AGGREGATING:
+                await self._take(outcome, before)
+        except OpenFLAioError as exc:
+            self.stop(f"round {closed.round_number} could not be aggregated: {exc}")
+        except Exception:
+            logger.exception("round %d could not be aggregated", closed.round_number)
+            self.stop(f"round {closed.round_number} could not be aggregated: an internal error, see the log")
+        finally:
+            for by_collaborator in closed.results.values():
+                for entry in by_collaborator.values():
+                    entry.close()
+
+    def _aggregate(self, closed: RoundClosed[Entry], model: Arrays) -> RoundOutcome:
+        return aggregate_round(
+            closed.round_number,
+            closed.results,
+            model,
+            codec=self._codec,
+            function_of=self._function_of,
+            origin=self.uuid,
+        )
+
+    def _function_of(self, task_name: str) -> AggregationFunction:
+        return self._functions[task_name]
+
+    async def _take(self, outcome: RoundOutcome, before: Arrays) -> None:
+        """Save what a round gave, then open the next one: who sees a model may rely on its file."""
+        improved = self._models.close_round(outcome)
+        number = outcome.round_number
+        best, last = self._paths()
+        if improved and best is not None:
+            await self._model_files.save(best, before, round_number=number)
+        if last is not None:
+            await self._model_files.save(last, self._models.current, round_number=number + 1)
+        self._metrics.append(Metric("aggregator", m.task_name, m.name, m.value, number) for m in outcome.metrics)
+        await self._journal.drop(self.federation_uuid, number + 1)
+        if self.phase is Phase.AGGREGATING:
+            self._rounds.round_aggregated(anyio.current_time())
+            self._react()
+
+    def _paths(self) -> tuple[Path | None, Path | None]:
+        folder = self._config.workspace
+        best, last = self._config.best_model_path, self._config.last_model_path
+        if folder is None:
+            return best, last
+        return best or folder / "best.pbuf", last or folder / "last.pbuf"

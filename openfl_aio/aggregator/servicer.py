@@ -1,0 +1,168 @@
+"""The six calls of OpenFL's aggregator service, each a check, a call of the `Aggregator`, and an answer."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import TYPE_CHECKING, Final
+
+from openfl_aio.domain import Header
+from openfl_aio.errors import AuthenticationError, AuthorizationError, MalformedStreamError
+from openfl_aio.tensors.codec import TensorCodec
+from openfl_aio.tensors.key import TensorKey
+from openfl_aio.transport.identity import current_caller
+from openfl_aio.wire import convert, messages
+from openfl_aio.wire.codec import decode
+from openfl_aio.wire.framing import ChunkChecker
+
+if TYPE_CHECKING:
+    from openfl_aio.aggregator.service import Aggregator
+
+__all__ = ["AggregatorServicer", "peek_header"]
+
+HEADER_TAG: Final = (
+    0x0A  # field 1, length-delimited: the first byte of every TaskResults that a protobuf library writes
+)
+MAX_HEADER_BYTES: Final = 16 * 1024
+MAX_CHUNKS_BYTES: Final = 1 << 62  # the bound is the upload's own, which knows the model
+
+
+def peek_header(data: memoryview) -> Header | None:
+    """Return the header at the start of a serialized TaskResults, or None if ``data`` is too short to tell.
+
+    Raises `MalformedStreamError` if something else comes first: until the header is known nobody can say which
+    federation the bytes belong to, and they are not kept on suspicion.
+    """
+    if not data:
+        return None
+    if data[0] != HEADER_TAG:
+        raise MalformedStreamError(f"expected TaskResults to begin with its header, got the byte {data[0]:#04x}")
+    size = shift = 0
+    for position in range(1, min(len(data), 4)):
+        size |= (data[position] & 0x7F) << shift
+        shift += 7
+        if data[position] < 0x80:
+            if size > MAX_HEADER_BYTES:
+                break
+            end = position + 1 + size
+            if len(data) < end:
+                return None
+            return convert.header_from_proto(decode(messages.aggregator.MessageHeader, data[position + 1 : end]))
+    else:
+        if len(data) < 4:
+            return None
+    raise MalformedStreamError(f"expected a header of at most {MAX_HEADER_BYTES} bytes at the start of TaskResults")
+
+
+class AggregatorServicer(messages.aggregator.AggregatorBase):
+    """Serves any number of federations on one port; ``find`` knows them by ``federation_uuid``.
+
+    For the three calls whose requests have no header, ``find`` gets the experiment's name.
+    """
+
+    def __init__(self, find: Callable[[str], Aggregator]) -> None:
+        self._find = find
+
+    async def get_tasks(self, message: messages.aggregator.GetTasksRequest) -> messages.aggregator.GetTasksResponse:
+        """Answer what the sender shall do next; parks while there is nothing."""
+        aggregator, header = self._admit(message.header)
+        assignment = await aggregator.get_tasks(header.sender)
+        return convert.assignment_to_proto(assignment, header=_reply(aggregator, header))
+
+    async def get_aggregated_tensor(
+        self, message: messages.aggregator.GetAggregatedTensorRequest
+    ) -> messages.aggregator.GetAggregatedTensorResponse:
+        """Answer one tensor; parks for one of the round to come."""
+        aggregator, header = self._admit(message.header)
+        tensor = await aggregator.get_aggregated_tensor(header.sender, convert.query_from_proto(message))
+        return messages.aggregator.GetAggregatedTensorResponse(
+            header=convert.header_to_proto(_reply(aggregator, header)),
+            round_number=message.round_number,
+            tensor=convert.tensor_to_proto(tensor),
+        )
+
+    async def send_local_task_results(
+        self, messages_: AsyncIterator[messages.DataStream]
+    ) -> messages.aggregator.SendLocalTaskResultsResponse:
+        """Take in one upload. A duplicate or a late one is answered like one that counts, as 1.6 does."""
+        checker = ChunkChecker(MAX_CHUNKS_BYTES, strict=True)
+        head = bytearray()
+        upload = None
+        try:
+            async for chunk in messages_:
+                data = checker.check(chunk)
+                if upload is None:
+                    head += data
+                    peeked = peek_header(memoryview(bytes(head[: MAX_HEADER_BYTES + 8])))
+                    if peeked is None:
+                        continue
+                    aggregator, header = self._check(peeked)
+                    upload = aggregator.upload(header.sender)
+                    await upload.feed(bytes(head) if len(head) > len(data) else data)
+                    head.clear()
+                else:
+                    await upload.feed(data)
+            checker.finish()
+            if upload is None:
+                raise MalformedStreamError("the upload ended inside its header")
+            await upload.finish()
+        finally:
+            if upload is not None:
+                await upload.abort()
+        return messages.aggregator.SendLocalTaskResultsResponse(
+            header=convert.header_to_proto(_reply(aggregator, header))
+        )
+
+    async def get_metric_stream(
+        self, message: messages.aggregator.GetMetricStreamRequest
+    ) -> AsyncIterator[messages.aggregator.GetMetricStreamResponse]:
+        """Stream all metrics from the first on, until the federation ends."""
+        async for metric in self._observed(message.experiment_name).metrics():
+            yield convert.metric_to_proto(metric, messages.aggregator.GetMetricStreamResponse)
+
+    async def get_trained_model(
+        self, message: messages.aggregator.GetTrainedModelRequest
+    ) -> messages.aggregator.TrainedModelResponse:
+        """Answer the best or last model, without tensors while there is no best one."""
+        aggregator = self._observed(message.experiment_name)
+        kind = convert.model_kind_from_proto(message.model_type)
+        model = (aggregator.model(kind) if kind is not None else None) or {}
+        codec = TensorCodec()
+        encoded = [
+            codec.encode(TensorKey(name, aggregator.uuid, aggregator.round_number, False, ("model",)), array)
+            for name, array in model.items()
+        ]
+        return messages.aggregator.TrainedModelResponse(model_proto=convert.model_to_proto(encoded))
+
+    async def get_experiment_description(
+        self, message: messages.aggregator.GetExperimentDescriptionRequest
+    ) -> messages.aggregator.GetExperimentDescriptionResponse:
+        """Answer how far the federation is."""
+        description = self._observed(message.name).describe()
+        return messages.aggregator.GetExperimentDescriptionResponse(
+            experiment=convert.description_to_proto(description)
+        )
+
+    def _admit(self, header: messages.aggregator.MessageHeader | None) -> tuple[Aggregator, Header]:
+        return self._check(convert.header_from_proto(header))
+
+    def _check(self, header: Header) -> tuple[Aggregator, Header]:
+        """Find the federation that a header names, and check that the caller may speak for its sender."""
+        aggregator = self._find(header.federation_uuid)
+        caller = current_caller()
+        expected = aggregator.config.single_col_cert_common_name or header.sender
+        if caller.authenticated and caller.name != expected:
+            raise AuthenticationError(f"certificate of {caller.name!r}: expected that of {expected!r}")
+        aggregator.check_header(header)
+        return aggregator, header
+
+    def _observed(self, experiment_name: str) -> Aggregator:
+        """Find a federation for a call without a header, which its collaborators may make."""
+        aggregator = self._find(experiment_name)
+        caller = current_caller()
+        if caller.authenticated and caller.name not in aggregator.collaborators:
+            raise AuthorizationError(f"{caller.name!r} takes no part in this federation")
+        return aggregator
+
+
+def _reply(aggregator: Aggregator, request: Header) -> Header:
+    return Header(aggregator.uuid, request.sender, aggregator.federation_uuid, request.single_col_cert_common_name)

@@ -1,0 +1,180 @@
+"""One upload: its bytes go to the journal as they come, and count only once the whole was found good and is kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import anyio
+
+from openfl_aio.aggregator.closing import DELTA, METRIC, TRAINED, Arrays
+from openfl_aio.config import Limits
+from openfl_aio.domain import Verdict
+from openfl_aio.errors import (
+    AlreadyExistsError,
+    CodecError,
+    InvalidStateError,
+    MessageTooLargeError,
+    ShapeMismatchError,
+    TensorError,
+)
+from openfl_aio.storage.journal import Entry, Spool, UploadRecord
+from openfl_aio.tensors.codec import COMPRESSED, LOSSY_COMPRESSED
+from openfl_aio.wire.codec import Buffer
+from openfl_aio.wire.incremental import TaskResultsDecoder, TaskResultsIndex, TensorRecord
+
+__all__ = ["Upload", "check_results", "upload_limit"]
+
+MIB = 1024 * 1024
+
+
+def upload_limit(limits: Limits, model_bytes: int) -> int:
+    """Return how many bytes one upload may have: what is configured, or twice the model and 1 MiB."""
+    return limits.max_upload_bytes if limits.max_upload_bytes is not None else 2 * model_bytes + MIB
+
+
+def check_results(index: TaskResultsIndex, model: Arrays) -> None:
+    """Raise a `TensorError` unless every tensor of an upload can be aggregated into ``model``.
+
+    Exactly one coding tag each, a shape that fits its bytes and the model's tensor of that name, a base for every
+    delta, one number a metric, and a positive number of samples behind trained tensors. Tensors that the model does
+    not have are allowed: 1.6 collaborators send the state of their optimizer.
+    """
+    seen: set[tuple[str, tuple[str, ...]]] = set()
+    for record in index.tensors:
+        where = f"tensor {record.name!r} of task {index.task_name!r}"
+        key = (record.name, tuple(sorted(record.tags)))
+        if key in seen:
+            raise TensorError(f"{where} came twice with the tags {list(record.tags)!r}; send each tensor once")
+        seen.add(key)
+        shape = _check_coding(record, where)
+        if METRIC in record.tags:
+            if shape is not None and math.prod(shape) != 1:
+                raise ShapeMismatchError(f"{where} is a metric: expected one number, got the shape {shape!r}")
+        elif TRAINED in record.tags:
+            _check_trained(record, shape, model, where)
+            _check_samples(index)
+
+
+def _check_coding(record: TensorRecord, where: str) -> tuple[int, ...] | None:
+    """Return the shape that the metadata tells, None where it tells none."""
+    if sum(tag in record.tags for tag in (COMPRESSED, LOSSY_COMPRESSED)) != 1:
+        raise CodecError(
+            f"{where} must carry one of the tags {COMPRESSED!r} and {LOSSY_COMPRESSED!r}, got {list(record.tags)!r}"
+        )
+    if not record.metadata:
+        raise CodecError(f"{where} has no transformer metadata: expected its shape")
+    shape = record.metadata[0].int_list
+    if COMPRESSED in record.tags and record.nbytes != 4 * math.prod(shape):
+        raise CodecError(f"{where} has {record.nbytes} bytes: expected float32 values of the shape {shape!r}")
+    return shape
+
+
+def _check_trained(record: TensorRecord, shape: tuple[int, ...] | None, model: Arrays, where: str) -> None:
+    base = model.get(record.name)
+    if base is None and DELTA in record.tags:
+        raise TensorError(f"{where} is a delta, but the model has no such tensor to add it to")
+    if base is not None and shape != base.shape:
+        raise ShapeMismatchError(f"{where} has the shape {shape!r}: expected {base.shape!r} as in the model")
+
+
+def _check_samples(index: TaskResultsIndex) -> None:
+    # a 1.6 collaborator knows the size only of tasks with these words in their name, and sends -1 for others
+    unknown = index.data_size == -1 and "train" not in index.task_name and "valid" not in index.task_name
+    if index.data_size < 1 and not unknown:
+        raise TensorError(
+            f"task {index.task_name!r} sent trained tensors of {index.data_size} samples: expected at least 1"
+        )
+
+
+class Upload:
+    """Takes the serialized TaskResults of one collaborator in pieces of any size.
+
+    ``judge`` looks at the whole before it is kept: it raises to refuse, or says what would become of it. ``accept``
+    gets the kept entry. Any end but an accepted `finish` leaves nothing behind.
+    """
+
+    def __init__(
+        self,
+        *,
+        spool: Spool,
+        federation_uuid: str,
+        collaborator: str,
+        limits: Limits,
+        max_bytes: int,
+        judge: Callable[[TaskResultsIndex], Verdict],
+        accept: Callable[[Entry], Verdict],
+    ) -> None:
+        self._spool = spool
+        self._federation_uuid = federation_uuid
+        self._collaborator = collaborator
+        self._max_bytes = max_bytes
+        self._judge = judge
+        self._accept = accept
+        self._decoder = TaskResultsDecoder(limits=limits)
+        self._received = 0
+        self._open = True
+
+    async def feed(self, data: Buffer) -> None:
+        """Take the next piece. Raises `MessageTooLargeError`, `MalformedMessageError`, `StorageFullError`."""
+        self._check_open()
+        self._received += len(data)
+        if self._received > self._max_bytes:
+            raise MessageTooLargeError(
+                f"the upload has more than {self._max_bytes} bytes, which is all that this model can need; "
+                "raise limits.max_upload_bytes if it is meant"
+            )
+        self._decoder.feed(data)
+        await self._spool.write(data)
+
+    async def finish(self) -> Verdict:
+        """Check the whole, keep it and count it. Only `Verdict.ACCEPTED` changed anything.
+
+        Raises `EmptyStreamError`, `MalformedMessageError`, `TensorError`, `HeaderMismatchError`, `InvalidStateError`.
+        """
+        self._check_open()
+        try:
+            index = self._decoder.finish()
+            verdict = self._judge(index)
+        except BaseException:
+            await self.abort()
+            raise
+        if verdict is not Verdict.ACCEPTED:
+            await self.abort()
+            return verdict
+        self._open = False
+        return await self._keep(self._record(index))
+
+    async def _keep(self, record: UploadRecord) -> Verdict:
+        verdict = Verdict.DUPLICATE
+        # a caller who hangs up now must not leave an upload that is kept and not counted
+        with anyio.CancelScope(shield=True):
+            try:
+                verdict = self._accept(await self._spool.commit(record))
+            except AlreadyExistsError:
+                pass  # another upload of the same results was faster
+            finally:
+                await self._spool.abort()  # does nothing after a commit
+        return verdict
+
+    async def abort(self) -> None:
+        """Forget what came; nothing happens after an end."""
+        if self._open:
+            self._open = False
+            with anyio.CancelScope(shield=True):
+                await self._spool.abort()
+
+    def _record(self, index: TaskResultsIndex) -> UploadRecord:
+        return UploadRecord(
+            federation_uuid=self._federation_uuid,
+            round_number=index.round_number,
+            task_name=index.task_name,
+            collaborator=self._collaborator,
+            data_size=index.data_size,
+            tensors=index.tensors,
+            total_bytes=index.total_bytes,
+        )
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise InvalidStateError("the upload has ended: begin another one")

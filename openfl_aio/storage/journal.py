@@ -1,0 +1,192 @@
+"""The journal of uploads: what was acknowledged is kept, and is the data that is aggregated later.
+
+An upload is spooled while its bytes arrive and committed as a whole. Two flavours with one contract:
+`MemoryJournal` here, and `openfl_aio.storage.file_journal.FileJournal`, which survives a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from openfl_aio.errors import AlreadyExistsError, CorruptFileError, InvalidStateError, LocalProtocolError
+from openfl_aio.storage.files import Buffer
+from openfl_aio.tensors.encoded import EncodedTensor
+from openfl_aio.wire.incremental import TensorRecord
+
+__all__ = ["Entry", "Journal", "MemoryJournal", "Spool", "UploadRecord", "check_record"]
+
+
+@dataclass(frozen=True, slots=True)
+class UploadRecord:
+    """What one upload holds: the result of one task of one collaborator, and where each tensor's bytes lie.
+
+    ``data_size`` is the number of samples, ``total_bytes`` the length of the serialized TaskResults.
+    """
+
+    federation_uuid: str
+    round_number: int
+    task_name: str
+    collaborator: str
+    data_size: int
+    tensors: tuple[TensorRecord, ...]
+    total_bytes: int
+
+
+class Entry:
+    """A committed upload, with its bytes at hand until `close`."""
+
+    def __init__(self, record: UploadRecord, data: memoryview, *, release: Callable[[], None] | None = None) -> None:
+        self.record = record
+        self._data = data
+        self._release = release
+
+    def __repr__(self) -> str:
+        record = self.record
+        return f"<Entry round {record.round_number} {record.task_name!r} of {record.collaborator!r}, {record.total_bytes} bytes>"
+
+    def tensor(self, record: TensorRecord) -> EncodedTensor:
+        """Return a tensor of this upload. Its ``data`` is a read-only view of the journal, without a copy.
+
+        The first touch of the bytes may read the disk: decode in a worker thread.
+        """
+        return EncodedTensor(
+            name=record.name,
+            round_number=record.round_number,
+            lossless=record.lossless,
+            report=record.report,
+            tags=record.tags,
+            metadata=record.metadata,
+            data=self._data[record.offset : record.offset + record.nbytes],
+        )
+
+    def close(self) -> None:
+        """Let the bytes go. Tensors taken before stay valid; calling it again does nothing."""
+        release, self._release = self._release, None
+        self._data = memoryview(b"")
+        if release is not None:
+            release()
+
+
+class Spool(Protocol):
+    """An upload under way."""
+
+    async def write(self, data: Buffer) -> None:
+        """Append ``data``, which may be reused afterwards. Raises `StorageFullError`, `InvalidStateError` after the end."""
+        ...
+
+    async def commit(self, record: UploadRecord) -> Entry:
+        """Keep the upload, for good when this returns.
+
+        Raises:
+            AlreadyExistsError: that task of that collaborator is in the journal for that round; this one is gone.
+            LocalProtocolError: ``record`` does not describe what was written.
+            StorageFullError, StorageError: the disk refuses; this one is gone.
+        """
+        ...
+
+    async def abort(self) -> None:
+        """Forget what was written; nothing is left. Does nothing after `commit` or a former `abort`."""
+        ...
+
+
+class Journal(Protocol):
+    """Committed uploads, unique by federation, round, task and collaborator."""
+
+    def spool(self) -> Spool:
+        """Start an upload. End it with `Spool.commit` or `Spool.abort`."""
+        ...
+
+    async def entries(self, federation_uuid: str, round_number: int) -> list[Entry]:
+        """Return a round's uploads by task and collaborator. Close each. Raises `CorruptFileError`."""
+        ...
+
+    async def drop(self, federation_uuid: str, before_round: int) -> None:
+        """Forget all uploads of a federation for rounds before ``before_round``."""
+        ...
+
+
+def check_record(record: UploadRecord, written: int) -> None:
+    """Raise `LocalProtocolError` unless ``record`` describes ``written`` bytes and every tensor lies inside."""
+    if record.total_bytes != written:
+        raise LocalProtocolError(f"the record tells of {record.total_bytes} bytes, {written} were written to the spool")
+    for tensor in record.tensors:
+        if tensor.offset < 0 or tensor.nbytes < 0 or tensor.offset + tensor.nbytes > written:
+            raise LocalProtocolError(
+                f"the record puts tensor {tensor.name!r} outside of the {written} bytes of the upload"
+            )
+
+
+_Key = tuple[str, int, str, str]
+
+
+def _key(record: UploadRecord) -> _Key:
+    return record.federation_uuid, record.round_number, record.task_name, record.collaborator
+
+
+def already_there(record: UploadRecord) -> AlreadyExistsError:
+    """Return the error for a second upload of the same result."""
+    return AlreadyExistsError(
+        f"round {record.round_number} has results of {record.collaborator!r} for task {record.task_name!r} already"
+    )
+
+
+class MemoryJournal:
+    """A `Journal` that ends with the process. Uses no thread, so it also runs on virtual time."""
+
+    def __init__(self) -> None:
+        self._uploads: dict[_Key, tuple[UploadRecord, memoryview]] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryJournal uploads={len(self._uploads)}>"
+
+    def spool(self) -> Spool:
+        """See `Journal`."""
+        return _MemorySpool(self._keep)
+
+    async def entries(self, federation_uuid: str, round_number: int) -> list[Entry]:
+        """See `Journal`."""
+        keys = sorted(key for key in self._uploads if key[:2] == (federation_uuid, round_number))
+        return [Entry(*self._uploads[key]) for key in keys]
+
+    async def drop(self, federation_uuid: str, before_round: int) -> None:
+        """See `Journal`."""
+        for key in [key for key in self._uploads if key[0] == federation_uuid and key[1] < before_round]:
+            del self._uploads[key]
+
+    def _keep(self, record: UploadRecord, data: memoryview) -> Entry:
+        key = _key(record)
+        if key in self._uploads:
+            raise already_there(record)
+        self._uploads[key] = record, data
+        return Entry(record, data)
+
+
+class _MemorySpool:
+    def __init__(self, keep: Callable[[UploadRecord, memoryview], Entry]) -> None:
+        self._keep = keep
+        self._data: bytearray | None = bytearray()
+
+    async def write(self, data: Buffer) -> None:
+        if self._data is None:
+            raise InvalidStateError("the upload has ended; start a new spool")
+        self._data += data
+
+    async def commit(self, record: UploadRecord) -> Entry:
+        data, self._data = self._data, None
+        if data is None:
+            raise InvalidStateError("the upload has ended; start a new spool")
+        check_record(record, len(data))
+        return self._keep(record, memoryview(data).toreadonly())
+
+    async def abort(self) -> None:
+        self._data = None
+
+
+def corrupt(record: UploadRecord, why: str) -> CorruptFileError:
+    """Return the error for an upload whose file cannot be used."""
+    return CorruptFileError(
+        f"the journal's file for round {record.round_number}, task {record.task_name!r} of {record.collaborator!r} {why}; "
+        "restore the workspace from a copy"
+    )

@@ -1,0 +1,95 @@
+"""Everything that one process keeps, opened and closed together."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import anyio.to_thread
+
+from openfl_aio.config import Limits
+from openfl_aio.storage.archives import Archives
+from openfl_aio.storage.database import Database
+from openfl_aio.storage.file_journal import FileJournal
+from openfl_aio.storage.files import disk_errors
+from openfl_aio.storage.journal import Journal, MemoryJournal
+from openfl_aio.storage.models import ModelFiles
+from openfl_aio.storage.registry import DatabaseRegistry, MemoryRegistry, Registry
+
+__all__ = ["DATABASE_NAME", "Storage"]
+
+DATABASE_NAME: Final = "openfl_aio.db"
+
+
+class Storage:
+    """A journal, model files, archives and a registry, under the folder ``workspace`` or in memory.
+
+    An async context manager. ``workspace`` is made if need be; one process uses it at a time. With None, nothing
+    outlives the block: journal and registry are in memory, archives in a temporary folder.
+
+    Entering raises `StorageError` for a folder or database that cannot be used.
+    """
+
+    journal: Journal
+    models: ModelFiles
+    archives: Archives
+    registry: Registry
+
+    def __init__(self, workspace: Path | None = None, *, limits: Limits | None = None) -> None:
+        self._workspace = workspace
+        self._limits = limits or Limits()
+        self._temporary: Path | None = None
+        self._database: Database | None = None
+        self.models = ModelFiles()
+
+    def __repr__(self) -> str:
+        return f"<Storage {'in memory' if self._workspace is None else str(self._workspace)}>"
+
+    async def __aenter__(self) -> Self:
+        try:
+            await self._open()
+        except BaseException:
+            await self._close()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._close()
+
+    async def _open(self) -> None:
+        if self._workspace is None:
+            self._temporary = await anyio.to_thread.run_sync(_temporary_folder)
+            self.journal, self.registry = MemoryJournal(), MemoryRegistry()
+            self.archives = Archives(self._temporary / "archives", limits=self._limits)
+        else:
+            await anyio.to_thread.run_sync(_make_folder, self._workspace)
+            self._database = database = Database(self._workspace / DATABASE_NAME)
+            await database.open()
+            journal = FileJournal(self._workspace / "journal", database)
+            await journal.open()
+            self.journal, self.registry = journal, DatabaseRegistry(database)
+            self.archives = Archives(self._workspace / "archives", limits=self._limits)
+        await self.archives.open()
+
+    async def _close(self) -> None:
+        database, self._database = self._database, None
+        temporary, self._temporary = self._temporary, None
+        with anyio.CancelScope(shield=True):  # closing a file and removing a folder is short
+            if database is not None:
+                await database.close()
+            if temporary is not None:
+                await anyio.to_thread.run_sync(lambda: shutil.rmtree(temporary, ignore_errors=True))
+
+
+def _temporary_folder() -> Path:
+    return Path(tempfile.mkdtemp(prefix="openfl-aio-"))
+
+
+def _make_folder(path: Path) -> None:
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)

@@ -1,0 +1,81 @@
+"""Ending a process cleanly at SIGTERM or SIGINT. For ``__main__`` modules only: a library sets no handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from typing import Final, TypeVar
+
+import anyio
+
+__all__ = ["run_until_signalled", "serve_until_signalled"]
+
+S = TypeVar("S")
+T = TypeVar("T")
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
+
+
+@contextmanager
+def _on_first_signal(act: Callable[[], None]) -> Iterator[None]:
+    """Call ``act`` at the first signal; a second one has its usual effect, which ends the process at once."""
+    loop = asyncio.get_running_loop()
+
+    def restore() -> None:
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+
+    def received() -> None:
+        restore()
+        act()
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, received)
+    try:
+        yield
+    finally:
+        restore()
+
+
+async def serve_until_signalled(
+    service: AbstractAsyncContextManager[S],
+    *,
+    started: Callable[[S], None] | None = None,
+    until: Callable[[S], Awaitable[object]] | None = None,
+) -> None:
+    """Run ``service`` until SIGTERM or SIGINT, or until ``until`` has returned, then leave it in the usual way.
+
+    ``started`` is called once the service is entered, to print its address. Returns normally after a signal, so that
+    the exit code is 0.
+    """
+    stopped = anyio.Event()
+    with _on_first_signal(stopped.set):
+        async with service as entered:
+            if started is not None:
+                started(entered)
+            if until is None:
+                await stopped.wait()
+            else:
+                await _first(until(entered), stopped.wait())
+
+
+async def _first(*work: Awaitable[object]) -> None:
+    """Wait for whatever ends first, cancel the rest, and raise what the first raised."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+async def run_until_signalled(run: Callable[[], Awaitable[T]]) -> T | None:
+    """Return the result of ``run``, or None after it was cancelled by SIGTERM or SIGINT."""
+    with anyio.CancelScope() as scope, _on_first_signal(scope.cancel):
+        return await run()
+    return None

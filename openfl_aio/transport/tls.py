@@ -1,0 +1,65 @@
+"""TLS contexts from files: both sides prove who they are, TLS 1.2 or later, HTTP/2 only."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import anyio.to_thread
+
+from openfl_aio.config import TLSConfig
+from openfl_aio.errors import ConfigurationError
+
+__all__ = ["client_context", "server_context"]
+
+
+async def server_context(tls: TLSConfig) -> ssl.SSLContext:
+    """Return the context of a server. Raises `ConfigurationError` for files that cannot be used."""
+    return await anyio.to_thread.run_sync(_context, tls, ssl.Purpose.CLIENT_AUTH)
+
+
+async def client_context(tls: TLSConfig) -> ssl.SSLContext:
+    """Return the context of a client. Raises `ConfigurationError` for files that cannot be used."""
+    return await anyio.to_thread.run_sync(_context, tls, ssl.Purpose.SERVER_AUTH)
+
+
+def _context(tls: TLSConfig, purpose: ssl.Purpose) -> ssl.SSLContext:
+    for path, what in ((tls.ca, "CA certificate"), (tls.certificate, "certificate"), (tls.private_key, "private key")):
+        _check_readable(path, what)
+    try:
+        context = ssl.create_default_context(purpose, cafile=tls.ca)
+    except ssl.SSLError:
+        raise ConfigurationError(f"the CA certificate '{tls.ca}' is no PEM certificate") from None
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    # authorities made by OpenFL 1.6 lack the key identifiers that Python 3.13 and later would insist on
+    context.verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
+    context.set_alpn_protocols(["h2"])
+    if purpose is ssl.Purpose.CLIENT_AUTH:
+        context.verify_mode = ssl.CERT_REQUIRED if tls.require_client_certificate else ssl.CERT_OPTIONAL
+    _load_own(context, tls)
+    return context
+
+
+def _check_readable(path: Path, what: str) -> None:
+    try:
+        with path.open("rb"):
+            pass
+    except OSError as exc:
+        raise ConfigurationError(
+            f"cannot read the {what} '{path}': {exc.strerror}; check the path and its permissions"
+        ) from None
+
+
+def _load_own(context: ssl.SSLContext, tls: TLSConfig) -> None:
+    try:
+        # an empty password, or OpenSSL would ask for one at the terminal
+        context.load_cert_chain(tls.certificate, tls.private_key, password=b"")
+    except ssl.SSLError as exc:
+        if exc.reason == "KEY_VALUES_MISMATCH":
+            message = f"the private key '{tls.private_key}' does not belong to the certificate '{tls.certificate}'"
+        else:
+            message = (
+                f"the certificate '{tls.certificate}' and private key '{tls.private_key}' cannot be used "
+                f"({exc.reason or 'not PEM'}); expected an unencrypted PEM key and its certificate"
+            )
+        raise ConfigurationError(message) from None

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+
+from openfl_aio.aggregator.client import AggregatorClient
+from openfl_aio.aggregator.service import Aggregator
+from openfl_aio.config import AggregatorConfig, CollaboratorConfig, Endpoint, RetryPolicy, Timeouts, TLSConfig
+from openfl_aio.domain import ModelKind, TensorQuery
+from openfl_aio.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    HeaderMismatchError,
+    LocalProtocolError,
+    NotFoundError,
+    TransportError,
+)
+from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
+from openfl_aio.tensors.key import TensorKey
+from openfl_aio.testing.ca import ThrowawayCA
+
+pytestmark = pytest.mark.real_time
+
+MODEL = {"w": np.ones(1000, np.float32)}
+IMPATIENT = RetryPolicy(max_elapsed=0.5)
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> dict[str, TLSConfig]:
+    ca = ThrowawayCA(tmp_path / "cert")
+    return {"server": ca.server(), "one": ca.client("one"), "two": ca.client("two")}
+
+
+@asynccontextmanager
+async def serving(tls: TLSConfig | None = None, **more: Any) -> AsyncIterator[Aggregator]:
+    config = AggregatorConfig(
+        collaborators=("one", "two"), rounds=1, listen=Endpoint(), tls=tls, timeouts=Timeouts(drain=1), **more
+    )
+    async with Aggregator(config, initial_model=MODEL) as service:
+        yield service
+
+
+def client(service: Aggregator, name: str = "one", tls: TLSConfig | None = None, **more: Any) -> AggregatorClient:
+    settings = {
+        "name": name,
+        "aggregator_uuid": service.uuid,
+        "federation_uuid": service.federation_uuid,
+        "endpoint": service.endpoint,
+        "tls": tls,
+        "limits": {"chunk_bytes": 1024},
+        "retry": IMPATIENT,
+    }
+    return AggregatorClient(CollaboratorConfig(**(settings | more)))
+
+
+def results(task: str) -> list[EncodedTensor]:
+    if task != "train":
+        key = TensorKey.of("acc", "x", 0, report=True, tags=("metric", "validate_agg"))
+        return [TensorCodec().encode(key, np.array(0.5))]
+    return [TensorCodec().encode(TensorKey.of("w", "x", 0, tags=("trained",)), np.full(1000, 3.0))]
+
+
+async def take_part(service: Aggregator, name: str, tls: TLSConfig | None = None) -> None:
+    async with client(service, name, tls) as api:
+        assignment = await api.get_tasks()
+        model = await api.get_aggregated_tensor(TensorQuery("w", 0, tags=("model",)))
+        np.testing.assert_array_equal(TensorCodec().decode(model), MODEL["w"])
+        for task in assignment.tasks:
+            await api.send_local_task_results(
+                round_number=0, task_name=task.name, data_size=2, tensors=iter(results(task.name))
+            )
+        while not (await api.get_tasks()).quit:
+            pass
+
+
+@pytest.mark.parametrize("secure", [False, True])
+async def test_a_federation_over_sockets(tmp_path: Path, certificates: dict[str, TLSConfig], secure: bool) -> None:
+    tls = certificates if secure else {}
+    workspace = tmp_path / "workspace"
+    async with serving(tls.get("server"), workspace=workspace) as service:
+        async with anyio.create_task_group() as tasks:
+            for name in ("one", "two"):
+                tasks.start_soon(take_part, service, name, tls.get(name))
+        await service.wait_quits_sent()
+        np.testing.assert_array_equal((await service.wait_complete())["w"], np.full(1000, 3.0))
+        assert service.model(ModelKind.BEST) is not None
+    assert {"best.pbuf", "last.pbuf"} <= {path.name for path in workspace.iterdir()}
+
+
+async def test_refusals() -> None:
+    async with serving() as service:
+        async with client(service) as api:
+            with pytest.raises(NotFoundError):
+                await api.get_aggregated_tensor(TensorQuery("nothing", 0, tags=("model",)))
+            with pytest.raises(LocalProtocolError, match="sample"):
+                await api.send_local_task_results(
+                    round_number=0, task_name="train", data_size=0, tensors=results("train")
+                )
+        async with client(service, "mallory") as api:
+            with pytest.raises(AuthorizationError):
+                await api.get_tasks()
+        async with client(service, federation_uuid="other") as api:
+            with pytest.raises(LocalProtocolError, match="same plan"):
+                await api.get_tasks()
+        async with client(service, aggregator_uuid="aggregator_other") as api:
+            with pytest.raises(LocalProtocolError, match="same plan"):
+                await api.get_tasks()
+        stranger = client(service)
+        with pytest.raises(HeaderMismatchError, match="expected a reply"):
+            stranger._check(None)
+
+
+async def test_a_foreign_certificate(certificates: dict[str, TLSConfig]) -> None:
+    async with serving(certificates["server"]) as service, client(service, "one", certificates["two"]) as api:
+        with pytest.raises(AuthenticationError):
+            await api.get_tasks()
+
+
+async def test_an_aggregator_that_is_not_there() -> None:
+    async with serving() as service:
+        pass
+    async with client(service) as api:
+        with pytest.raises(TransportError, match="GetTasks at the aggregator"):
+            await api.get_tasks()

@@ -1,0 +1,376 @@
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from openfl_aio.aggregator.rounds import Phase
+from openfl_aio.aggregator.service import Aggregator
+from openfl_aio.config import AggregatorConfig, StragglerConfig
+from openfl_aio.domain import ExperimentStatus, Header, Metric, ModelKind, TensorQuery, Verdict
+from openfl_aio.errors import (
+    AuthorizationError,
+    CodecError,
+    ConfigurationError,
+    EmptyStreamError,
+    ExperimentFailedError,
+    HeaderMismatchError,
+    InvalidStateError,
+    MessageTooLargeError,
+    ShapeMismatchError,
+    TensorError,
+    TensorNotFoundError,
+)
+from openfl_aio.tensors.codec import EncodedTensor, TensorCodec, TransformerMetadata
+from openfl_aio.tensors.key import TensorKey
+from openfl_aio.testing.federation import InProcessAggregator, inline
+from openfl_aio.wire.incremental import encode_task_results
+
+MODEL = {"b": np.zeros(3, np.float32), "w": np.ones((2, 2), np.float32)}
+VALIDATE, TRAIN, TUNED = "aggregated_model_validation", "train", "locally_tuned_model_validation"
+
+
+def configuration(*, rounds: int = 2, collaborators: tuple[str, ...] = ("one", "two"), **more: Any) -> AggregatorConfig:
+    return AggregatorConfig(collaborators=collaborators, rounds=rounds, **more)
+
+
+def aggregator(config: AggregatorConfig | None = None, **more: Any) -> Aggregator:
+    return Aggregator(config or configuration(), initial_model=MODEL, offload=inline, **more)
+
+
+def tensor(name: str, values: Any, *tags: str, round_number: int = 0, report: bool = False) -> EncodedTensor:
+    key = TensorKey.of(name, "x", round_number, report=report, tags=tags)
+    return TensorCodec().encode(key, np.asarray(values, np.float32))
+
+
+def trained(value: float, round_number: int = 0) -> list[EncodedTensor]:
+    return [
+        tensor(name, np.full(base.shape, value), "trained", round_number=round_number) for name, base in MODEL.items()
+    ]
+
+
+async def send(
+    target: Aggregator,
+    name: str,
+    task: str,
+    tensors: Sequence[EncodedTensor],
+    *,
+    round_number: int = 0,
+    data_size: int = 1,
+) -> Verdict:
+    upload = target.upload(name)
+    header = Header(name, target.uuid, target.federation_uuid)
+    for part in encode_task_results(
+        header=header, round_number=round_number, task_name=task, data_size=data_size, tensors=tensors
+    ):
+        await upload.feed(part)
+    return await upload.finish()
+
+
+async def play(target: Aggregator, name: str, value: float, *, samples: int = 1, score: float = 0.5) -> None:
+    """Take part in one round: train to ``value``, report ``score`` for the global model."""
+    assignment = await target.get_tasks(name)
+    number = assignment.round_number
+    for task in assignment.tasks:
+        if task.name == TRAIN:
+            tensors = trained(value, number)
+        else:
+            tag = "validate_agg" if task.name == VALIDATE else "validate_local"
+            tensors = [tensor("acc", score, "metric", tag, round_number=number, report=True)]
+        assert await send(target, name, task.name, tensors, round_number=number, data_size=samples) is Verdict.ACCEPTED
+
+
+def values(target: Aggregator, kind: ModelKind = ModelKind.LAST) -> NDArray[Any]:
+    model = target.model(kind)
+    assert model is not None
+    return model["w"]
+
+
+async def test_a_federation_from_beginning_to_end() -> None:
+    changes: list[tuple[Phase, int]] = []
+    service: Aggregator = aggregator(on_change=lambda: changes.append((service.phase, service.round_number)))
+    metrics: list[Metric] = []
+
+    async def follow() -> None:
+        metrics.extend([metric async for metric in service.metrics()])
+
+    async with service, anyio.create_task_group() as tasks:
+        tasks.start_soon(follow)
+        assert service.model(ModelKind.BEST) is None
+        await play(service, "one", 1.0, samples=1, score=0.5)
+        assert (service.phase, service.round_number) == (Phase.COLLECTING, 0)
+        assert service.describe().collaborators[0].progress == 1
+        assert service.describe().collaborators[1].current_task == VALIDATE
+        await play(service, "two", 4.0, samples=2, score=0.8)
+        await play(service, "one", 2.0, score=0.1)
+        np.testing.assert_array_equal(values(service), np.full((2, 2), 3.0))
+        np.testing.assert_array_equal(values(service, ModelKind.BEST), MODEL["w"])
+        await play(service, "two", 2.0, score=0.1)
+        final = await service.wait_complete()
+        np.testing.assert_array_equal(final["w"], np.full((2, 2), 2.0))
+        assert (await service.get_tasks("one")).quit
+        assert (await service.get_tasks("two")).quit
+        await service.wait_quits_sent()
+        assert await send(service, "one", TRAIN, trained(0), round_number=1) is Verdict.COMPLETE
+        description = service.describe()
+        assert description.status is ExperimentStatus.FINISHED
+        assert description.progress == 1
+        assert description.models == {"best": "ready", "last": "ready", "init": "ready"}
+    assert changes[-1] == (Phase.COMPLETE, 2)
+    scores = [m.value for m in metrics if m.origin == "aggregator" and m.task_name == VALIDATE]
+    assert scores == pytest.approx([0.7, 0.1])
+    assert len(metrics) == 2 * 3 * 2 - 2 * 2 + 2 * 2
+
+
+async def test_get_tasks_parks_until_the_round_opens_and_not_longer_than_the_cap() -> None:
+    async with aggregator() as service:
+        await play(service, "one", 1.0)
+        begun = anyio.current_time()
+        answer = await service.get_tasks("one")
+        assert answer.sleep_seconds == 1
+        assert not answer.tasks
+        assert anyio.current_time() - begun == pytest.approx(45, abs=0.5)
+
+        async def late() -> None:
+            await anyio.sleep(7)
+            await play(service, "two", 1.0)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(late)
+            begun = anyio.current_time()
+            answer = await service.get_tasks("one")
+            assert answer.round_number == 1
+            assert anyio.current_time() - begun == pytest.approx(7, abs=0.5)
+
+
+async def test_tensors_of_the_model_deltas_and_metrics() -> None:
+    codec = TensorCodec()
+    async with aggregator() as service:
+
+        async def ask(name: str, number: int, *tags: str, report: bool = False, lossless: bool = True) -> EncodedTensor:
+            return await service.get_aggregated_tensor("one", TensorQuery(name, number, report, tags, lossless))
+
+        model = await ask("w", 0, "model", lossless=False)
+        np.testing.assert_array_equal(codec.decode(model), MODEL["w"])
+        assert (model.tags, model.lossless) == (("compressed", "model"), False)
+        assert (await ask("w", 0, "model")) is (await ask("w", 0, "model", "compressed"))
+
+        async def both() -> None:
+            await anyio.sleep(3)
+            await play(service, "one", 1.5)
+            await play(service, "two", 1.5)
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(both)
+            difference = await ask("w", 1, "aggregated", "delta", "compressed", lossless=False)
+        assert difference.tags == ("aggregated", "compressed", "delta")
+        assert difference.lossless
+        np.testing.assert_array_equal(codec.decode(difference), np.full((2, 2), 0.5))
+        np.testing.assert_array_equal(codec.decode(await ask("w", 1, "model")), np.full((2, 2), 1.5))
+        score = await ask("acc", 0, "metric", "validate_agg", report=True)
+        assert codec.decode(score) == np.float32(0.5)
+        own = await ask("acc", 0, "metric", "two", "validate_agg", report=True)
+        assert codec.decode(own) == np.float32(0.5)
+
+        begun = anyio.current_time()
+        for name, number, tags in (("nobody", 1, "model"), ("w", 0, "aggregated"), ("w", -1, "model"), ("w", 1, "odd")):
+            with pytest.raises(TensorNotFoundError, match=name):
+                await ask(name, number, tags)
+        with pytest.raises(TensorNotFoundError, match="over"):
+            await ask("nobody", 0, "metric", report=True)
+        assert anyio.current_time() - begun < 1
+        with pytest.raises(TensorNotFoundError, match="current round"):
+            await ask("w", 9, "model")
+        assert anyio.current_time() - begun > 44
+        with pytest.raises(AuthorizationError):
+            await service.get_aggregated_tensor("mallory", TensorQuery("w", 0))
+
+
+async def test_a_delta_upload_and_an_optimizer_tensor() -> None:
+    async with aggregator() as service:
+        deltas = [tensor("w", np.full((2, 2), 2.0), "trained", "delta"), tensor("m", 5.0, "trained")]
+        assert await send(service, "one", TRAIN, deltas) is Verdict.ACCEPTED
+        for task in (VALIDATE, TUNED):
+            await send(service, "one", task, [])
+        await play(service, "two", 1.0)
+        await service.get_tasks("one")
+        np.testing.assert_array_equal(values(service), np.full((2, 2), 2.0))
+        model = service.model(ModelKind.LAST)
+        assert model is not None
+        np.testing.assert_array_equal(model["m"], 5.0)
+
+
+def raw(**changes: Any) -> EncodedTensor:
+    good: dict[str, Any] = {
+        "name": "w",
+        "round_number": 0,
+        "lossless": True,
+        "report": False,
+        "tags": ("trained", "compressed"),
+        "metadata": (TransformerMetadata(int_list=(2, 2)),),
+        "data": bytes(16),
+    }
+    return EncodedTensor(**(good | changes))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "data_size", "error", "sentence"),
+    [
+        ([raw(tags=("trained",))], 1, CodecError, "must carry one"),
+        ([raw(metadata=())], 1, CodecError, "no transformer metadata"),
+        ([raw(data=bytes(12))], 1, CodecError, "12 bytes"),
+        ([raw(metadata=(TransformerMetadata(int_list=(4,)),))], 1, ShapeMismatchError, "as in the model"),
+        ([raw(name="new", tags=("trained", "delta", "compressed"))], 1, TensorError, "no such tensor"),
+        ([raw(), raw()], 1, TensorError, "twice"),
+        ([raw()], 0, TensorError, "at least 1"),
+        ([raw()], -1, TensorError, "at least 1"),
+        ([raw(tags=("metric", "compressed"))], 1, ShapeMismatchError, "one number"),
+    ],
+)
+async def test_uploads_that_are_refused_change_nothing(
+    tensors: list[EncodedTensor], data_size: int, error: type[Exception], sentence: str
+) -> None:
+    async with aggregator() as service:
+        with pytest.raises(error, match=sentence):
+            await send(service, "one", TRAIN, tensors, data_size=data_size)
+        assert await send(service, "one", TRAIN, trained(1)) is Verdict.ACCEPTED
+        assert await send(service, "one", TRAIN, trained(9)) is Verdict.DUPLICATE
+        assert await send(service, "one", TRAIN, trained(9), round_number=5) is Verdict.WRONG_ROUND
+
+
+async def test_an_upload_ends_once() -> None:
+    async with aggregator(configuration(limits={"max_upload_bytes": 100})) as service:
+        with pytest.raises(EmptyStreamError):
+            await service.upload("one").finish()
+        with pytest.raises(MessageTooLargeError, match="100 bytes"):
+            await send(service, "one", TRAIN, trained(1))
+        upload = service.upload("one")
+        await upload.abort()
+        await upload.abort()
+        with pytest.raises(InvalidStateError):
+            await upload.feed(b"x")
+        with pytest.raises(AuthorizationError):
+            service.upload("mallory")
+        with pytest.raises(InvalidStateError, match="not assigned"):
+            await send(service, "one", "fly", [])
+
+
+async def test_two_uploads_of_one_task_at_once() -> None:
+    verdicts: list[Verdict] = []
+
+    async def upload(service: Aggregator) -> None:
+        verdicts.append(await send(service, "one", TRAIN, trained(1)))
+
+    async with aggregator() as service, anyio.create_task_group() as tasks:
+        tasks.start_soon(upload, service)
+        tasks.start_soon(upload, service)
+    assert set(verdicts) == {Verdict.ACCEPTED, Verdict.DUPLICATE}
+
+
+def test_headers() -> None:
+    service = aggregator()
+    good = Header("one", service.uuid, service.federation_uuid)
+    service.check_header(good)
+    with pytest.raises(AuthorizationError):
+        service.check_header(Header("mallory", service.uuid, service.federation_uuid))
+    for bad in (
+        Header("one", "aggregator_of_others", service.federation_uuid),
+        Header("one", service.uuid, "others"),
+        Header("one", service.uuid, service.federation_uuid, "shared"),
+    ):
+        with pytest.raises(HeaderMismatchError, match="same plan"):
+            service.check_header(bad)
+    with pytest.raises(HeaderMismatchError):
+        service.find("others")
+    with pytest.raises(InvalidStateError, match="does not listen"):
+        _ = service.endpoint
+    assert "0/2" in repr(service)
+
+
+async def test_an_upload_of_somebody_else() -> None:
+    async with aggregator() as service:
+        upload = service.upload("two")
+        header = Header("one", service.uuid, service.federation_uuid)
+        for part in encode_task_results(
+            header=header, round_number=0, task_name=TRAIN, data_size=1, tensors=trained(1)
+        ):
+            await upload.feed(part)
+        with pytest.raises(HeaderMismatchError, match="'two'"):
+            await upload.finish()
+
+
+async def test_the_cutoff_closes_a_round_without_a_call() -> None:
+    stragglers = StragglerConfig(kind="cutoff", cutoff_seconds=100)
+    async with aggregator(configuration(stragglers=stragglers)) as service:
+        await service.get_tasks("two")
+        await play(service, "one", 3.0)
+        for _ in range(3):
+            answer = await service.get_tasks("one")
+        assert answer.round_number == 1
+        np.testing.assert_array_equal(values(service), np.full((2, 2), 3.0))
+        assert await send(service, "two", TRAIN, trained(9)) is Verdict.WRONG_ROUND
+
+
+async def test_stop_wakes_everybody() -> None:
+    async with aggregator() as service:
+        await play(service, "one", 1.0)
+
+        async def stop() -> None:
+            await anyio.sleep(2)
+            service.stop("enough")
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(stop)
+            assert (await service.get_tasks("one")).quit
+        with pytest.raises(ExperimentFailedError, match="enough"):
+            await service.wait_complete()
+        assert service.describe().status is ExperimentStatus.FAILED
+        with pytest.raises(TensorNotFoundError):
+            await service.get_aggregated_tensor("one", TensorQuery("w", 1, tags=("model",)))
+
+
+async def stopped_inside() -> None:
+    async with aggregator() as service:
+        service.stop("enough")
+        await service.wait_complete()
+
+
+async def test_the_callers_exception_comes_out_alone() -> None:
+    with pytest.raises(ExperimentFailedError, match="enough"):
+        await stopped_inside()
+
+
+async def test_an_overflow_fails_the_federation_with_a_sentence() -> None:
+    async with aggregator(configuration(collaborators=("one",))) as service:
+        for task in (VALIDATE, TUNED):
+            await send(service, "one", task, [])
+        await send(service, "one", TRAIN, trained(3.4e38))
+        await service.get_tasks("one")
+        for task in (VALIDATE, TUNED):
+            await send(service, "one", task, [], round_number=1)
+        await send(service, "one", TRAIN, trained(-3.4e38, 1), round_number=1)
+        with pytest.raises(ExperimentFailedError, match="float32"):
+            await service.wait_complete()
+
+
+def test_configurations_that_cannot_work() -> None:
+    with pytest.raises(ConfigurationError, match="unknown aggregation"):
+        aggregator(configuration(aggregation="magic"))
+    with pytest.raises(ConfigurationError, match="at least one tensor"):
+        Aggregator(configuration(), initial_model={})
+
+
+async def test_in_process_calls() -> None:
+    async with aggregator(configuration(collaborators=("one",), rounds=1)) as service:
+        api = InProcessAggregator(service, "one")
+        assignment = await api.get_tasks()
+        for task in assignment.tasks:
+            await api.send_local_task_results(
+                round_number=0, task_name=task.name, data_size=1, tensors=iter(trained(2) if task.name == TRAIN else [])
+            )
+        await service.wait_complete()
+        assert (await api.get_tasks()).quit

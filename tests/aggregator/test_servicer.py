@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from openfl_aio.aggregator.service import Aggregator
+from openfl_aio.aggregator.servicer import AggregatorServicer, peek_header
+from openfl_aio.config import AggregatorConfig
+from openfl_aio.domain import Header
+from openfl_aio.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    EmptyStreamError,
+    HeaderMismatchError,
+    MalformedStreamError,
+)
+from openfl_aio.tensors.codec import TensorCodec
+from openfl_aio.tensors.key import TensorKey
+from openfl_aio.testing.federation import inline
+from openfl_aio.transport.identity import Caller, as_caller
+from openfl_aio.wire import convert, messages
+from openfl_aio.wire.framing import data_stream
+from openfl_aio.wire.incremental import encode_task_results
+
+MODEL = {"w": np.ones(2, np.float32)}
+
+
+def aggregator(**more: Any) -> Aggregator:
+    config = AggregatorConfig(collaborators=("one",), rounds=1, **more)
+    return Aggregator(config, initial_model=MODEL, offload=inline)
+
+
+@pytest.fixture(autouse=True)
+def a_caller_without_a_certificate() -> Iterator[None]:
+    with as_caller(Caller("__default__", authenticated=False)):
+        yield
+
+
+def header(service: Aggregator, sender: str = "one") -> Header:
+    return Header(sender, service.uuid, service.federation_uuid)
+
+
+def tasks_request(service: Aggregator, sender: str = "one") -> messages.aggregator.GetTasksRequest:
+    return messages.aggregator.GetTasksRequest(header=convert.header_to_proto(header(service, sender)))
+
+
+async def stream(chunks: Iterable[messages.DataStream]) -> AsyncIterator[messages.DataStream]:
+    for chunk in chunks:
+        yield chunk
+
+
+def upload(service: Aggregator, task: str, *, chunk_bytes: int = 2**20) -> AsyncIterator[messages.DataStream]:
+    tags = ["trained"] if task == "train" else ["metric", "validate_agg"]
+    name, values = ("w", np.full(2, 5.0)) if task == "train" else ("acc", np.array(0.5))
+    key = TensorKey.of(name, "one", 0, report=task != "train", tags=tags)
+    parts = encode_task_results(
+        header=header(service), round_number=0, task_name=task, data_size=3, tensors=[TensorCodec().encode(key, values)]
+    )
+    return stream(data_stream(parts, chunk_bytes=chunk_bytes))
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 7, 2**20])
+async def test_a_federation_through_all_six_calls(chunk_bytes: int) -> None:
+    async with aggregator() as service:
+        servicer = AggregatorServicer(service.find)
+        answer = await servicer.get_tasks(tasks_request(service))
+        assert answer.header == messages.aggregator.MessageHeader(
+            sender=service.uuid, receiver="one", federation_uuid=service.federation_uuid
+        )
+        tensor = await servicer.get_aggregated_tensor(
+            messages.aggregator.GetAggregatedTensorRequest(
+                header=convert.header_to_proto(header(service)), tensor_name="w", tags=["model"], require_lossless=True
+            )
+        )
+        assert tensor.tensor is not None
+        np.testing.assert_array_equal(TensorCodec().decode(convert.tensor_from_proto(tensor.tensor)), MODEL["w"])
+        empty = await servicer.get_trained_model(
+            messages.aggregator.GetTrainedModelRequest(experiment_name=service.federation_uuid)
+        )
+        assert empty.model_proto is not None
+        assert not empty.model_proto.tensors
+        for task in answer.tasks:
+            reply = await servicer.send_local_task_results(upload(service, task.name, chunk_bytes=chunk_bytes))
+            assert reply.header == answer.header
+        await service.wait_complete()
+        assert (await servicer.get_tasks(tasks_request(service))).quit
+        request = messages.aggregator.GetMetricStreamRequest(experiment_name=service.federation_uuid)
+        origins = [metric.metric_origin async for metric in servicer.get_metric_stream(request)]
+        assert origins.count("aggregator") == 2
+        last = await servicer.get_trained_model(
+            messages.aggregator.GetTrainedModelRequest(
+                experiment_name=service.federation_uuid,
+                model_type=messages.aggregator.GetTrainedModelRequestModelType.LAST_MODEL,
+            )
+        )
+        (encoded,) = convert.model_from_proto(last.model_proto)
+        np.testing.assert_array_equal(TensorCodec().decode(encoded), [5, 5])
+        described = await servicer.get_experiment_description(
+            messages.aggregator.GetExperimentDescriptionRequest(name=service.federation_uuid)
+        )
+        assert described.experiment is not None
+        assert described.experiment.status == "finished"
+
+
+async def test_who_may_call() -> None:
+    async with aggregator() as service:
+        servicer = AggregatorServicer(service.find)
+        with pytest.raises(HeaderMismatchError):
+            await servicer.get_tasks(messages.aggregator.GetTasksRequest())
+        with pytest.raises(AuthorizationError):
+            await servicer.get_tasks(tasks_request(service, "mallory"))
+        with as_caller(Caller("mallory", authenticated=True)):
+            with pytest.raises(AuthenticationError):
+                await servicer.get_tasks(tasks_request(service))
+            with pytest.raises(AuthenticationError):
+                await servicer.send_local_task_results(upload(service, "train"))
+            with pytest.raises(AuthorizationError):
+                await servicer.get_trained_model(
+                    messages.aggregator.GetTrainedModelRequest(experiment_name=service.federation_uuid)
+                )
+        with as_caller(Caller("one", authenticated=True)):
+            assert (await servicer.get_tasks(tasks_request(service))).tasks
+
+
+async def test_one_certificate_for_all_collaborators() -> None:
+    async with aggregator(single_col_cert_common_name="shared") as service:
+        servicer = AggregatorServicer(service.find)
+        request = messages.aggregator.GetTasksRequest(
+            header=messages.aggregator.MessageHeader(
+                sender="one",
+                receiver=service.uuid,
+                federation_uuid=service.federation_uuid,
+                single_col_cert_common_name="shared",
+            )
+        )
+        with as_caller(Caller("shared", authenticated=True)):
+            answer = await servicer.get_tasks(request)
+        assert answer.tasks
+        assert answer.header is not None
+        assert answer.header.single_col_cert_common_name == "shared"
+
+
+async def test_uploads_that_are_none() -> None:
+    async with aggregator() as service:
+        servicer = AggregatorServicer(service.find)
+        with pytest.raises(EmptyStreamError):
+            await servicer.send_local_task_results(stream([]))
+        with pytest.raises(MalformedStreamError, match="inside its header"):
+            await servicer.send_local_task_results(stream([messages.DataStream(size=2, npbytes=b"\x0a\x7f")]))
+        with pytest.raises(MalformedStreamError, match="begin with its header"):
+            await servicer.send_local_task_results(stream([messages.DataStream(size=1, npbytes=b"\x2a")]))
+
+
+@pytest.mark.parametrize("data", [b"", b"\x0a", b"\x0a\x80", b"\x0a\x80\x01", b"\x0a\x02\x0a"])
+def test_a_header_that_is_not_there_yet(data: bytes) -> None:
+    assert peek_header(memoryview(data)) is None
+
+
+@pytest.mark.parametrize("data", [b"\x0a\xff\xff\x03", b"\x0a\xff\xff\xff\x03"])
+def test_a_header_that_is_too_long(data: bytes) -> None:
+    with pytest.raises(MalformedStreamError, match="at most"):
+        peek_header(memoryview(data))

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from openfl_aio.domain import ShardInfo
+from openfl_aio.errors import StorageError
+from openfl_aio.storage.archives import Archive
+from openfl_aio.storage.journal import UploadRecord
+from openfl_aio.storage.storage import DATABASE_NAME, Storage
+
+pytestmark = pytest.mark.real_time
+
+
+async def fill(storage: Storage) -> Archive:
+    await storage.registry.save_shard(ShardInfo("one"))
+    spool = storage.journal.spool()
+    await spool.write(b"upload")
+    (await spool.commit(UploadRecord("f", 0, "train", "one", 1, (), 6))).close()
+    async with storage.archives.receive() as sink:
+        await sink.write(b"archive")
+        return await sink.keep()
+
+
+async def test_a_workspace_survives(tmp_path: Path) -> None:
+    workspace = tmp_path / "new" / "workspace"
+    async with Storage(workspace) as storage:
+        archive = await fill(storage)
+        assert str(workspace) in repr(storage)
+    async with Storage(workspace) as storage:
+        assert await storage.registry.shards() == [ShardInfo("one")]
+        (entry,) = await storage.journal.entries("f", 0)
+        entry.close()
+        assert await storage.archives.get(archive.id) == archive
+    assert workspace.stat().st_mode & 0o077 == 0
+
+
+async def test_memory_leaves_nothing() -> None:
+    async with Storage() as storage:
+        archive = await fill(storage)
+        assert archive.path.exists()
+        assert "in memory" in repr(storage)
+    assert not archive.path.parent.parent.exists()
+
+
+async def test_a_workspace_that_is_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="cannot use"):
+        await Storage(tmp_path / "file").__aenter__()
+
+
+async def test_a_database_that_is_none_is_refused_and_kept(tmp_path: Path) -> None:
+    (tmp_path / DATABASE_NAME).write_bytes(b"no database " * 100)
+    with pytest.raises(StorageError, match="not a database"):
+        await Storage(tmp_path).__aenter__()
+    assert (tmp_path / DATABASE_NAME).read_bytes() == b"no database " * 100

@@ -1,0 +1,165 @@
+"""Retries with an end, connections that cannot be made, and errors in our own words."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Awaitable, Callable
+from itertools import pairwise
+
+import anyio
+import pytest
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
+from grpclib.exceptions import ProtocolError as GrpclibProtocolError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openfl_aio.config import Endpoint, Limits, RetryPolicy, Timeouts
+from openfl_aio.errors import (
+    ConnectError,
+    ConnectionLostError,
+    DeadlineExceededError,
+    InvalidStateError,
+    LocalProtocolError,
+    NotFoundError,
+    OpenFLAioError,
+)
+from openfl_aio.transport.channel import call_with_retries, open_channel, translate
+from openfl_aio.transport.codec import StrictCodec
+from openfl_aio.transport.server import Server
+from openfl_aio.wire.messages import aggregator
+
+
+def highest(low: float, high: float) -> float:
+    return high
+
+
+def failing(errors: list[BaseException], times: list[float]) -> Callable[[], Awaitable[str]]:
+    remaining = list(errors)
+
+    async def call() -> str:
+        times.append(anyio.current_time())
+        if remaining:
+            raise remaining.pop(0)
+        return "done"
+
+    return call
+
+
+async def test_pauses_grow_to_the_highest_delay() -> None:
+    times: list[float] = []
+    policy = RetryPolicy(first_delay=1, multiplier=2, max_delay=5, max_elapsed=None)
+    call = failing([ConnectError("x")] * 5, times)
+    assert await call_with_retries(policy, call, what="call", draw=highest) == "done"
+    assert [round(after - before) for before, after in pairwise(times)] == [1, 2, 4, 5, 5]
+
+
+@given(failures=st.integers(0, 200), budget=st.floats(0.1, 1000))
+@settings(max_examples=30, deadline=None)
+async def test_time_is_never_exceeded(failures: int, budget: float) -> None:
+    times: list[float] = []
+    started = anyio.current_time()
+    policy = RetryPolicy(max_elapsed=budget)
+    try:
+        await call_with_retries(policy, failing([ConnectError("x")] * failures, times), what="call")
+    except ConnectError as exc:
+        said = str(exc)
+    else:
+        said = f"{failures + 1} attempts"
+    assert f"{len(times)} attempts" in said
+    assert anyio.current_time() - started < budget + 1
+
+
+async def test_last_error_says_how_long_and_what_to_check() -> None:
+    policy = RetryPolicy(first_delay=1, max_delay=1, max_elapsed=3.5)
+    call = failing([GRPCError(Status.UNAVAILABLE, "starting")] * 9, [])
+    with pytest.raises(
+        ConnectionLostError, match=r"GetTasks from a:1: gave up after 3 s and 4 attempts, last: starting; check"
+    ):
+        await call_with_retries(policy, call, what="GetTasks from a:1", draw=highest)
+
+
+async def test_other_errors_are_raised_at_once() -> None:
+    times: list[float] = []
+    with pytest.raises(NotFoundError, match="gone"):
+        await call_with_retries(RetryPolicy(), failing([GRPCError(Status.NOT_FOUND, "gone")], times), what="call")
+    assert len(times) == 1
+
+
+async def test_what_is_retried_can_be_chosen() -> None:
+    policy = RetryPolicy(first_delay=1, max_delay=1, max_elapsed=2.5)
+    call = failing([InvalidStateError("not yet")], [])
+    assert await call_with_retries(policy, call, what="call", retryable=(InvalidStateError,)) == "done"
+    call = failing([InvalidStateError("not yet")] * 9, [])
+    with pytest.raises(ConnectionLostError, match="not yet"):
+        await call_with_retries(policy, call, what="call", retryable=(InvalidStateError,), draw=highest)
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (StreamTerminatedError("Connection lost"), ConnectionLostError),
+        (GrpclibProtocolError("twice"), LocalProtocolError),
+        (TimeoutError(), DeadlineExceededError),
+        (ConnectionResetError(), ConnectionLostError),
+        (AssertionError(), ConnectionLostError),
+        (AssertionError("a test's"), AssertionError),
+        (GRPCError(Status.ALREADY_EXISTS, "taken"), OpenFLAioError),
+        (DeadlineExceededError("ours"), DeadlineExceededError),
+        (KeyError("x"), KeyError),
+    ],
+)
+def test_errors_are_put_in_our_words(raised: BaseException, expected: type[BaseException]) -> None:
+    with pytest.raises(expected), translate():
+        raise raised
+
+
+@pytest.mark.real_time
+async def test_nobody_listening_is_one_sentence() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        endpoint = Endpoint(port=probe.getsockname()[1])  # bound, but not listening
+        async with open_channel(endpoint, tls=None) as channel:
+            with pytest.raises(ConnectError, match=rf"no connection to 127\.0\.0\.1:{endpoint.port}"):
+                await aggregator.AggregatorStub(channel).get_tasks(aggregator.GetTasksRequest())
+
+
+@pytest.mark.real_time
+async def test_connecting_has_an_end() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen(0)
+        endpoint = Endpoint(port=silent.getsockname()[1])
+        with socket.create_connection(("127.0.0.1", endpoint.port)):  # the queue is full now: the next waits
+            async with open_channel(endpoint, tls=None, timeouts=Timeouts(connect=0.1)) as channel:
+                with pytest.raises(ConnectError, match=r"within 0\.1 s"):
+                    await aggregator.AggregatorStub(channel).get_tasks(aggregator.GetTasksRequest())
+
+
+class Described(aggregator.AggregatorBase):
+    async def get_experiment_description(
+        self, message: aggregator.GetExperimentDescriptionRequest
+    ) -> aggregator.GetExperimentDescriptionResponse:
+        return aggregator.GetExperimentDescriptionResponse()
+
+
+@pytest.mark.real_time
+async def test_channel_connects_again_after_a_restart() -> None:
+    request = aggregator.GetExperimentDescriptionRequest()
+    async with Server([Described()], listen=Endpoint(), tls=None) as first:
+        endpoint = first.endpoint
+        channels = open_channel(endpoint, tls=None)
+        channel = await channels.__aenter__()
+        stub = aggregator.AggregatorStub(channel)
+        await stub.get_experiment_description(request)
+    with pytest.raises((ConnectError, ConnectionLostError)), translate():
+        await stub.get_experiment_description(request)
+    async with Server([Described()], listen=endpoint, tls=None):
+        policy = RetryPolicy(max_elapsed=5)
+        await call_with_retries(policy, lambda: stub.get_experiment_description(request), what="call")
+        await channels.__aexit__(None, None, None)
+
+
+def test_codec_refuses_a_message_of_another_type() -> None:
+    with pytest.raises(LocalProtocolError, match="expected a GetTasksResponse to send, got GetTasksRequest"):
+        StrictCodec(Limits()).encode(aggregator.GetTasksRequest(), aggregator.GetTasksResponse)

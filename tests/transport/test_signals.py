@@ -1,0 +1,79 @@
+"""Processes that end cleanly when told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from openfl_aio.transport.signals import run_until_signalled, serve_until_signalled
+
+pytestmark = pytest.mark.real_time
+
+
+class Log:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    @asynccontextmanager
+    async def service(self) -> AsyncIterator[str]:
+        self.lines.append("entered")
+        yield "address"
+        await anyio.lowlevel.checkpoint()  # leaving may wait: it is not cancelled
+        self.lines.append("left")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_service_is_left_in_the_usual_way(number: signal.Signals) -> None:
+    log = Log()
+
+    def started(address: str) -> None:
+        log.lines.append(address)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    with anyio.fail_after(5):
+        await serve_until_signalled(log.service(), started=started)
+    assert log.lines == ["entered", "address", "left"]
+    assert signal.getsignal(number) in (before, signal.SIG_DFL, signal.default_int_handler)
+
+
+async def test_service_ends_with_its_work() -> None:
+    log = Log()
+
+    async def work(address: str) -> None:
+        log.lines.append("worked")
+
+    with anyio.fail_after(5):
+        await serve_until_signalled(log.service(), until=work)
+    assert log.lines == ["entered", "worked", "left"]
+
+
+async def test_failing_work_still_leaves() -> None:
+    async def work(address: str) -> None:
+        raise ValueError("broken")
+
+    with anyio.fail_after(5), pytest.raises(ValueError, match="broken"):
+        await serve_until_signalled(Log().service(), until=work)
+
+
+async def test_run_is_cancelled_by_a_signal() -> None:
+    async def run() -> str:
+        os.kill(os.getpid(), signal.SIGTERM)
+        await anyio.sleep_forever()
+        return "never"
+
+    with anyio.fail_after(5):
+        assert await run_until_signalled(run) is None
+
+
+async def test_run_returns_its_result() -> None:
+    async def run() -> str:
+        return "done"
+
+    assert await run_until_signalled(run) == "done"
