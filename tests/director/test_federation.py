@@ -10,10 +10,8 @@ from pathlib import Path
 import anyio
 import numpy as np
 import pytest
-from openfl_aio.aggregator.client import AggregatorClient
-from openfl_aio.plan.experiment import experiment_plan
-from openfl_aio.testing.ca import ThrowawayCA
 
+from openfl_aio.aggregator.client import AggregatorClient
 from openfl_aio.collaborator.collaborator import Collaborator
 from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput
 from openfl_aio.config import DirectorConfig, RetryPolicy, Timeouts, default_tasks
@@ -23,7 +21,9 @@ from openfl_aio.director.servicer import encode_model
 from openfl_aio.director.upload import decode_model
 from openfl_aio.domain import ExperimentStatus, ModelKind, ShardInfo, TaskKind
 from openfl_aio.errors import AuthorizationError, NotFoundError
+from openfl_aio.plan.experiment import experiment_plan
 from openfl_aio.plan.plan import Plan
+from openfl_aio.testing.ca import ThrowawayCA
 
 pytestmark = pytest.mark.real_time
 

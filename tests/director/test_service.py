@@ -11,7 +11,6 @@ from dataclasses import replace
 import anyio
 import numpy as np
 import pytest
-from openfl_aio.plan.plan import Plan
 
 from openfl_aio.config import DirectorConfig, Endpoint, RetryPolicy, Timeouts
 from openfl_aio.director.client import DirectorClient
@@ -28,6 +27,7 @@ from openfl_aio.errors import (
     ProtocolError,
     ShardNotFoundError,
 )
+from openfl_aio.plan.plan import Plan
 from openfl_aio.transport.identity import Caller
 
 pytestmark = pytest.mark.real_time
