@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,14 +41,24 @@ class Database:
         Raises `StorageError` if the file is no database or was written by a newer version of this program, and
         `StorageFullError`.
         """
+        await anyio.to_thread.run_sync(self._check_file)
         engine = await anyio.to_thread.run_sync(self._make_engine)  # looks the path up
         self._engine = engine
         try:
-            async with self.begin() as connection:
-                await connection.run_sync(self._migrate)
+            with anyio.CancelScope(shield=True):  # one short transaction; see _check_file
+                async with self.begin() as connection:
+                    await connection.run_sync(self._migrate)
         except BaseException:
             await self.close()
             raise
+
+    def _check_file(self) -> None:
+        # aiosqlite leaves its thread to itself when a connection fails; so what can fail does so here, without it
+        try:
+            with closing(sqlite3.connect(self._path)) as connection:
+                connection.execute("SELECT count(*) FROM sqlite_master")
+        except sqlite3.Error as exc:
+            raise StorageError(f"cannot use database {str(self._path)!r}: {exc}") from exc
 
     def _make_engine(self) -> AsyncEngine:
         # one connection: transactions queue here instead of failing with "database is locked"
@@ -114,12 +125,15 @@ def _version(connection: Connection) -> int:
 def _set_pragmas(connection: Any, record: Any) -> None:
     # the driver's own transaction handling would commit before each DDL statement and split a migration
     connection.isolation_level = None
-    cursor = connection.cursor()
     try:
+        cursor = connection.cursor()
         for pragma in PRAGMAS:
             cursor.execute(f"PRAGMA {pragma}")
-    finally:
         cursor.close()
+    except BaseException:
+        # nobody else closes a connection that the pool has not taken yet, and its thread would stay
+        connection.close()
+        raise
 
 
 def _begin(connection: Connection) -> None:

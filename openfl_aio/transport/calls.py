@@ -35,7 +35,7 @@ WAITING_METHODS: Final = frozenset({"GetTasks", "GetAggregatedTensor", "WaitExpe
 
 # a 1.6 client repeats a refused call at once and for ever: its refusals are slowed down, in seconds
 REFUSAL_PAUSE: Final = (0.5, 1.5)
-RELEVANT_AGENT: Final = "grpc-python"
+STOCK_AGENT: Final = "grpc-python/"  # with the slash: grpclib, and so we, are "grpc-python-grpclib/"
 REFUSALS: Final = frozenset(
     {
         Status.INVALID_ARGUMENT,
@@ -153,7 +153,7 @@ class Calls:
             raise GRPCError(Status.UNAVAILABLE, STOPPING)
         handler, method = event.method_func, event.method_name
         address = _address(event.peer.addr())
-        certificate, metadata, slow = event.peer.cert(), event.metadata, RELEVANT_AGENT in (event.user_agent or "")
+        certificate, metadata, slow = event.peer.cert(), event.metadata, STOCK_AGENT in (event.user_agent or "")
 
         async def answer(stream: Stream[Any, Any]) -> None:
             try:

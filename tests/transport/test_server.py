@@ -293,10 +293,23 @@ async def test_methods_that_are_not_there_say_so() -> None:
     assert caught.value.status is Status.UNIMPLEMENTED
 
 
+async def test_refusals_of_our_clients_come_at_once() -> None:
+    service = SmallAggregator()
+    service.error = lambda: NotFoundError("x")
+    async with serving(service) as (stub, _):
+        started = anyio.current_time()
+        for _again in range(3):
+            with pytest.raises(GRPCError):
+                await stub.get_tasks(TASKS)
+        assert anyio.current_time() - started < 1.5
+
+
 async def test_refusals_of_stock_clients_are_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
     service = SmallAggregator()
     service.error = lambda: NotFoundError("x")
-    monkeypatch.setattr(grpclib.client, "USER_AGENT", "grpc-python/1.60")  # the library's, not ours
+    monkeypatch.setattr(
+        grpclib.client, "USER_AGENT", "grpc-python/1.60.0 grpc-c/37.0.0 (linux; chttp2)"
+    )  # the library's, not ours
     async with serving(service) as (stub, _):
         started = anyio.current_time()
         with pytest.raises(GRPCError):
