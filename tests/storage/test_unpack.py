@@ -213,3 +213,14 @@ async def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert sorted(tmp_path.rglob("*")) == before
+
+
+async def test_extra_members_are_packed_and_take_the_place_of_files(tmp_path: Path) -> None:
+    (tmp_path / "work/plan").mkdir(parents=True)
+    (tmp_path / "work/plan/plan.yaml").write_text("old")
+    (tmp_path / "work/task.py").write_text("x = 1")
+    await pack(tmp_path / "work", tmp_path / "a.zip", extra={"plan/plan.yaml": b"new", "note": b"more"})
+    await unpack(tmp_path / "a.zip", tmp_path / "out", limits=LIMITS)
+    assert (tmp_path / "out/plan/plan.yaml").read_text() == "new"
+    assert (tmp_path / "out/note").read_text() == "more"
+    assert (tmp_path / "out/task.py").read_text() == "x = 1"
