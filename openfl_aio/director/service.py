@@ -7,6 +7,7 @@ stores and tells. All experiments are served on the director's own port.
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -17,6 +18,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import anyio
+import anyio.to_thread
 import numpy as np
 
 from openfl_aio.aggregator.service import Aggregator
@@ -50,6 +52,8 @@ if TYPE_CHECKING:
 __all__ = ["Director"]
 
 logger = logging.getLogger(__name__)
+
+MAX_DESCRIPTION = 4000  # characters kept of a failure report: the end, where a traceback says what happened
 
 
 class Director:
@@ -201,7 +205,8 @@ class Director:
             logger.warning("failure report ignored: envoy %r has no part in experiment %r", envoy, name)
             return
         self._experiments.envoy_done(name, envoy)
-        reason = f"envoy {envoy} failed with code {error_code}: {error_description.strip() or 'no description'}"
+        description = error_description.strip()[-MAX_DESCRIPTION:] or "no description"
+        reason = f"envoy {envoy} failed with code {error_code}: {description}"
         await self._apply(experiment, ExperimentEvent.FAIL, reason)
 
     # --- frontends ------------------------------------------------------------------------------------------------
@@ -319,14 +324,14 @@ class Director:
         if experiment is None:
             return True
         execution = self._executions.pop(name, None)
-        archive = self._archives.pop(name, None)
+        self._archives.pop(name, None)
         self._waiters.notify(("experiment", name))
         if execution is not None:
             execution.dismiss("the experiment was removed by its owner")
         async with self._saving:
             await self._storage.registry.remove_experiment(name)
-        if archive is not None:
-            await self._storage.archives.remove(archive.id)
+        await self._storage.archives.remove(experiment.archive_id)
+        await self._remove_models(experiment)
         return True
 
     async def cancel(self, caller: Caller, name: str) -> bool:
@@ -346,6 +351,11 @@ class Director:
             return None
         return self.config.workspace / "models" / experiment.archive_id / f"{kind.name.lower()}.pbuf"
 
+    async def _remove_models(self, experiment: Experiment) -> None:
+        path = self._model_path(experiment, ModelKind.LAST)
+        if path is not None:
+            await anyio.to_thread.run_sync(lambda: shutil.rmtree(path.parent, ignore_errors=True))
+
     def _aggregator(self, name: str) -> Aggregator | None:
         execution = self._executions.get(name)
         return None if execution is None else execution.aggregator
@@ -356,9 +366,10 @@ class Director:
         finally:
             self._mounted.pop(execution.experiment.federation_uuid, None)
             if not self._experiments.holds(execution.experiment):
-                # a plan that was being rewritten while its experiment was removed wrote the archive again
+                # what was being written while the experiment was removed is there again
                 with anyio.CancelScope(shield=True):
                     await self._storage.archives.remove(execution.experiment.archive_id)
+                    await self._remove_models(execution.experiment)
 
     async def _prepare(self, execution: Execution, model: Mapping[str, np.ndarray]) -> Aggregator | None:
         experiment = execution.experiment
@@ -428,7 +439,8 @@ class Director:
             )
 
     async def _restore(self) -> None:
-        """Take over what an earlier director of this workspace kept."""
+        """Take over what an earlier director of this workspace kept, and remove archives that nobody owns any more."""
+        orphans = set(await self._storage.archives.ids())
         for record in await self._storage.registry.experiments():
             experiment = Experiment(
                 name=record.name,
@@ -441,8 +453,11 @@ class Director:
                 error=record.error,
             )
             self._experiments.restore(experiment)
+            orphans.discard(experiment.archive_id)
             if not experiment.status.ended:
                 await self._apply(experiment, ExperimentEvent.FAIL, "the director was restarted; submit it again")
+        for archive_id in orphans:
+            await self._storage.archives.remove(archive_id)
 
 
 def _check_is(caller: Caller, name: str) -> None:
