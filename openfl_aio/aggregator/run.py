@@ -13,7 +13,7 @@ from openfl_aio.config import AggregatorConfig, Endpoint, TLSConfig
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan.files import load_collaborators
 from openfl_aio.plan.plan import Plan
-from openfl_aio.storage.pki_folder import PKIFolder
+from openfl_aio.storage.keys import CertificateLayout
 from openfl_aio.storage.storage import Storage
 
 __all__ = ["configure", "open_aggregator", "wait_until_over"]
@@ -30,11 +30,12 @@ def configure(plan: Plan, collaborators: Path, *, root: Path, listen: Endpoint |
         listen = Endpoint(host="0.0.0.0" if plan.tls else "127.0.0.1", port=endpoint.port)
     tls = None
     if plan.tls:
-        folder = PKIFolder(root / plan.cert_folder)
+        layout = CertificateLayout(root / plan.cert_folder)
+        pair = layout.server(endpoint.host)
         tls = TLSConfig(
-            ca=folder.ca_certificate,
-            certificate=folder.certificate("server", endpoint.host),
-            private_key=folder.key("server", endpoint.host),
+            ca=layout.chain,
+            certificate=pair.certificate,
+            private_key=pair.private_key,
             require_client_certificate=plan.require_client_certificate,
         )
     return plan.aggregator_config(

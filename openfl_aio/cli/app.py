@@ -9,7 +9,8 @@ from typing import Annotated
 import typer
 from typer.exceptions import TyperException
 
-from openfl_aio.cli import pki
+from openfl_aio.cli import experiment, pki, roles
+from openfl_aio.cli.demo import demo
 from openfl_aio.cli.exit_codes import ExitCode, exit_code_of
 from openfl_aio.errors import OpenFLAioError
 
@@ -23,6 +24,9 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(pki.app, name="pki")
+app.add_typer(experiment.app, name="experiment")
+app.command()(demo)
+roles.add_to(app)
 
 
 @app.callback()

@@ -13,7 +13,8 @@ import typer
 from openfl_aio import pki
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.pki.requests import load_request, request_common_name
-from openfl_aio.storage.pki_folder import PKIFolder, read_pem
+from openfl_aio.storage.keys import read_pem
+from openfl_aio.storage.pki_folder import PKIFolder
 
 __all__ = ["app"]
 
@@ -84,7 +85,7 @@ def sign(
     if role is Role.CLIENT:
         _refuse_hosts(host)
     kept = PKIFolder(folder)
-    pem = read_pem(file, what="the request")
+    pem = read_pem(file)
     certificate = pki.sign(kept.load_authority(), pem, usage=role.value, hosts=host, days=days)
     path = kept.save_certificate(role.value, request_common_name(load_request(pem)), certificate, force=force)
     typer.echo(f"certificate in {path}; send it back with {kept.ca_certificate}")
@@ -93,7 +94,7 @@ def sign(
 @app.command()
 def show(file: Path, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False) -> None:
     """Say what the certificate in FILE is for, for whom and until when."""
-    info: dict[str, Any] = asdict(pki.describe(read_pem(file, what="the certificate")))
+    info: dict[str, Any] = asdict(pki.describe(read_pem(file)))
     info["serial_number"] = f"{info['serial_number']:x}"
     info |= {key: info[key].isoformat() for key in ("not_before", "not_after")}
     if as_json:

@@ -54,6 +54,7 @@ class ArchiveSink:
         self._limit = limit
         self._nbytes = 0
         self._descriptor: int | None = None
+        self._closed = False
         # a cancelled caller does not stop the worker thread: closing waits for a write under way
         self._lock = threading.Lock()
 
@@ -72,12 +73,15 @@ class ArchiveSink:
 
     def open(self) -> None:
         """Make the temporary file. Blocks."""
-        with disk_errors(self._path):
+        with self._lock, disk_errors(self._path):
+            if self._closed:
+                return
             self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
     def close(self) -> None:
         """Remove what was not kept. Blocks."""
         with self._lock:
+            self._closed = True
             if self._descriptor is not None:
                 os.close(self._descriptor)
                 self._descriptor = None

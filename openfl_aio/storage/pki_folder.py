@@ -1,13 +1,6 @@
-"""A folder of certificates and keys in OpenFL's layout.
+"""A folder of certificates and keys, as the commands that make them see it.
 
-::
-
-    cert_chain.crt                 the authority's certificate, for every participant
-    ca/root.key                    the authority's key: stays where it was made
-    server/agg_<host>.{crt,key}    the director or aggregator
-    client/col_<name>.{crt,key}    a collaborator, envoy or user
-
-Keys are readable by their owner only, from the first byte on. Nothing is overwritten unless told.
+The layout is that of `openfl_aio.storage.keys`. Nothing is overwritten unless told.
 """
 
 from __future__ import annotations
@@ -17,18 +10,9 @@ from pathlib import Path
 from openfl_aio.errors import AlreadyExistsError, ConfigurationError
 from openfl_aio.pki import CertificateAuthority, Credentials, Usage
 from openfl_aio.storage.files import disk_errors, write_atomic
+from openfl_aio.storage.keys import CertificateLayout, KeyPair, read_pem
 
-__all__ = ["PKIFolder", "read_pem"]
-
-PREFIXES = {"server": "agg_", "client": "col_"}
-
-
-def read_pem(path: Path, *, what: str) -> bytes:
-    """Return the bytes of ``path``. Raises `ConfigurationError` that says how to get the file."""
-    try:
-        return path.read_bytes()
-    except OSError as exc:
-        raise ConfigurationError(f"cannot read {what} {str(path)!r}: {exc.strerror or exc}") from None
+__all__ = ["PKIFolder"]
 
 
 class PKIFolder:
@@ -36,28 +20,28 @@ class PKIFolder:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.ca_certificate = root / "cert_chain.crt"
-        self.ca_key = root / "ca" / "root.key"
+        self._layout = CertificateLayout(root)
+        self.ca_certificate = self._layout.chain
+        self.ca_key = self._layout.authority.private_key
 
     def __repr__(self) -> str:
         return f"PKIFolder({str(self.root)!r})"
 
     def certificate(self, usage: Usage, name: str) -> Path:
         """Return where the certificate of ``name`` belongs."""
-        # OpenFL looks for the server's files under the lower-case host name
-        return self.root / usage / f"{PREFIXES[usage]}{name.lower() if usage == 'server' else name}.crt"
+        return self._pair(usage, name).certificate
 
     def key(self, usage: Usage, name: str) -> Path:
         """Return where the private key of ``name`` belongs."""
-        return self._beside(usage, name, ".key")
+        return self._pair(usage, name).private_key
 
     def request(self, usage: Usage, name: str) -> Path:
         """Return where the certificate request of ``name`` belongs."""
-        return self._beside(usage, name, ".csr")
+        key = self.key(usage, name)
+        return key.parent / f"{key.name.removesuffix('.key')}.csr"
 
-    def _beside(self, usage: Usage, name: str, ending: str) -> Path:
-        certificate = self.certificate(usage, name)
-        return certificate.parent / f"{certificate.name.removesuffix('.crt')}{ending}"
+    def _pair(self, usage: Usage, name: str) -> KeyPair:
+        return self._layout.server(name) if usage == "server" else self._layout.client(name)
 
     def save_authority(self, authority: CertificateAuthority, *, force: bool = False) -> None:
         """Keep a new authority. Raises `AlreadyExistsError` if there is one and not ``force``."""
@@ -71,8 +55,8 @@ class PKIFolder:
                 "or send a request to whoever has the key"
             )
         return CertificateAuthority(
-            read_pem(self.ca_certificate, what="the authority's certificate"),
-            read_pem(self.ca_key, what="the authority's key"),
+            read_pem(self.ca_certificate),
+            read_pem(self.ca_key),
         )
 
     def save_credentials(self, usage: Usage, name: str, credentials: Credentials, *, force: bool = False) -> None:

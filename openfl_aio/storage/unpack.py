@@ -12,7 +12,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
@@ -66,13 +66,20 @@ async def unpack(archive: Path, target: Path, *, limits: Limits) -> None:
     await anyio.to_thread.run_sync(_unpack, archive, target, limits)
 
 
-async def pack(folder: Path, archive: Path, *, exclude: Sequence[str] = DEFAULT_EXCLUDES) -> None:
+async def pack(
+    folder: Path,
+    archive: Path,
+    *,
+    exclude: Sequence[str] = DEFAULT_EXCLUDES,
+    extra: Mapping[str, bytes] | None = None,
+) -> None:
     """Write every regular file under ``folder`` into the zip file ``archive``; equal folders give equal bytes.
 
-    ``exclude`` are shell patterns; one that matches a file's or folder's name leaves it out. Raises `ArchiveError`
-    for a link or special file that is not excluded, and `StorageError`.
+    ``exclude`` are shell patterns; one that matches a file's or folder's name leaves it out. ``extra`` are further
+    members by name; they take the place of files of that name. Raises `ArchiveError` for a link or special file that
+    is not excluded, and `StorageError`.
     """
-    await anyio.to_thread.run_sync(_pack, folder, archive, tuple(exclude))
+    await anyio.to_thread.run_sync(_pack, folder, archive, tuple(exclude), dict(extra or {}))
 
 
 @contextmanager
@@ -230,13 +237,15 @@ def _extract(zf: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, budget: _Bu
                 file.write(block)
 
 
-def _pack(folder: Path, archive: Path, exclude: tuple[str, ...]) -> None:
+def _pack(folder: Path, archive: Path, exclude: tuple[str, ...], extra: dict[str, bytes]) -> None:
     with disk_errors(folder):
-        files = sorted(_files(folder, exclude, skip=archive), key=lambda path: path.relative_to(folder).as_posix())
+        files = {path.relative_to(folder).as_posix(): path for path in _files(folder, exclude, skip=archive)}
     with writing_atomic(archive) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, allowZip64=False) as zf:
-        for path in files:
-            info = member_info(path.relative_to(folder).as_posix())
-            with path.open("rb") as source, zf.open(info, "w") as sink:
+        for name in sorted({*files, *extra}):
+            if name in extra:
+                zf.writestr(member_info(name), extra[name])
+                continue
+            with files[name].open("rb") as source, zf.open(member_info(name), "w") as sink:
                 while block := source.read(BLOCK):
                     sink.write(block)
 

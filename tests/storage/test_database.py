@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import gc
 import sqlite3
 import threading
 from pathlib import Path
 
+import anyio.lowlevel
 import pytest
-from sqlalchemy import create_engine, inspect, text
+from sqlalchemy import create_engine, inspect, select, text
 
 from openfl_aio.errors import StorageError, StorageFullError
 from openfl_aio.storage.database import CURRENT_VERSION, Database
@@ -124,4 +126,31 @@ async def test_commits_are_durable_and_readable_beside(path: Path) -> None:
     beside = sqlite3.connect(path)
     assert beside.execute("SELECT round_number FROM rounds").fetchall() == [(3,)]
     beside.close()
+    await database.close()
+
+
+async def test_cancelled_callers_leave_a_database_that_works(path: Path) -> None:
+    database = Database(path)
+    await database.open()
+    started: list[int] = []
+
+    async def write(number: int) -> None:
+        async with database.begin() as connection:
+            started.append(number)
+            await connection.execute(SHARDS.insert().values(name=f"{number}", body="a"))
+            await connection.execute(SHARDS.insert().values(name=f"{number} too", body="b"))
+
+    # cancelled as a server cancels a handler: by the task, at whatever await it is in
+    tasks = [asyncio.ensure_future(write(number)) for number in range(12)]
+    while len(started) < len(tasks):
+        await anyio.lowlevel.checkpoint()
+        if started and not tasks[started[-1]].done() and started[-1] % 2:
+            tasks[started[-1]].cancel()
+        if all(task.done() for task in tasks):
+            break
+    await asyncio.wait(tasks)
+    async with database.begin() as connection:
+        names = set(await connection.scalars(select(SHARDS.c.name)))
+    assert len(names) == 2 * len({name.split()[0] for name in names})  # whole transactions only
+    assert {f"{number}" for number in range(0, 12, 2)} <= names
     await database.close()

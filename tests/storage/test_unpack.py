@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import os
+import resource
 import stat
 import struct
 import zipfile
@@ -12,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from openfl_aio.config import Limits
-from openfl_aio.errors import AlreadyExistsError, ArchiveError, StorageError
+from openfl_aio.errors import AlreadyExistsError, ArchiveError, StorageError, StorageFullError
 from openfl_aio.storage.unpack import opened, pack, unpack
 
 pytestmark = pytest.mark.real_time
@@ -194,3 +195,32 @@ def test_any_flipped_byte_is_read_or_refused(at: int, value: int, tmp_path: Path
                 zf.read(info)
     except (ArchiveError, RuntimeError):  # RuntimeError: a password is asked for, which unpack refuses before
         pass
+
+
+async def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    archive.write_bytes(zip_of(("small", b"x"), ("large", os.urandom(50_000))))
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work/large").write_bytes(os.urandom(50_000))
+    before = sorted(tmp_path.rglob("*"))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
+    try:
+        with pytest.raises(StorageFullError, match="no space"):
+            await unpack(archive, tmp_path / "target", limits=LIMITS)
+        with pytest.raises(StorageFullError, match="no space"):
+            await pack(tmp_path / "work", tmp_path / "b.zip")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+async def test_extra_members_are_packed_and_take_the_place_of_files(tmp_path: Path) -> None:
+    (tmp_path / "work/plan").mkdir(parents=True)
+    (tmp_path / "work/plan/plan.yaml").write_text("old")
+    (tmp_path / "work/task.py").write_text("x = 1")
+    await pack(tmp_path / "work", tmp_path / "a.zip", extra={"plan/plan.yaml": b"new", "note": b"more"})
+    await unpack(tmp_path / "a.zip", tmp_path / "out", limits=LIMITS)
+    assert (tmp_path / "out/plan/plan.yaml").read_text() == "new"
+    assert (tmp_path / "out/note").read_text() == "more"
+    assert (tmp_path / "out/task.py").read_text() == "x = 1"

@@ -1,0 +1,139 @@
+"""One experiment from its archive to its end: plan read and rewritten, reviewed, served by an aggregator of its own."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeAlias
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from openfl_aio.aggregator.service import Aggregator
+from openfl_aio.config import DirectorConfig, Endpoint
+from openfl_aio.director.experiments import Experiment, ExperimentEvent
+from openfl_aio.errors import ArchiveError, ConfigurationError, ExperimentFailedError, OpenFLAioError
+from openfl_aio.plan.plan import Plan
+
+if TYPE_CHECKING:
+    from openfl_aio.storage.archives import Archive, Archives
+
+__all__ = ["PLAN_MEMBER", "Execution", "Review", "serve_plan"]
+
+PLAN_MEMBER = "plan/plan.yaml"
+
+Review: TypeAlias = Callable[[Plan], Awaitable[bool]]
+
+logger = logging.getLogger(__name__)
+
+
+async def serve_plan(
+    archives: Archives, archive: Archive, *, endpoint: Endpoint, config: DirectorConfig
+) -> tuple[Plan, Archive]:
+    """Read the plan of ``archive`` and write it back so that unmodified envoys come to ``endpoint``.
+
+    The salt is fresh, so two submissions of the same plan are two federations. Returns the plan as served and
+    the archive that holds it. Raises `NotFoundError` without a plan, `ArchiveError` for a bad archive,
+    `ConfigurationError` for a plan that cannot work.
+    """
+    data = await archives.read_member(archive, PLAN_MEMBER)
+    try:
+        text = bytes(data).decode()
+    except UnicodeDecodeError as exc:
+        raise ArchiveError(f"{PLAN_MEMBER} is not UTF-8 text ({exc}); write it again") from None
+    submitted, host = await anyio.to_thread.run_sync(_read, text)
+    tls = config.tls is not None
+    if submitted.tls != tls:
+        raise ConfigurationError(
+            f"{PLAN_MEMBER}: network.settings.tls is {str(submitted.tls).lower()}, but this director serves "
+            f"{'mutual TLS' if tls else 'plaintext'}; set it to {str(tls).lower()}"
+        )
+    served = submitted.rewritten(
+        agg_addr=config.public_host or host,
+        agg_port=endpoint.port,
+        hash_salt=secrets.token_hex(8),
+    )
+    dumped = served.dump()
+    archive = await archives.replace_member(archive, PLAN_MEMBER, dumped.encode())
+    # parsed again as the envoys will: the uuids that both sides derive come from these very bytes
+    plan, _ = await anyio.to_thread.run_sync(_read, dumped)
+    await anyio.lowlevel.checkpoint()  # threads are waited for: an experiment dismissed meanwhile ends here
+    return plan, archive
+
+
+def _read(text: str) -> tuple[Plan, str]:
+    """Return the plan and the host it names, which may need the resolver. Blocks."""
+    plan = Plan.parse(text, source=PLAN_MEMBER)
+    return plan, plan.endpoint.host
+
+
+class Execution:
+    """Runs one experiment. The aggregator stays mounted after the end, so that late collaborators are told to quit.
+
+    ``apply`` hands an event and its reason to the owner, which decides whether it changes the experiment;
+    ``linger`` is for how many seconds after `dismiss` collaborators may still come for their quit.
+    """
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        *,
+        apply: Callable[[ExperimentEvent, str], Awaitable[object]],
+        linger: float,
+    ) -> None:
+        self.experiment = experiment
+        self.aggregator: Aggregator | None = None
+        self._apply = apply
+        self._linger = linger
+        self._scope = anyio.CancelScope()
+        self._dismissed = anyio.Event()
+
+    def stop(self, reason: str) -> None:
+        """End the rounds, if there are any; collaborators are told to quit."""
+        if self.aggregator is not None:
+            self.aggregator.stop(reason)
+
+    def dismiss(self, reason: str) -> None:
+        """Nobody needs this experiment any more: stop it, tell the collaborators to quit, take it down."""
+        if self.aggregator is None:
+            self._scope.cancel()
+        else:
+            self.aggregator.stop(reason)
+            self._dismissed.set()
+
+    async def run(self, prepare: Callable[[], Awaitable[Aggregator | None]]) -> None:
+        """Prepare and serve until dismissed. ``prepare`` returns None for an experiment that was turned away.
+
+        Never raises: what goes wrong is the experiment's end, not the director's.
+        """
+        with self._scope:
+            try:
+                aggregator = await prepare()
+                if aggregator is None:
+                    await self._apply(ExperimentEvent.REJECT, "the director's review turned the plan down")
+                    return
+                async with aggregator:
+                    await self._serve(aggregator)
+            except OpenFLAioError as exc:
+                await self._apply(ExperimentEvent.FAIL, str(exc))
+            except Exception as exc:
+                logger.exception("experiment failed by an internal error: %r", self.experiment.name)
+                await self._apply(ExperimentEvent.FAIL, f"internal error of the director: {type(exc).__name__}")
+
+    async def _serve(self, aggregator: Aggregator) -> None:
+        self.aggregator = aggregator
+        await self._apply(ExperimentEvent.START, "")
+        if self.experiment.status.ended:  # cancelled while it was being prepared
+            aggregator.stop(f"the experiment is {self.experiment.status.value}")
+        try:
+            await aggregator.wait_complete()
+        except ExperimentFailedError as exc:
+            await self._apply(ExperimentEvent.FAIL, str(exc))
+        else:
+            await self._apply(ExperimentEvent.FINISH, "")
+        await self._dismissed.wait()
+        # a collaborator of OpenFL 1.6 that finds nobody asks for ever, without a pause
+        with anyio.move_on_after(self._linger):
+            await aggregator.wait_quits_sent()

@@ -1,0 +1,100 @@
+"""Running a director as a process of its own: command line and file in, exit code out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import anyio
+
+from openfl_aio.config import DirectorConfig, TLSConfig
+from openfl_aio.director.service import Director
+from openfl_aio.errors import ConfigurationError, OpenFLAioError, StorageError
+from openfl_aio.plan.files import load_director_config
+from openfl_aio.telemetry.logs import configure_logging
+from openfl_aio.transport.signals import serve_until_signalled
+
+__all__ = ["director_config", "main", "run_director"]
+
+logger = logging.getLogger(__name__)
+
+
+def director_config(
+    path: Path,
+    *,
+    tls: bool = True,
+    root_ca: Path | None = None,
+    private_key: Path | None = None,
+    certificate: Path | None = None,
+) -> DirectorConfig:
+    """Return the configuration in OpenFL's ``director_config.yaml`` at ``path``, with the certificate files added.
+
+    Files given here replace those that the file names. Raises `ConfigurationError` for a wrong file, and unless
+    exactly the certificates that ``tls`` asks for are given.
+    """
+    config = load_director_config(path)
+    files = {"-rc": root_ca, "-pk": private_key, "-oc": certificate}
+    if not tls:
+        given = [option for option, file in files.items() if file is not None]
+        if given:
+            raise ConfigurationError(f"--disable-tls was given together with {', '.join(given)}; choose one of the two")
+        return config.model_copy(update={"tls": None})
+    if config.tls is not None and not any(files.values()):
+        return config
+    if root_ca is None or private_key is None or certificate is None:
+        missing = ", ".join(option for option, file in files.items() if file is None)
+        raise ConfigurationError(
+            f"mutual TLS needs certificates, missing {missing}; give them, or choose --disable-tls"
+        )
+    return config.model_copy(update={"tls": TLSConfig(ca=root_ca, certificate=certificate, private_key=private_key)})
+
+
+async def run_director(config: DirectorConfig, *, announce: Callable[[Director], None] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; ``announce`` is called once the director listens."""
+    await serve_until_signalled(Director(config), started=announce)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``python -m openfl_aio.director`` and return the exit code: 0 after a signal, else `exit_code`."""
+    parser = argparse.ArgumentParser(prog="python -m openfl_aio.director", description="Run a director.")
+    parser.add_argument("start", nargs="?", choices=["start"], help="optional, as in OpenFL")
+    parser.add_argument("-c", "--director-config-path", type=Path, default=Path("director_config.yaml"))
+    parser.add_argument("--tls", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--disable-tls", dest="tls", action="store_false", help="plaintext, on loopback only")
+    parser.add_argument("-rc", "--root-cert-path", type=Path, metavar="CA")
+    parser.add_argument("-pk", "--private-key-path", type=Path, metavar="KEY")
+    parser.add_argument("-oc", "--public-cert-path", type=Path, metavar="CERT")
+    parser.add_argument("--debug", action="store_true", help="log more, and show where an error came from")
+    options = parser.parse_args(arguments)
+    configure_logging("DEBUG" if options.debug else "INFO")
+    try:
+        config = director_config(
+            options.director_config_path,
+            tls=options.tls,
+            root_ca=options.root_cert_path,
+            private_key=options.private_key_path,
+            certificate=options.public_cert_path,
+        )
+        anyio.run(lambda: run_director(config, announce=announce))
+    except OpenFLAioError as exc:
+        if options.debug:
+            logger.exception("the director ended")
+        sys.stderr.write(f"error: {exc}\n")
+        return exit_code(exc)
+    return 0
+
+
+def exit_code(error: OpenFLAioError) -> int:
+    """Return the code for ``error``, of those documented for the whole command line that a director can end with."""
+    if isinstance(error, ConfigurationError):
+        return 2
+    return 6 if isinstance(error, StorageError) else 1
+
+
+def announce(director: Director) -> None:
+    """Print the one line that says where the director listens."""
+    sys.stdout.write(f"director listens on {director.endpoint}\n")
+    sys.stdout.flush()

@@ -1,0 +1,466 @@
+"""The director: envoys register and wait, frontends submit and follow, each experiment gets an aggregator.
+
+What may happen is decided by `openfl_aio.director.experiments` and `openfl_aio.director.shards`; this module waits,
+stores and tells. All experiments are served on the director's own port.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import anyio
+import anyio.to_thread
+import numpy as np
+
+from openfl_aio.aggregator.service import Aggregator
+from openfl_aio.aggregator.servicer import AggregatorServicer
+from openfl_aio.config import DirectorConfig, Endpoint
+from openfl_aio.director.execution import Execution, Review, serve_plan
+from openfl_aio.director.experiments import Experiment, ExperimentEvent, Experiments
+from openfl_aio.director.servicer import DirectorServicer
+from openfl_aio.director.shards import Shards
+from openfl_aio.domain import (
+    CollaboratorProgress,
+    DeviceInfo,
+    EnvoyInfo,
+    ExperimentDescription,
+    ExperimentStatus,
+    ExperimentSummary,
+    Metric,
+    ModelKind,
+    ShardInfo,
+)
+from openfl_aio.errors import AuthorizationError, ConfigurationError, ExperimentNotFoundError
+from openfl_aio.storage.registry import ExperimentRecord
+from openfl_aio.storage.storage import Storage
+from openfl_aio.transport.identity import Caller
+from openfl_aio.transport.server import Server
+from openfl_aio.waiting import Waiters
+
+if TYPE_CHECKING:
+    from openfl_aio.storage.archives import Archive, ArchiveSink
+
+__all__ = ["Director"]
+
+logger = logging.getLogger(__name__)
+
+MAX_DESCRIPTION = 4000  # characters kept of a failure report: the end, where a traceback says what happened
+
+
+class Director:
+    """A director in this event loop: ``async with Director(config) as director``.
+
+    ``review`` is asked for every plan before it runs; False turns the experiment down. No signal handler is set and
+    no folder entered; several directors may share a loop. Leaving the context stops every experiment.
+    """
+
+    def __init__(self, config: DirectorConfig, *, review: Review | None = None) -> None:
+        self.config = config
+        self._review = review
+        self._experiments = Experiments()
+        self._shards = Shards(
+            sample_shape=config.sample_shape,
+            target_shape=config.target_shape,
+            health_check_period=config.envoy_health_check_period,
+        )
+        self._waiters: Waiters[tuple[str, str]] = Waiters()
+        self._executions: dict[str, Execution] = {}  # by experiment name
+        self._mounted: dict[str, Execution] = {}  # by federation uuid; outlives the experiment's entry a little
+        self._archives: dict[str, Archive] = {}
+        self._saving = anyio.Lock()  # rows of one experiment are written in the order of its changes
+        self._stack: AsyncExitStack | None = None
+
+    def __repr__(self) -> str:
+        return f"Director({len(self._experiments)} experiments, {len(self._shards)} envoys)"
+
+    async def __aenter__(self) -> Self:
+        config = self.config
+        async with AsyncExitStack() as stack:
+            self._storage = await stack.enter_async_context(Storage(config.workspace, limits=config.limits))
+            await self._restore()
+            self._tasks = await stack.enter_async_context(anyio.create_task_group())
+            stack.callback(self._tasks.cancel_scope.cancel)
+            self._server = await stack.enter_async_context(
+                Server(
+                    [DirectorServicer(self, limits=config.limits), AggregatorServicer(self.find_aggregator)],
+                    listen=config.listen,
+                    tls=config.tls,
+                    limits=config.limits,
+                    timeouts=config.timeouts,
+                    allow_plaintext_anywhere=config.allow_plaintext_anywhere,
+                )
+            )
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._stack is not None:
+            stack, self._stack = self._stack, None
+            await stack.__aexit__(kind, value, traceback)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where this director listens; the port is the bound one."""
+        return self._server.endpoint
+
+    @property
+    def parked(self) -> int:
+        """How many registered envoys wait for an experiment right now."""
+        return self._shards.parked
+
+    async def archive_ids(self) -> list[str]:
+        """Return the ids of the archives that are kept."""
+        return await self._storage.archives.ids()
+
+    def find_aggregator(self, federation_uuid: str) -> Aggregator:
+        """Return the aggregator that serves this federation; `ExperimentNotFoundError` if none does.
+
+        The calls of the aggregator's service that carry no header give the experiment's name instead.
+        """
+        execution = self._mounted.get(federation_uuid) or self._executions.get(federation_uuid)
+        if execution is None or execution.aggregator is None:
+            raise ExperimentNotFoundError(f"no experiment serves the federation {federation_uuid!r}")
+        return execution.aggregator
+
+    # --- envoys ---------------------------------------------------------------------------------------------------
+
+    async def update_shard_info(self, caller: Caller, shard: ShardInfo) -> bool:
+        """Register or refresh an envoy; False if its shapes are not this director's."""
+        _check_is(caller, shard.name)
+        accepted = self._shards.register(shard, anyio.current_time())
+        if not accepted:
+            logger.warning(
+                "envoy %s refused: shapes %r -> %r, expected %r -> %r",
+                shard.name,
+                shard.sample_shape,
+                shard.target_shape,
+                self._shards.sample_shape,
+                self._shards.target_shape,
+            )
+            return False
+        await self._storage.registry.save_shard(shard)
+        return True
+
+    async def update_envoy_status(
+        self, caller: Caller, name: str, *, is_experiment_running: bool, devices: Iterable[DeviceInfo] = ()
+    ) -> float:
+        """Note a sign of life and return the health check period in seconds; `ShardNotFoundError` if not registered."""
+        _check_is(caller, name)
+        return self._shards.update(name, running=is_experiment_running, devices=devices, now=anyio.current_time())
+
+    async def get_envoys(self, caller: Caller) -> tuple[EnvoyInfo, ...]:
+        """Describe all registered envoys."""
+        return self._shards.envoys(anyio.current_time(), wall=time.time())
+
+    async def wait_experiment(self, caller: Caller, envoy: str) -> str:
+        """Return the name of the experiment that ``envoy`` shall work on; waits until there is one.
+
+        Without limit, because an envoy of OpenFL 1.6 has no notion of an empty answer. Giving up loses nothing.
+        """
+        _check_is(caller, envoy)
+        self._shards.park(envoy, anyio.current_time())
+        try:
+            name = await self._waiters.wait_for(
+                ("envoy", envoy), lambda: self._experiments.next_for(envoy), timeout=None
+            )
+        finally:
+            self._shards.unpark(envoy, anyio.current_time())
+        assert name is not None, "a wait without a timeout ends with a name"
+        return name
+
+    async def get_experiment_data(self, caller: Caller, name: str, envoy: str) -> AsyncIterator[bytes]:
+        """Yield the archive of an experiment in which ``envoy`` takes part; `ExperimentNotFoundError` otherwise."""
+        _check_is(caller, envoy)
+        experiment = self._experiments.takes_part(name, envoy)
+        archive = self._archives.get(name)
+        if archive is None or experiment.status is ExperimentStatus.PENDING:
+            raise ExperimentNotFoundError(
+                f"experiment {name!r} is {experiment.status.value}: its archive is not served"
+            )
+        async for chunk in self._storage.archives.chunks(archive, self.config.limits.chunk_bytes):
+            yield chunk
+
+    async def set_experiment_failed(
+        self, caller: Caller, name: str, envoy: str, *, error_code: int = 1, error_description: str = ""
+    ) -> None:
+        """Take the word of a collaborator that its part failed; the experiment fails with it.
+
+        Answered quietly in every state: an envoy must survive its report.
+        """
+        _check_is(caller, envoy)
+        try:
+            experiment = self._experiments.takes_part(name, envoy)
+        except ExperimentNotFoundError:
+            logger.warning("failure report ignored: envoy %r has no part in experiment %r", envoy, name)
+            return
+        self._experiments.envoy_done(name, envoy)
+        description = error_description.strip()[-MAX_DESCRIPTION:] or "no description"
+        reason = f"envoy {envoy} failed with code {error_code}: {description}"
+        await self._apply(experiment, ExperimentEvent.FAIL, reason)
+
+    # --- frontends ------------------------------------------------------------------------------------------------
+
+    async def get_dataset_info(self, caller: Caller) -> ShardInfo:
+        """Return the shapes that every shard of this director has."""
+        return ShardInfo("", sample_shape=self._shards.sample_shape, target_shape=self._shards.target_shape)
+
+    def receive_archive(self) -> AbstractAsyncContextManager[ArchiveSink]:
+        """Return a sink for an archive's bytes, limited in size; what is not kept is removed."""
+        return self._storage.archives.receive(self.config.limits.max_archive_bytes)
+
+    def check_submission(self, name: str, collaborators: Sequence[str]) -> None:
+        """Raise what `set_new_experiment` would raise for these names, before an archive is received for nothing."""
+        self._experiments.check_submission(name, collaborators)
+
+    async def set_new_experiment(
+        self,
+        caller: Caller,
+        name: str,
+        *,
+        collaborators: Sequence[str],
+        model: Mapping[str, np.ndarray],
+        archive: Archive,
+    ) -> bool:
+        """Take an experiment; the submitter owns it. It starts when its plan has been read and reviewed.
+
+        ``archive`` must have been kept, and belongs to the director from here on. Raises `ConfigurationError` for
+        names or an empty model, `AlreadyExistsError` for a taken name; the archive is removed then.
+        """
+        try:
+            if not model:
+                raise ConfigurationError(f"experiment {name!r} has an initial model without tensors; send at least one")
+            experiment = self._experiments.submit(
+                name, owner=caller.name, collaborators=collaborators, archive_id=archive.id, created=time.time()
+            )
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._storage.archives.remove(archive.id)
+            raise
+        self._archives[name] = archive
+        execution = Execution(experiment, apply=partial(self._apply, experiment), linger=self.config.timeouts.long_poll)
+        self._executions[name] = execution
+        self._tasks.start_soon(self._run, execution, model)
+        await self._save(experiment)
+        return True
+
+    async def get_experiment_status(self, caller: Caller, name: str) -> ExperimentStatus | None:
+        """Return the status, None for an experiment that is absent or not the caller's."""
+        try:
+            return self._experiments.visible(name, caller.name).status
+        except ExperimentNotFoundError:
+            return None
+
+    async def get_experiments_list(self, caller: Caller) -> tuple[ExperimentSummary, ...]:
+        """Return the caller's experiments, oldest first."""
+        summaries = []
+        for experiment in self._experiments.owned_by(caller.name):
+            description = self._describe(experiment)
+            summaries.append(
+                ExperimentSummary(
+                    name=experiment.name,
+                    status=experiment.status,
+                    collaborators=len(experiment.collaborators),
+                    tasks=len(description.tasks),
+                    progress=description.progress,
+                )
+            )
+        return tuple(summaries)
+
+    async def get_experiment_description(self, caller: Caller, name: str) -> ExperimentDescription:
+        """Return all that is told of an experiment of the caller; else `ExperimentNotFoundError`."""
+        return self._describe(self._experiments.visible(name, caller.name))
+
+    async def get_trained_model(self, caller: Caller, name: str, kind: ModelKind) -> Mapping[str, np.ndarray] | None:
+        """Return a model of an experiment of the caller: empty if there is none yet, None if there is no experiment."""
+        try:
+            experiment = self._experiments.visible(name, caller.name)
+        except ExperimentNotFoundError:
+            return None
+        aggregator = self._aggregator(name)
+        if aggregator is not None:
+            return aggregator.model(kind) or {}
+        path = self._model_path(experiment, kind)
+        if path is None or not await anyio.Path(path).exists():
+            return {}
+        return (await self._storage.models.load(path)).tensors
+
+    async def get_metric_stream(self, caller: Caller, name: str) -> AsyncIterator[Metric]:
+        """Yield every metric of an experiment of the caller from the first on, live, until it ends."""
+        experiment = self._experiments.visible(name, caller.name)
+        ready = await self._waiters.wait_for(
+            ("experiment", name),
+            lambda: (
+                True
+                if experiment.status is not ExperimentStatus.PENDING or not self._experiments.holds(experiment)
+                else None
+            ),
+            timeout=None,
+        )
+        aggregator = self._aggregator(name)
+        if ready and aggregator is not None:
+            async for metric in aggregator.metrics():
+                yield metric
+            # the rounds are over, the status follows: who reads to the end finds it settled
+            await self._waiters.wait_for(
+                ("experiment", name),
+                lambda: True if experiment.status.ended or not self._experiments.holds(experiment) else None,
+                timeout=None,
+            )
+
+    async def remove_experiment_data(self, caller: Caller, name: str) -> bool:
+        """Stop and forget an experiment if it is the caller's. Always True, so that nothing is told of others'."""
+        experiment = self._experiments.remove(name, caller.name)
+        if experiment is None:
+            return True
+        execution = self._executions.pop(name, None)
+        self._archives.pop(name, None)
+        self._waiters.notify(("experiment", name))
+        if execution is not None:
+            execution.dismiss("the experiment was removed by its owner")
+        async with self._saving:
+            await self._storage.registry.remove_experiment(name)
+        await self._storage.archives.remove(experiment.archive_id)
+        await self._remove_models(experiment)
+        return True
+
+    async def cancel(self, caller: Caller, name: str) -> bool:
+        """Cancel an experiment of the caller and return whether that changed anything; its collaborators quit."""
+        experiment = self._experiments.visible(name, caller.name)
+        return await self._apply(experiment, ExperimentEvent.CANCEL, "cancelled by its owner")
+
+    def error_of(self, caller: Caller, name: str) -> str:
+        """Return why an experiment of the caller failed, was turned down or cancelled; empty if it was not."""
+        return self._experiments.visible(name, caller.name).error
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _model_path(self, experiment: Experiment, kind: ModelKind) -> Path | None:
+        """Return where a model is kept: under the archive's id, which is ours, not under a name that a peer chose."""
+        if self.config.workspace is None:
+            return None
+        return self.config.workspace / "models" / experiment.archive_id / f"{kind.name.lower()}.pbuf"
+
+    async def _remove_models(self, experiment: Experiment) -> None:
+        path = self._model_path(experiment, ModelKind.LAST)
+        if path is not None:
+            await anyio.to_thread.run_sync(lambda: shutil.rmtree(path.parent, ignore_errors=True))
+
+    def _aggregator(self, name: str) -> Aggregator | None:
+        execution = self._executions.get(name)
+        return None if execution is None else execution.aggregator
+
+    async def _run(self, execution: Execution, model: Mapping[str, np.ndarray]) -> None:
+        try:
+            await execution.run(partial(self._prepare, execution, model))
+        finally:
+            self._mounted.pop(execution.experiment.federation_uuid, None)
+            if not self._experiments.holds(execution.experiment):
+                # what was being written while the experiment was removed is there again
+                with anyio.CancelScope(shield=True):
+                    await self._storage.archives.remove(execution.experiment.archive_id)
+                    await self._remove_models(execution.experiment)
+
+    async def _prepare(self, execution: Execution, model: Mapping[str, np.ndarray]) -> Aggregator | None:
+        experiment = execution.experiment
+        plan, archive = await serve_plan(
+            self._storage.archives, self._archives[experiment.name], endpoint=self.endpoint, config=self.config
+        )
+        self._archives[experiment.name] = archive
+        if self._review is not None and not await self._review(plan):
+            return None
+        config = plan.aggregator_config(
+            collaborators=experiment.collaborators, limits=self.config.limits, timeouts=self.config.timeouts
+        )
+        config = config.model_copy(
+            update={
+                "best_model_path": self._model_path(experiment, ModelKind.BEST),
+                "last_model_path": self._model_path(experiment, ModelKind.LAST),
+            }
+        )
+        aggregator = Aggregator(config, initial_model=model, storage=self._storage)
+        experiment.federation_uuid = config.federation_uuid
+        self._mounted[config.federation_uuid] = execution
+        return aggregator
+
+    async def _apply(self, experiment: Experiment, event: ExperimentEvent, reason: str) -> bool:
+        """Let ``event`` happen, tell everybody who waits, stop what has to stop, and keep it."""
+        name = experiment.name
+        if not self._experiments.holds(experiment):
+            return False  # removed: nobody is left to be told
+        if not self._experiments.handle(name, event, error=reason):
+            return False
+        if reason:
+            logger.warning("experiment %r is %s: %r", name, experiment.status.value, reason)
+        else:
+            logger.info("experiment %r is %s", name, experiment.status.value)
+        self._waiters.notify(("experiment", name), *(("envoy", envoy) for envoy in experiment.collaborators))
+        execution = self._executions.get(name)
+        if execution is not None and event in (ExperimentEvent.FAIL, ExperimentEvent.CANCEL):
+            execution.stop(reason)
+        await self._save(experiment)
+        return True
+
+    def _describe(self, experiment: Experiment) -> ExperimentDescription:
+        aggregator = self._aggregator(experiment.name)
+        if aggregator is not None:
+            return replace(aggregator.describe(), name=experiment.name, status=experiment.status)
+        return ExperimentDescription(
+            name=experiment.name,
+            status=experiment.status,
+            progress=1.0 if experiment.status is ExperimentStatus.FINISHED else 0.0,
+            models=dict.fromkeys(("best", "last", "init"), "pending"),
+            collaborators=tuple(CollaboratorProgress(name) for name in experiment.collaborators),
+        )
+
+    async def _save(self, experiment: Experiment) -> None:
+        async with self._saving:
+            await self._storage.registry.save_experiment(
+                ExperimentRecord(
+                    name=experiment.name,
+                    owner=experiment.owner,
+                    collaborators=experiment.collaborators,
+                    status=experiment.status,
+                    archive_id=experiment.archive_id,
+                    federation_uuid=experiment.federation_uuid,
+                    created=experiment.created,
+                    error=experiment.error,
+                )
+            )
+
+    async def _restore(self) -> None:
+        """Take over what an earlier director of this workspace kept, and remove archives that nobody owns any more."""
+        orphans = set(await self._storage.archives.ids())
+        for record in await self._storage.registry.experiments():
+            experiment = Experiment(
+                name=record.name,
+                owner=record.owner,
+                collaborators=record.collaborators,
+                archive_id=record.archive_id,
+                status=record.status,
+                federation_uuid=record.federation_uuid,
+                created=record.created,
+                error=record.error,
+            )
+            self._experiments.restore(experiment)
+            orphans.discard(experiment.archive_id)
+            if not experiment.status.ended:
+                await self._apply(experiment, ExperimentEvent.FAIL, "the director was restarted; submit it again")
+        for archive_id in orphans:
+            await self._storage.archives.remove(archive_id)
+
+
+def _check_is(caller: Caller, name: str) -> None:
+    """Raise `AuthorizationError` if a certificate speaks for another name than its own."""
+    if caller.authenticated and caller.name != name:
+        raise AuthorizationError(f"the certificate of {caller.name!r} may not speak for {name!r}")

@@ -1,0 +1,217 @@
+"""Whole federations through a director over mutual TLS, the collaborators on its own port."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+
+import anyio
+import numpy as np
+import pytest
+
+from openfl_aio.aggregator.client import AggregatorClient
+from openfl_aio.collaborator.collaborator import Collaborator
+from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput
+from openfl_aio.config import DirectorConfig, RetryPolicy, Timeouts, default_tasks
+from openfl_aio.director.client import DirectorClient
+from openfl_aio.director.service import Director
+from openfl_aio.director.servicer import encode_model
+from openfl_aio.director.upload import decode_model
+from openfl_aio.domain import ExperimentStatus, ModelKind, ShardInfo, TaskKind
+from openfl_aio.errors import AuthorizationError, NotFoundError
+from openfl_aio.plan.experiment import experiment_plan
+from openfl_aio.plan.plan import Plan
+from openfl_aio.testing.ca import ThrowawayCA
+
+pytestmark = pytest.mark.real_time
+
+RETRY = RetryPolicy(max_elapsed=2.0)
+TIMEOUTS = Timeouts(drain=1.0, long_poll=5.0)
+NAMES = ("one", "two", "three")
+
+
+class AddOne:
+    """Trains by adding one to everything; the accuracy is the mean of ``w``."""
+
+    async def tensor_names(self) -> Sequence[str]:
+        """Return the one tensor."""
+        return ("w",)
+
+    async def run(self, context: TaskContext, tensors: Mapping[str, np.ndarray]) -> TaskOutput:
+        """Train or validate."""
+        if context.task.kind is TaskKind.TRAIN or context.task.name == "train":
+            return TaskOutput(samples=5, tensors={"w": tensors["w"] + 1}, metrics={"loss": 0.5})
+        return TaskOutput(samples=5, metrics={"accuracy": float(tensors["w"].mean())})
+
+
+async def archive(plan: Plan) -> AsyncIterator[bytes]:
+    """Yield a workspace archive that holds nothing but a plan."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as zf:
+        zf.writestr("plan/plan.yaml", plan.dump())
+    yield buffer.getvalue()
+
+
+async def submit(client: DirectorClient, name: str, *, rounds: int, collaborators: Sequence[str]) -> None:
+    """Submit an experiment that adds one per round."""
+    plan = experiment_plan(
+        task_runner="adding.AddOne",
+        settings={},
+        rounds=rounds,
+        tasks=default_tasks(),
+        agg_addr="localhost",
+        agg_port=client.endpoint.port,
+        tls=True,
+    )
+    accepted = await client.set_new_experiment(
+        name,
+        collaborators=collaborators,
+        model=encode_model({"w": np.zeros((2, 2), dtype=np.float32)}),
+        archive=archive(plan),
+    )
+    assert accepted
+
+
+async def take_part(client: DirectorClient, ca: ThrowawayCA, name: str) -> str:
+    """Do what an envoy does: register, wait, fetch, work; return the experiment's name."""
+    assert await client.update_shard_info(ShardInfo(name, sample_shape=("2",), target_shape=("1",)))
+    experiment = await client.wait_experiment(name)
+    data = b"".join([bytes(chunk) async for chunk in client.get_experiment_data(experiment, name)])
+    with zipfile.ZipFile(io.BytesIO(data)) as zf:
+        plan = Plan.parse(zf.read("plan/plan.yaml").decode())
+    config = plan.collaborator_config(name, tls=ca.client(name), retry=RETRY)
+    async with AggregatorClient(config) as aggregator:
+        await Collaborator(
+            name=name,
+            aggregator=aggregator,
+            aggregator_uuid=config.aggregator_uuid,
+            runner=AddOne(),
+            tasks=plan.tasks,
+        ).run()
+    return experiment
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> ThrowawayCA:
+    """Return an authority that has issued all the certificates these tests need."""
+    ca = ThrowawayCA(tmp_path_factory.mktemp("cert"))
+    ca.server()
+    for name in (*NAMES, "ada", "eve"):
+        ca.client(name)
+    return ca
+
+
+@pytest.fixture
+async def director(ca: ThrowawayCA, tmp_path: Path) -> AsyncIterator[Director]:
+    """Serve over mutual TLS on a free port."""
+    config = DirectorConfig(
+        sample_shape=("2",), target_shape=("1",), tls=ca.server(), timeouts=TIMEOUTS, workspace=tmp_path / "director"
+    )
+    async with Director(config) as director:
+        yield director
+
+
+def client_of(director: Director, ca: ThrowawayCA, name: str) -> DirectorClient:
+    """Return a client with the certificate of ``name``."""
+    return DirectorClient(director.endpoint, tls=ca.client(name), retry=RETRY, timeouts=TIMEOUTS)
+
+
+async def test_three_sites_train_and_the_owner_follows(director: Director, ca: ThrowawayCA) -> None:
+    async with client_of(director, ca, "ada") as ada, anyio.create_task_group() as group:
+
+        async def envoy(name: str) -> None:
+            async with client_of(director, ca, name) as client:
+                assert await take_part(client, ca, name) == "exp"
+
+        await submit(ada, "exp", rounds=3, collaborators=NAMES)
+        for name in NAMES:
+            group.start_soon(envoy, name)
+        with anyio.fail_after(15):
+            first = [metric async for metric in ada.get_metric_stream("exp")]
+            second = [metric async for metric in ada.get_metric_stream("exp")]
+        assert first == second
+        assert {metric.origin for metric in first} >= {*NAMES}
+        assert {metric.round_number for metric in first} == {0, 1, 2}
+        assert await ada.get_experiment_status("exp") is ExperimentStatus.FINISHED
+        last = await ada.get_trained_model("exp", ModelKind.LAST)
+        best = await ada.get_trained_model("exp", ModelKind.BEST)
+        description = await ada.get_experiment_description("exp")
+    assert last is not None
+    assert best is not None
+    np.testing.assert_allclose(decode_model(last)["w"], 3.0)
+    assert decode_model(best).keys() == {"w"}
+    assert description.progress == 1.0
+    assert description.models == dict.fromkeys(("best", "last", "init"), "ready")
+
+
+async def test_two_experiments_run_at_once(director: Director, ca: ThrowawayCA) -> None:
+    async with client_of(director, ca, "ada") as ada, client_of(director, ca, "eve") as eve:
+        async with anyio.create_task_group() as group:
+
+            async def envoy(name: str) -> None:
+                async with client_of(director, ca, name) as client:
+                    await take_part(client, ca, name)
+
+            await submit(ada, "first", rounds=2, collaborators=["one"])
+            await submit(eve, "second", rounds=1, collaborators=["two"])
+            group.start_soon(envoy, "one")
+            group.start_soon(envoy, "two")
+        with anyio.fail_after(10):
+            for client, name in ((ada, "first"), (eve, "second")):
+                _ = [metric async for metric in client.get_metric_stream(name)]
+                assert await client.get_experiment_status(name) is ExperimentStatus.FINISHED
+        assert await eve.get_experiment_status("first") is None
+
+
+async def test_a_certificate_speaks_for_its_own_name_only(director: Director, ca: ThrowawayCA) -> None:
+    async with client_of(director, ca, "eve") as eve:
+        with pytest.raises(AuthorizationError):
+            await eve.update_shard_info(ShardInfo("one", sample_shape=("2",), target_shape=("1",)))
+        with pytest.raises(AuthorizationError):
+            await eve.wait_experiment("one")
+        with pytest.raises(AuthorizationError):
+            await eve.set_experiment_failed("exp", "one")
+        with pytest.raises(AuthorizationError):
+            _ = [chunk async for chunk in eve.get_experiment_data("exp", "one")]
+
+
+async def test_a_restarted_director_still_has_the_models(ca: ThrowawayCA, tmp_path: Path) -> None:
+    config = DirectorConfig(
+        sample_shape=("2",), target_shape=("1",), tls=ca.server(), timeouts=TIMEOUTS, workspace=tmp_path
+    )
+    async with Director(config) as director, client_of(director, ca, "ada") as ada:
+        await submit(ada, "exp", rounds=2, collaborators=["one"])
+        async with client_of(director, ca, "one") as envoy:
+            await take_part(envoy, ca, "one")
+        with anyio.fail_after(5):
+            _ = [metric async for metric in ada.get_metric_stream("exp")]
+        before = [await ada.get_trained_model("exp", kind) for kind in ModelKind]
+    async with Director(config) as director, client_of(director, ca, "ada") as ada:
+        assert await ada.get_experiment_status("exp") is ExperimentStatus.FINISHED
+        assert (await ada.get_experiment_description("exp")).progress == 1.0
+        for kind, model in zip(ModelKind, before, strict=True):
+            after = await ada.get_trained_model("exp", kind)
+            assert model is not None
+            assert after is not None
+            np.testing.assert_array_equal(decode_model(after)["w"], decode_model(model)["w"])
+        assert len(await director.archive_ids()) == 1
+        await ada.remove_experiment_data("exp")
+        assert await director.archive_ids() == []
+    assert not list((tmp_path / "models").rglob("*"))
+
+
+async def test_a_stopped_director_remembers_and_fails_what_it_ran(ca: ThrowawayCA, tmp_path: Path) -> None:
+    config = DirectorConfig(tls=ca.server(), timeouts=TIMEOUTS, workspace=tmp_path)
+    async with Director(config) as director, client_of(director, ca, "ada") as ada:
+        await submit(ada, "exp", rounds=1, collaborators=["one"])
+        with anyio.fail_after(5):
+            while await ada.get_experiment_status("exp") is not ExperimentStatus.IN_PROGRESS:
+                await anyio.sleep(0.01)
+    async with Director(config) as director, client_of(director, ca, "ada") as ada:
+        assert await ada.get_experiment_status("exp") is ExperimentStatus.FAILED
+        with pytest.raises(NotFoundError):
+            await ada.get_experiment_description("other")
+        await ada.remove_experiment_data("exp")
+        await submit(ada, "exp", rounds=1, collaborators=["one"])

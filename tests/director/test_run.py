@@ -1,0 +1,87 @@
+"""The process: configuration and certificates in, one line and an exit code out."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from openfl_aio.config import TLSConfig
+from openfl_aio.director.run import director_config, exit_code, main
+from openfl_aio.errors import ConfigurationError, StorageFullError, TransportError
+
+CA, KEY, CERTIFICATE = Path("ca"), Path("key"), Path("crt")
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    """Write a director_config.yaml."""
+    path = tmp_path / "director_config.yaml"
+    path.write_text("settings:\n  listen_host: localhost\n  listen_port: 0\n  sample_shape: ['2']\n")
+    return path
+
+
+def test_certificates_go_into_the_configuration(config_file: Path) -> None:
+    config = director_config(config_file, root_ca=CA, private_key=KEY, certificate=CERTIFICATE)
+    assert config.tls == TLSConfig(ca=Path("ca"), private_key=Path("key"), certificate=Path("crt"))
+    assert config.sample_shape == ("2",)
+    assert director_config(config_file, tls=False).tls is None
+
+
+def test_a_file_may_name_its_certificates(config_file: Path) -> None:
+    with config_file.open("a") as file:
+        file.write("root_certificate: ca\nprivate_key: key\ncertificate: crt\n")
+    config = director_config(config_file)
+    assert config.tls is not None
+    assert director_config(config_file, tls=False).tls is None
+
+
+def test_half_of_the_certificates_is_none(config_file: Path) -> None:
+    with pytest.raises(ConfigurationError, match="missing -pk, -oc"):
+        director_config(config_file, root_ca=Path("ca"))
+    with pytest.raises(ConfigurationError, match="--disable-tls was given together with -rc, -pk, -oc"):
+        director_config(config_file, tls=False, root_ca=CA, private_key=KEY, certificate=CERTIFICATE)
+
+
+def test_what_cannot_work_ends_with_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["start", "-c", str(tmp_path / "absent.yaml"), "--disable-tls"]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(ConfigurationError("x"), 2), (StorageFullError("x"), 6), (TransportError("x"), 1)]
+)
+def test_exit_codes(error: ConfigurationError | StorageFullError | TransportError, code: int) -> None:
+    assert exit_code(error) == code
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_tells_its_address_and_ends_cleanly(config_file: Path, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "openfl_aio.director", "-c", str(config_file), "--disable-tls"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        assert re.fullmatch(r"director listens on localhost:[1-9]\d*\n", line)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=10)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, err
+    assert out == ""
+    assert "Traceback" not in err

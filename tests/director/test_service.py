@@ -1,0 +1,404 @@
+"""The fourteen calls through a real socket, as envoys and frontends make them."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
+
+import anyio
+import numpy as np
+import pytest
+
+from openfl_aio.config import DirectorConfig, Endpoint, RetryPolicy, Timeouts
+from openfl_aio.director.client import DirectorClient
+from openfl_aio.director.service import Director
+from openfl_aio.director.servicer import encode_model
+from openfl_aio.director.upload import decode_model
+from openfl_aio.domain import DeviceInfo, ExperimentStatus, ModelKind, ShardInfo
+from openfl_aio.errors import (
+    AlreadyExistsError,
+    AuthorizationError,
+    ExperimentNotFoundError,
+    NotFoundError,
+    OpenFLAioError,
+    ProtocolError,
+    ShardNotFoundError,
+    TransportError,
+)
+from openfl_aio.plan.plan import Plan
+from openfl_aio.transport.identity import Caller
+
+pytestmark = pytest.mark.real_time
+
+PLAN = """\
+aggregator:
+  template: openfl.component.Aggregator
+  settings:
+    rounds_to_train: 1
+collaborator:
+  template: openfl.component.Collaborator
+  settings:
+    delta_updates: false
+network:
+  template: openfl.federation.Network
+  settings:
+    agg_addr: localhost
+    agg_port: 1
+    tls: false
+    hash_salt: auto
+assigner:
+  template: openfl.component.RandomGroupedAssigner
+  settings:
+    task_groups:
+    - name: all
+      percentage: 1.0
+      tasks: [train]
+tasks:
+  settings: {}
+  train:
+    function: train
+    kwargs: {}
+compression_pipeline:
+  template: openfl.pipelines.NoCompressionPipeline
+  settings: {}
+"""
+
+MODEL = {"w": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.zeros(3, dtype=np.float32)}
+
+
+def shard(name: str) -> ShardInfo:
+    """Return a shard that the director of these tests accepts."""
+    return ShardInfo(name, description="digits", n_samples=7, sample_shape=("8", "8"), target_shape=("10",))
+
+
+def archive(plan: str | None = PLAN, **files: str) -> bytes:
+    """Return a workspace archive."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as zf:
+        if plan is not None:
+            zf.writestr("plan/plan.yaml", plan)
+        for name, text in files.items():
+            zf.writestr(f"{name}.py", text)
+    return buffer.getvalue()
+
+
+async def in_chunks(data: bytes, size: int = 100) -> AsyncIterator[bytes]:
+    """Yield ``data`` in pieces, so that a submission has several messages."""
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+async def submit(
+    client: DirectorClient, name: str = "exp", *, collaborators: tuple[str, ...] = ("one",), data: bytes | None = None
+) -> bool:
+    """Submit an experiment with `MODEL`."""
+    return await client.set_new_experiment(
+        name,
+        collaborators=collaborators,
+        model=encode_model(MODEL),
+        archive=in_chunks(archive() if data is None else data),
+    )
+
+
+@pytest.fixture
+async def director() -> AsyncIterator[Director]:
+    """Serve in plaintext on a free port of loopback."""
+    config = DirectorConfig(
+        listen=Endpoint(host="127.0.0.1", port=0),
+        sample_shape=("8", "8"),
+        target_shape=("10",),
+        timeouts=Timeouts(drain=1.0, long_poll=2.0),
+    )
+    async with Director(config) as director:
+        yield director
+
+
+Connect = Callable[..., AbstractAsyncContextManager[DirectorClient]]
+
+
+@pytest.fixture
+def connect(director: Director) -> Connect:
+    """Return a function that opens a client with a given ``client_id``."""
+
+    def open_client(client_id: str | None = None) -> DirectorClient:
+        return DirectorClient(
+            director.endpoint,
+            client_id=client_id,
+            retry=RetryPolicy(max_elapsed=1.0),
+            timeouts=Timeouts(connect=5.0),
+        )
+
+    return open_client
+
+
+async def until(client: DirectorClient, name: str, status: ExperimentStatus) -> None:
+    """Return once an experiment has a status; fails after a while."""
+    with anyio.fail_after(10):
+        while await client.get_experiment_status(name) is not status:
+            await anyio.sleep(0.01)
+
+
+async def test_an_envoy_registers_and_is_listed(director: Director, connect: Connect) -> None:
+    async with connect() as client:
+        assert await client.update_shard_info(replace(shard("one"), sample_shape=("9",))) is False
+        assert await client.get_envoys() == ()
+        with pytest.raises(NotFoundError, match="Unknown shard one"):
+            await client.update_envoy_status("one", is_experiment_running=False)
+        assert await client.update_shard_info(shard("one")) is True
+        period = await client.update_envoy_status(
+            "one", is_experiment_running=True, devices=[DeviceInfo(0, name="gpu")]
+        )
+        (envoy,) = await client.get_envoys()
+        info = await client.get_dataset_info()
+    assert period == 60.0
+    assert envoy.is_online
+    assert envoy.is_experiment_running
+    assert envoy.valid_seconds == 120.0
+    assert envoy.shard == replace(shard("one"), devices=(DeviceInfo(0, name="gpu"),))
+    assert (info.sample_shape, info.target_shape) == (("8", "8"), ("10",))
+
+
+async def test_a_submission_wakes_its_envoys_and_serves_a_rewritten_plan(director: Director, connect: Connect) -> None:
+    got: list[str] = []
+    async with connect("ada") as frontend, connect() as envoy:
+        await envoy.update_shard_info(shard("one"))
+        async with anyio.create_task_group() as group:
+
+            async def wait() -> None:
+                got.append(await envoy.wait_experiment("one"))
+
+            group.start_soon(wait)
+            with anyio.fail_after(5):
+                while not director.parked:
+                    await anyio.sleep(0.01)
+            assert await submit(frontend, data=archive(runner="x = 1")) is True
+        assert got == ["exp"]
+        assert await envoy.wait_experiment("one") == "exp"
+        assert await frontend.get_experiment_status("exp") is ExperimentStatus.IN_PROGRESS
+        data = b"".join([bytes(chunk) async for chunk in envoy.get_experiment_data("exp", "one")])
+        with pytest.raises(NotFoundError):
+            _ = [chunk async for chunk in envoy.get_experiment_data("exp", "two")]
+        with pytest.raises(NotFoundError):
+            _ = [chunk async for chunk in envoy.get_experiment_data("other", "one")]
+    with zipfile.ZipFile(io.BytesIO(data)) as zf:
+        assert zf.read("runner.py") == b"x = 1"
+        plan = Plan.parse(zf.read("plan/plan.yaml").decode())
+    assert plan.endpoint.port == director.endpoint.port
+    assert plan.endpoint.host == "localhost"
+    aggregator = director.find_aggregator(plan.federation_uuid)
+    assert aggregator.uuid == plan.aggregator_uuid
+    assert aggregator.collaborators == ("one",)
+
+
+async def test_a_failure_report_ends_the_experiment_and_is_never_refused(director: Director, connect: Connect) -> None:
+    async with connect("ada") as frontend, connect() as envoy:
+        await envoy.set_experiment_failed("exp", "one", error_description="nothing is there")
+        await submit(frontend)
+        await until(frontend, "exp", ExperimentStatus.IN_PROGRESS)
+        await envoy.set_experiment_failed("exp", "two", error_description="not mine")
+        assert await frontend.get_experiment_status("exp") is ExperimentStatus.IN_PROGRESS
+        await envoy.set_experiment_failed("exp", "one", error_code=3, error_description="ValueError: bad\n")
+        await envoy.set_experiment_failed("exp", "one", error_description="again")
+        assert await frontend.get_experiment_status("exp") is ExperimentStatus.FAILED
+        assert [metric async for metric in frontend.get_metric_stream("exp")] == []
+    assert director.error_of(Caller("ada", False), "exp") == "envoy one failed with code 3: ValueError: bad"
+
+
+async def test_an_experiment_is_its_owners(director: Director, connect: Connect) -> None:
+    async with connect("ada") as ada, connect("eve") as eve:
+        await submit(ada)
+        await until(ada, "exp", ExperimentStatus.IN_PROGRESS)
+        assert await eve.get_experiment_status("exp") is None
+        assert await eve.get_experiments_list() == ()
+        assert await eve.get_trained_model("exp", ModelKind.LAST) is None
+        for name in ("exp", "absent"):
+            with pytest.raises(NotFoundError, match=name):
+                await eve.get_experiment_description(name)
+            with pytest.raises(NotFoundError, match=name):
+                _ = [metric async for metric in eve.get_metric_stream(name)]
+            assert await eve.remove_experiment_data(name) is True
+        with pytest.raises(AlreadyExistsError, match="taken"):
+            await submit(eve)
+        (summary,) = await ada.get_experiments_list()
+        assert (summary.name, summary.status) == ("exp", ExperimentStatus.IN_PROGRESS)
+        assert (summary.collaborators, summary.tasks, summary.progress) == (1, 1, 0.0)
+        description = await ada.get_experiment_description("exp")
+        assert description.total_rounds == 1
+        assert description.models["init"] == "ready"
+        assert [progress.name for progress in description.collaborators] == ["one"]
+        tensors = await ada.get_trained_model("exp", ModelKind.LAST)
+        assert tensors is not None
+        model = decode_model(tensors)
+        assert model.keys() == MODEL.keys()
+        assert all(np.array_equal(model[name], MODEL[name]) for name in MODEL)
+        assert all(tensor.tags == ("model",) for tensor in tensors)
+        assert await ada.get_trained_model("exp", ModelKind.BEST) == ()
+
+
+async def test_removal_stops_and_forgets(director: Director, connect: Connect) -> None:
+    async with connect("ada") as ada, connect() as envoy:
+        await submit(ada)
+        await until(ada, "exp", ExperimentStatus.IN_PROGRESS)
+        assert await ada.remove_experiment_data("exp") is True
+        assert await ada.get_experiment_status("exp") is None
+        with pytest.raises(NotFoundError):
+            _ = [chunk async for chunk in envoy.get_experiment_data("exp", "one")]
+        await submit(ada)
+        await until(ada, "exp", ExperimentStatus.IN_PROGRESS)
+
+
+async def test_cancelling_is_for_the_owner(director: Director, connect: Connect) -> None:
+    ada = Caller("ada", False)
+    async with connect("ada") as client:
+        await submit(client)
+        await until(client, "exp", ExperimentStatus.IN_PROGRESS)
+        with pytest.raises(ExperimentNotFoundError):
+            await director.cancel(Caller("eve", False), "exp")
+        assert await director.cancel(ada, "exp") is True
+        assert await director.cancel(ada, "exp") is False
+        assert await client.get_experiment_status("exp") is ExperimentStatus.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (archive(None), "plan/plan.yaml"),
+        (b"no zip at all", "zip"),
+        (archive(PLAN.replace("tls: false", "tls: true")), "set it to false"),
+        (archive("aggregator: ["), "plan/plan.yaml"),
+        (archive(PLAN.replace("rounds_to_train: 1", "rounds_to_train: 0")), "rounds_to_train"),
+    ],
+)
+async def test_an_archive_that_cannot_work_fails_its_experiment(
+    director: Director, connect: Connect, data: bytes, why: str
+) -> None:
+    async with connect("ada") as client:
+        assert await submit(client, data=data) is True
+        await until(client, "exp", ExperimentStatus.FAILED)
+        description = await client.get_experiment_description("exp")
+        assert description.models == dict.fromkeys(("best", "last", "init"), "pending")
+        assert await client.get_trained_model("exp", ModelKind.BEST) == ()
+        assert [metric async for metric in client.get_metric_stream("exp")] == []
+    assert why in director.error_of(Caller("ada", False), "exp")
+
+
+@pytest.mark.parametrize("name", ["", "..", "../victim", "a/b"])
+async def test_hostile_names_are_refused(director: Director, connect: Connect, name: str) -> None:
+    async with connect("ada") as client:
+        with pytest.raises(OpenFLAioError, match="not a plain name"):
+            await submit(client, name)
+        assert await client.get_experiments_list() == ()
+
+
+async def test_an_empty_submission_or_model_is_refused(director: Director, connect: Connect) -> None:
+    async with connect("ada") as client:
+        with pytest.raises(ProtocolError):
+            await submit(client, data=b"")
+        with pytest.raises(OpenFLAioError, match="without tensors"):
+            await client.set_new_experiment("exp", collaborators=["one"], model=(), archive=in_chunks(archive()))
+        assert await client.get_experiments_list() == ()
+    assert await director.archive_ids() == []
+
+
+async def test_review_turns_a_plan_down() -> None:
+    seen: list[str] = []
+
+    async def review(plan: Plan) -> bool:
+        seen.append(plan.federation_uuid)
+        return False
+
+    async with (
+        Director(DirectorConfig(), review=review) as director,
+        DirectorClient(director.endpoint, client_id="ada") as client,
+    ):
+        await submit(client)
+        await until(client, "exp", ExperimentStatus.REJECTED)
+    assert len(seen) == 1
+
+
+async def test_a_review_that_raises_fails_the_experiment_and_nothing_else() -> None:
+    async def review(plan: Plan) -> bool:
+        raise ZeroDivisionError(plan.name)
+
+    async with (
+        Director(DirectorConfig(), review=review) as director,
+        DirectorClient(director.endpoint, client_id="ada") as client,
+    ):
+        await submit(client)
+        await until(client, "exp", ExperimentStatus.FAILED)
+        assert director.error_of(Caller("ada", False), "exp") == "internal error of the director: ZeroDivisionError"
+        await submit(client, "other")
+        await until(client, "other", ExperimentStatus.FAILED)
+
+
+async def test_an_experiment_removed_during_its_review_leaves_nothing() -> None:
+    asked = anyio.Event()
+
+    async def review(plan: Plan) -> bool:
+        asked.set()
+        await anyio.sleep_forever()
+        return True
+
+    async with (
+        Director(DirectorConfig(), review=review) as director,
+        DirectorClient(director.endpoint, client_id="ada") as client,
+    ):
+        await submit(client)
+        with anyio.fail_after(5):
+            await asked.wait()
+        assert await client.get_experiment_status("exp") is ExperimentStatus.PENDING
+        await client.remove_experiment_data("exp")
+        assert await client.get_experiments_list() == ()
+        assert await director.archive_ids() == []
+
+
+async def test_cancelled_during_its_review_it_never_starts() -> None:
+    go = anyio.Event()
+
+    async def review(plan: Plan) -> bool:
+        await go.wait()
+        return True
+
+    ada = Caller("ada", False)
+    async with (
+        Director(DirectorConfig(), review=review) as reviewing,
+        DirectorClient(reviewing.endpoint, client_id="ada") as client,
+    ):
+        await submit(client)
+        assert await reviewing.cancel(ada, "exp") is True
+        go.set()
+        assert [metric async for metric in client.get_metric_stream("exp")] == []
+        assert await client.get_experiment_status("exp") is ExperimentStatus.CANCELLED
+
+
+async def test_a_client_that_is_not_open_says_so() -> None:
+    client = DirectorClient(Endpoint(host="127.0.0.1", port=1))
+    assert repr(client) == "DirectorClient('127.0.0.1:1')"
+    with pytest.raises(ProtocolError, match="async with"):
+        await client.get_envoys()
+
+
+async def test_a_director_that_is_not_there_is_told_with_how_long_it_was_tried() -> None:
+    endpoint = Endpoint(host="127.0.0.1", port=1)
+    async with DirectorClient(endpoint, retry=RetryPolicy(first_delay=0.01, max_elapsed=0.1)) as client:
+        with pytest.raises(TransportError, match=r"listing envoys at the director 127.0.0.1:1: gave up after .* s"):
+            await client.get_envoys()
+
+
+async def test_a_certificate_speaks_for_its_own_name_only(director: Director) -> None:
+    mallory = Caller("mallory", authenticated=True)
+    with pytest.raises(AuthorizationError):
+        await director.update_shard_info(mallory, shard("one"))
+    with pytest.raises(AuthorizationError):
+        await director.update_envoy_status(mallory, "one", is_experiment_running=False)
+    with pytest.raises(AuthorizationError):
+        await director.wait_experiment(mallory, "one")
+    with pytest.raises(AuthorizationError):
+        await director.set_experiment_failed(mallory, "exp", "one")
+    with pytest.raises(AuthorizationError):
+        _ = [chunk async for chunk in director.get_experiment_data(mallory, "exp", "one")]
+    with pytest.raises(ShardNotFoundError):
+        await director.update_envoy_status(mallory, "mallory", is_experiment_running=False)
