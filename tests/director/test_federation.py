@@ -177,6 +177,31 @@ async def test_a_certificate_speaks_for_its_own_name_only(director: Director, ca
             _ = [chunk async for chunk in eve.get_experiment_data("exp", "one")]
 
 
+async def test_a_restarted_director_still_has_the_models(ca: ThrowawayCA, tmp_path: Path) -> None:
+    config = DirectorConfig(
+        sample_shape=("2",), target_shape=("1",), tls=ca.server(), timeouts=TIMEOUTS, workspace=tmp_path
+    )
+    async with Director(config) as director, client_of(director, ca, "ada") as ada:
+        await submit(ada, "exp", rounds=2, collaborators=["one"])
+        async with client_of(director, ca, "one") as envoy:
+            await take_part(envoy, ca, "one")
+        with anyio.fail_after(5):
+            _ = [metric async for metric in ada.get_metric_stream("exp")]
+        before = [await ada.get_trained_model("exp", kind) for kind in ModelKind]
+    async with Director(config) as director, client_of(director, ca, "ada") as ada:
+        assert await ada.get_experiment_status("exp") is ExperimentStatus.FINISHED
+        assert (await ada.get_experiment_description("exp")).progress == 1.0
+        for kind, model in zip(ModelKind, before, strict=True):
+            after = await ada.get_trained_model("exp", kind)
+            assert model is not None
+            assert after is not None
+            np.testing.assert_array_equal(decode_model(after)["w"], decode_model(model)["w"])
+        assert len(await director.archive_ids()) == 1
+        await ada.remove_experiment_data("exp")
+        assert await director.archive_ids() == []
+    assert not list((tmp_path / "models").rglob("*"))
+
+
 async def test_a_stopped_director_remembers_and_fails_what_it_ran(ca: ThrowawayCA, tmp_path: Path) -> None:
     config = DirectorConfig(tls=ca.server(), timeouts=TIMEOUTS, workspace=tmp_path)
     async with Director(config) as director, client_of(director, ca, "ada") as ada:

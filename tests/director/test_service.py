@@ -26,6 +26,7 @@ from openfl_aio.errors import (
     OpenFLAioError,
     ProtocolError,
     ShardNotFoundError,
+    TransportError,
 )
 from openfl_aio.plan.plan import Plan
 from openfl_aio.transport.identity import Caller
@@ -316,6 +317,75 @@ async def test_review_turns_a_plan_down() -> None:
         await submit(client)
         await until(client, "exp", ExperimentStatus.REJECTED)
     assert len(seen) == 1
+
+
+async def test_a_review_that_raises_fails_the_experiment_and_nothing_else() -> None:
+    async def review(plan: Plan) -> bool:
+        raise ZeroDivisionError(plan.name)
+
+    async with (
+        Director(DirectorConfig(), review=review) as director,
+        DirectorClient(director.endpoint, client_id="ada") as client,
+    ):
+        await submit(client)
+        await until(client, "exp", ExperimentStatus.FAILED)
+        assert director.error_of(Caller("ada", False), "exp") == "internal error of the director: ZeroDivisionError"
+        await submit(client, "other")
+        await until(client, "other", ExperimentStatus.FAILED)
+
+
+async def test_an_experiment_removed_during_its_review_leaves_nothing() -> None:
+    asked = anyio.Event()
+
+    async def review(plan: Plan) -> bool:
+        asked.set()
+        await anyio.sleep_forever()
+        return True
+
+    async with (
+        Director(DirectorConfig(), review=review) as director,
+        DirectorClient(director.endpoint, client_id="ada") as client,
+    ):
+        await submit(client)
+        with anyio.fail_after(5):
+            await asked.wait()
+        assert await client.get_experiment_status("exp") is ExperimentStatus.PENDING
+        await client.remove_experiment_data("exp")
+        assert await client.get_experiments_list() == ()
+        assert await director.archive_ids() == []
+
+
+async def test_cancelled_during_its_review_it_never_starts() -> None:
+    go = anyio.Event()
+
+    async def review(plan: Plan) -> bool:
+        await go.wait()
+        return True
+
+    ada = Caller("ada", False)
+    async with (
+        Director(DirectorConfig(), review=review) as reviewing,
+        DirectorClient(reviewing.endpoint, client_id="ada") as client,
+    ):
+        await submit(client)
+        assert await reviewing.cancel(ada, "exp") is True
+        go.set()
+        assert [metric async for metric in client.get_metric_stream("exp")] == []
+        assert await client.get_experiment_status("exp") is ExperimentStatus.CANCELLED
+
+
+async def test_a_client_that_is_not_open_says_so() -> None:
+    client = DirectorClient(Endpoint(host="127.0.0.1", port=1))
+    assert repr(client) == "DirectorClient('127.0.0.1:1')"
+    with pytest.raises(ProtocolError, match="async with"):
+        await client.get_envoys()
+
+
+async def test_a_director_that_is_not_there_is_told_with_how_long_it_was_tried() -> None:
+    endpoint = Endpoint(host="127.0.0.1", port=1)
+    async with DirectorClient(endpoint, retry=RetryPolicy(first_delay=0.01, max_elapsed=0.1)) as client:
+        with pytest.raises(TransportError, match=r"listing envoys at the director 127.0.0.1:1: gave up after .* s"):
+            await client.get_envoys()
 
 
 async def test_a_certificate_speaks_for_its_own_name_only(director: Director) -> None:
