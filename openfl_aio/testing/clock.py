@@ -10,7 +10,7 @@ __all__ = ["AutojumpEventLoop"]
 
 
 class _AutojumpSelector(selectors.DefaultSelector):
-    """Instead of sleeping until the next timer, remembers how long it would have slept."""
+    """Instead of sleeping until the next timer, adds up how long it would have slept."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -26,9 +26,9 @@ class _AutojumpSelector(selectors.DefaultSelector):
 
 
 class AutojumpEventLoop(asyncio.SelectorEventLoop):
-    """Event loop whose clock jumps to the next timer when nothing else can run.
+    """Event loop whose clock stands still while anything can run, then jumps to the next timer.
 
-    For code without threads, processes or sockets: work in flight outside the loop looks like idleness to it.
+    How fast the machine is has no influence on what happens in which order. For code without threads, processes or sockets: work in flight outside the loop looks like idleness to it.
     """
 
     def __init__(self) -> None:
@@ -36,8 +36,8 @@ class AutojumpEventLoop(asyncio.SelectorEventLoop):
         super().__init__(self._autojump)
 
     def time(self) -> float:
-        """Monotonic time in seconds, the skipped sleeps included."""
-        return super().time() + self._autojump.skipped
+        """Virtual time in seconds: the sum of the skipped sleeps."""
+        return self._autojump.skipped
 
 
 def backend_options() -> dict[str, Any]:
