@@ -22,9 +22,10 @@ from openfl_aio.errors import (
     MessageTooLargeError,
 )
 from openfl_aio.tensors.codec import EncodedTensor, TransformerMetadata
-from openfl_aio.wire.codec import Buffer, decode, encode, encode_varint
+from openfl_aio.wire.codec import Buffer, decode, encode
 from openfl_aio.wire.convert import header_from_proto, header_to_proto, metadata_from_proto, tensor_to_proto
 from openfl_aio.wire.messages import NamedTensor, aggregator
+from openfl_aio.wire.varints import FIXED32, FIXED64, GROUP_END, GROUP_START, LENGTH, VARINT, encode_varint
 
 __all__ = [
     "MAX_INDEX_BYTES",
@@ -39,13 +40,12 @@ MAX_INDEX_BYTES: Final = 16 * 1024 * 1024
 """Bytes of one upload that may be anything else than tensor payloads: names, tags, metadata."""
 
 _OTHER_FIELDS: Final = 100  # what is neither tensor nor tag nor metadata: ours, and those of releases to come
-_VARINT, _FIXED64, _LENGTH, _GROUP_START, _GROUP_END, _FIXED32 = range(6)
-_FIXED_BYTES: Final = {_FIXED64: 8, _FIXED32: 4}
+_FIXED_BYTES: Final = {FIXED64: 8, FIXED32: 4}
 
 # tags: field number << 3 | wire type
-_RESULTS_TENSOR: Final = 5 << 3 | _LENGTH  # TaskResults.tensors
-_MODEL_TENSOR: Final = 1 << 3 | _LENGTH  # ModelProto.tensors
-_TENSOR_DATA: Final = 7 << 3 | _LENGTH  # NamedTensor.data_bytes
+_RESULTS_TENSOR: Final = 5 << 3 | LENGTH  # TaskResults.tensors
+_MODEL_TENSOR: Final = 1 << 3 | LENGTH  # ModelProto.tensors
+_TENSOR_DATA: Final = 7 << 3 | LENGTH  # NamedTensor.data_bytes
 
 _Steps: TypeAlias = Generator[None, None, None]  # suspended while bytes are missing
 _Number: TypeAlias = Generator[None, None, int]
@@ -172,18 +172,18 @@ class TaskResultsDecoder:
                 continue
             self._keep(kept, encode_varint(tag))
             wire_type = tag & 7
-            if wire_type == _VARINT:
+            if wire_type == VARINT:
                 self._keep(kept, encode_varint((yield from self._varint(end))))
-            elif wire_type == _LENGTH:
+            elif wire_type == LENGTH:
                 length = yield from self._length(end)
                 self._keep(kept, encode_varint(length))
                 yield from self._copy(length, kept)
             elif wire_type in _FIXED_BYTES:
                 self._check_end(_FIXED_BYTES[wire_type], end)
                 yield from self._copy(_FIXED_BYTES[wire_type], kept)
-            elif wire_type == _GROUP_START:
+            elif wire_type == GROUP_START:
                 groups += 1
-            elif wire_type == _GROUP_END and groups:
+            elif wire_type == GROUP_END and groups:
                 groups -= 1
             else:
                 raise MalformedMessageError(f"expected a value in field {tag >> 3}, got wire type {wire_type}")

@@ -439,3 +439,27 @@ async def test_plaintext_warns(host: str, caplog: pytest.LogCaptureFixture) -> N
         await aggregator.AggregatorStub(channel).get_tasks(TASKS)
     assert "without TLS" in caplog.text
     assert server.endpoint.host == host
+
+
+async def test_names_that_are_none_are_one_sentence() -> None:
+    nowhere = Endpoint(host="no such host.invalid")
+    with pytest.raises(ConfigurationError, match="expected a host name"):
+        await Server([SmallAggregator()], listen=nowhere, tls=None, allow_plaintext_anywhere=True).__aenter__()
+
+
+async def test_ports_of_both_families_are_bound_or_none() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        used = Endpoint(host="localhost", port=taken.getsockname()[1])
+        with pytest.raises(ConfigurationError, match="port is in use"):
+            await Server([SmallAggregator()], listen=used, tls=None).__aenter__()
+
+
+async def test_a_fixed_port_serves_every_address_of_the_host() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    async with (
+        Server([SmallAggregator()], listen=Endpoint(host="localhost", port=port), tls=None) as server,
+        open_channel(Endpoint(host="127.0.0.1", port=port), tls=None) as channel,
+    ):
+        assert server.endpoint == Endpoint(host="localhost", port=port)
+        await aggregator.AggregatorStub(channel).get_tasks(TASKS)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from openfl_aio.config import Limits
 from openfl_aio.errors import LocalProtocolError, MalformedMessageError, MessageTooLargeError
-from openfl_aio.wire.codec import decode, encode, encode_parts, encode_varint, read_varint
+from openfl_aio.wire.codec import decode, encode, encode_parts
 from openfl_aio.wire.messages import DataStream, MetadataProto, ModelProto, NamedTensor, aggregator, director
+from openfl_aio.wire.varints import encode_varint
 
 Header = aggregator.MessageHeader
 
@@ -328,9 +329,3 @@ def test_special_floats() -> None:
 def test_a_value_that_its_field_cannot_hold_is_refused(message: bp.Message, field: str) -> None:
     with pytest.raises(LocalProtocolError, match=field):
         encode(message)
-
-
-@given(st.integers(0, 2**64 - 1))
-def test_varints(value: int) -> None:
-    raw = encode_varint(value)
-    assert read_varint(raw, 0, len(raw)) == (value, len(raw))

@@ -18,7 +18,7 @@ from openfl_aio.errors import (
 )
 from openfl_aio.tensors.codec import EncodedTensor, TransformerMetadata
 from openfl_aio.wire import incremental
-from openfl_aio.wire.codec import decode, encode, encode_varint
+from openfl_aio.wire.codec import decode, encode
 from openfl_aio.wire.convert import header_to_proto, model_to_proto, tensor_from_proto, tensor_to_proto
 from openfl_aio.wire.incremental import (
     TaskResultsDecoder,
@@ -28,6 +28,7 @@ from openfl_aio.wire.incremental import (
     encode_task_results,
 )
 from openfl_aio.wire.messages import ModelProto, aggregator
+from openfl_aio.wire.varints import encode_varint
 
 HEADER = Header("site", "aggregator_plan.yaml_0", "plan.yaml_0", "")
 int32 = st.integers(-(2**31), 2**31 - 1)
