@@ -27,17 +27,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     start.add_argument(
         "-c", "--authorized_cols", type=Path, default=Path("plan/cols.yaml"), help="the list of collaborators"
     )
+    start.add_argument(
+        "--allow-plaintext-anywhere",
+        action="store_true",
+        help="with 'tls: false' in the plan: serve other machines too, unencrypted and unauthenticated",
+    )
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     try:
-        anyio.run(_serve, options.plan, options.authorized_cols)
+        anyio.run(_serve, options.plan, options.authorized_cols, options.allow_plaintext_anywhere)
     except (OpenFLAioError, BaseExceptionGroup) as error:
         return _fail(error)
     return 0
 
 
-async def _serve(plan: Path, collaborators: Path) -> None:
-    await serve_until_signalled(open_aggregator(plan, collaborators), started=_announce, until=wait_until_over)
+async def _serve(plan: Path, collaborators: Path, allow_plaintext_anywhere: bool) -> None:
+    service = open_aggregator(plan, collaborators, allow_plaintext_anywhere=allow_plaintext_anywhere)
+    await serve_until_signalled(service, started=_announce, until=wait_until_over)
 
 
 def _announce(aggregator: Aggregator) -> None:

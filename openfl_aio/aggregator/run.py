@@ -19,15 +19,23 @@ from openfl_aio.storage.storage import Storage
 __all__ = ["configure", "open_aggregator", "wait_until_over"]
 
 
-def configure(plan: Plan, collaborators: Path, *, root: Path, listen: Endpoint | None = None) -> AggregatorConfig:
+def configure(
+    plan: Plan,
+    collaborators: Path,
+    *,
+    root: Path,
+    listen: Endpoint | None = None,
+    allow_plaintext_anywhere: bool = False,
+) -> AggregatorConfig:
     """Return the configuration of the aggregator of ``plan`` in the workspace folder ``root``. Reads files.
 
     Certificates are where OpenFL puts them, below the plan's ``cert_folder``. Without ``listen`` the port is the
-    plan's; over TLS every interface is served, in plaintext only this machine's own.
+    plan's; over TLS every interface is served, in plaintext only this machine's own, unless that is allowed too.
     """
     endpoint = plan.endpoint
     if listen is None:
-        listen = Endpoint(host="0.0.0.0" if plan.tls else "127.0.0.1", port=endpoint.port)
+        everywhere = plan.tls or allow_plaintext_anywhere
+        listen = Endpoint(host="0.0.0.0" if everywhere else "127.0.0.1", port=endpoint.port)
     tls = None
     if plan.tls:
         layout = CertificateLayout(root / plan.cert_folder)
@@ -45,7 +53,12 @@ def configure(plan: Plan, collaborators: Path, *, root: Path, listen: Endpoint |
 
 @asynccontextmanager
 async def open_aggregator(
-    plan_path: Path, collaborators: Path, *, root: Path = Path(), listen: Endpoint | None = None
+    plan_path: Path,
+    collaborators: Path,
+    *,
+    root: Path = Path(),
+    listen: Endpoint | None = None,
+    allow_plaintext_anywhere: bool = False,
 ) -> AsyncIterator[Aggregator]:
     """Give a serving aggregator of the federation that ``plan_path`` and ``collaborators`` (cols.yaml) describe.
 
@@ -53,7 +66,13 @@ async def open_aggregator(
     ``init_state_path``; a model of a later round resumes there. Raises `ConfigurationError` and `StorageError`.
     """
     plan = await anyio.to_thread.run_sync(Plan.load, plan_path)
-    config = await anyio.to_thread.run_sync(lambda: configure(plan, collaborators, root=root, listen=listen))
+
+    def configured() -> AggregatorConfig:
+        return configure(
+            plan, collaborators, root=root, listen=listen, allow_plaintext_anywhere=allow_plaintext_anywhere
+        )
+
+    config = await anyio.to_thread.run_sync(configured)
     if plan.init_model_path is None:
         raise ConfigurationError(f"{plan_path}: aggregator.settings.init_state_path is missing: expected a model file")
     async with Storage(root / "state") as storage:

@@ -17,6 +17,7 @@ from openfl_aio.aggregator.assigner import make_assigner
 from openfl_aio.aggregator.closing import Arrays, RoundOutcome, aggregate_round, decode_result, scalar, tags_of
 from openfl_aio.aggregator.metrics import MetricLog
 from openfl_aio.aggregator.models import GlobalModels
+from openfl_aio.aggregator.progress import describe
 from openfl_aio.aggregator.rounds import FederationAborted, FederationComplete, Phase, RoundClosed, Rounds
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.aggregator.stragglers import make_straggler_policy
@@ -24,9 +25,7 @@ from openfl_aio.aggregator.uploads import Upload, check_results, upload_limit
 from openfl_aio.config import AggregatorConfig, Endpoint
 from openfl_aio.domain import (
     Assignment,
-    CollaboratorProgress,
     ExperimentDescription,
-    ExperimentStatus,
     Header,
     Metric,
     ModelKind,
@@ -58,13 +57,6 @@ MAX_ROUND = 2**31 - 1  # rounds are int32 on the wire
 
 T = TypeVar("T")
 
-_STATUS = {
-    Phase.COLLECTING: ExperimentStatus.IN_PROGRESS,
-    Phase.AGGREGATING: ExperimentStatus.IN_PROGRESS,
-    Phase.COMPLETE: ExperimentStatus.FINISHED,
-    Phase.ABORTED: ExperimentStatus.FAILED,
-}
-
 
 class Offload(Protocol):
     """Runs a function that needs the processor somewhere else than on the event loop."""
@@ -84,7 +76,8 @@ class Aggregator:
 
     ``storage`` is somebody else's if given, else the aggregator opens its own in ``config.workspace``. With
     ``config.listen`` it serves on its own port, else somebody mounts it. ``on_change`` is called, without waiting,
-    after every change of phase or round. Leaving the context ends an unfinished federation.
+    after every change of phase or round. Without TLS only this machine is served, unless
+    ``allow_plaintext_anywhere``. Leaving the context ends an unfinished federation.
     """
 
     def __init__(
@@ -96,6 +89,7 @@ class Aggregator:
         storage: Storage | None = None,
         on_change: Callable[[], None] | None = None,
         offload: Offload = in_thread,
+        allow_plaintext_anywhere: bool = False,
     ) -> None:
         self._config = config
         self._functions = {
@@ -120,6 +114,7 @@ class Aggregator:
         self._given_storage = storage
         self._on_change = on_change
         self._offload = offload
+        self._allow_plaintext_anywhere = allow_plaintext_anywhere
         self._metrics = MetricLog()
         self._waiters: Waiters[str] = Waiters()
         self._timers = Timers(self._rounds, self._react)
@@ -148,6 +143,7 @@ class Aggregator:
                     tls=self._config.tls,
                     limits=self._config.limits,
                     timeouts=self._config.timeouts,
+                    allow_plaintext_anywhere=self._allow_plaintext_anywhere,
                 )
                 await stack.enter_async_context(self._server)
             self._react()
@@ -309,30 +305,11 @@ class Aggregator:
 
     def describe(self) -> ExperimentDescription:
         """Return the progress, under the federation's uuid as the experiment's name."""
-        return ExperimentDescription(
-            name=self.federation_uuid,
-            status=_STATUS[self.phase],
-            progress=self.round_number / self.rounds,
-            total_rounds=self.rounds,
-            current_round=self.round_number,
-            models={
-                "best": "pending" if self._models.best_round is None else "ready",
-                "last": "ready",
-                "init": "ready",
-            },
-            collaborators=tuple(self._progress(name) for name in self.collaborators),
-            tasks=tuple(task.name for task in self._config.tasks),
-        )
-
-    def _progress(self, name: str) -> CollaboratorProgress:
-        left, assigned = self._rounds.tasks_left(name), self._rounds.assigned(name)
-        return CollaboratorProgress(
-            name=name,
-            status="working" if left and not self.phase.ended else "waiting",
-            progress=1 - len(left) / len(assigned) if assigned else 1.0,
-            round_number=self.round_number,
-            current_task=left[0].name if left else "",
-            next_task=left[1].name if len(left) > 1 else "",
+        return describe(
+            self.federation_uuid,
+            self._rounds,
+            task_names=[task.name for task in self._config.tasks],
+            has_best=self._models.best_round is not None,
         )
 
     def _judge(self, collaborator: str, index: TaskResultsIndex) -> Verdict:

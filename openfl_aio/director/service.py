@@ -7,18 +7,15 @@ stores and tells. All experiments are served on the director's own port.
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import anyio
-import anyio.to_thread
 import numpy as np
 
 from openfl_aio.aggregator.service import Aggregator
@@ -26,6 +23,7 @@ from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.config import DirectorConfig, Endpoint
 from openfl_aio.director.execution import Execution, Review, serve_plan
 from openfl_aio.director.experiments import Experiment, ExperimentEvent, Experiments
+from openfl_aio.director.records import Records
 from openfl_aio.director.servicer import DirectorServicer
 from openfl_aio.director.shards import Shards
 from openfl_aio.domain import (
@@ -40,7 +38,6 @@ from openfl_aio.domain import (
     ShardInfo,
 )
 from openfl_aio.errors import AuthorizationError, ConfigurationError, ExperimentNotFoundError
-from openfl_aio.storage.registry import ExperimentRecord
 from openfl_aio.storage.storage import Storage
 from openfl_aio.transport.identity import Caller
 from openfl_aio.transport.server import Server
@@ -76,7 +73,6 @@ class Director:
         self._executions: dict[str, Execution] = {}  # by experiment name
         self._mounted: dict[str, Execution] = {}  # by federation uuid; outlives the experiment's entry a little
         self._archives: dict[str, Archive] = {}
-        self._saving = anyio.Lock()  # rows of one experiment are written in the order of its changes
         self._stack: AsyncExitStack | None = None
 
     def __repr__(self) -> str:
@@ -84,9 +80,15 @@ class Director:
 
     async def __aenter__(self) -> Self:
         config = self.config
+        if config.install_requirements:
+            logger.warning("install_requirements has no effect: a director runs no code of an experiment")
         async with AsyncExitStack() as stack:
             self._storage = await stack.enter_async_context(Storage(config.workspace, limits=config.limits))
-            await self._restore()
+            self._records = Records(self._storage, config.workspace)
+            for experiment in await self._records.experiments():
+                self._experiments.restore(experiment)
+                if not experiment.status.ended:
+                    await self._apply(experiment, ExperimentEvent.FAIL, "the director was restarted; submit it again")
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(self._tasks.cancel_scope.cancel)
             self._server = await stack.enter_async_context(
@@ -160,8 +162,13 @@ class Director:
         return self._shards.update(name, running=is_experiment_running, devices=devices, now=anyio.current_time())
 
     async def get_envoys(self, caller: Caller) -> tuple[EnvoyInfo, ...]:
-        """Describe all registered envoys."""
-        return self._shards.envoys(anyio.current_time(), wall=time.time())
+        """Describe all registered envoys; one that is at work with the name of its experiment."""
+        return tuple(
+            replace(envoy, experiment_name=self._experiments.next_for(envoy.shard.name) or "")
+            if envoy.is_experiment_running
+            else envoy
+            for envoy in self._shards.envoys(anyio.current_time(), wall=time.time())
+        )
 
     async def wait_experiment(self, caller: Caller, envoy: str) -> str:
         """Return the name of the experiment that ``envoy`` shall work on; waits until there is one.
@@ -251,7 +258,7 @@ class Director:
         execution = Execution(experiment, apply=partial(self._apply, experiment), linger=self.config.timeouts.long_poll)
         self._executions[name] = execution
         self._tasks.start_soon(self._run, execution, model)
-        await self._save(experiment)
+        await self._records.save(experiment)
         return True
 
     async def get_experiment_status(self, caller: Caller, name: str) -> ExperimentStatus | None:
@@ -290,10 +297,7 @@ class Director:
         aggregator = self._aggregator(name)
         if aggregator is not None:
             return aggregator.model(kind) or {}
-        path = self._model_path(experiment, kind)
-        if path is None or not await anyio.Path(path).exists():
-            return {}
-        return (await self._storage.models.load(path)).tensors
+        return await self._records.model(experiment, kind)
 
     async def get_metric_stream(self, caller: Caller, name: str) -> AsyncIterator[Metric]:
         """Yield every metric of an experiment of the caller from the first on, live, until it ends."""
@@ -328,10 +332,7 @@ class Director:
         self._waiters.notify(("experiment", name))
         if execution is not None:
             execution.dismiss("the experiment was removed by its owner")
-        async with self._saving:
-            await self._storage.registry.remove_experiment(name)
-        await self._storage.archives.remove(experiment.archive_id)
-        await self._remove_models(experiment)
+        await self._records.forget(experiment)
         return True
 
     async def cancel(self, caller: Caller, name: str) -> bool:
@@ -345,17 +346,6 @@ class Director:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _model_path(self, experiment: Experiment, kind: ModelKind) -> Path | None:
-        """Return where a model is kept: under the archive's id, which is ours, not under a name that a peer chose."""
-        if self.config.workspace is None:
-            return None
-        return self.config.workspace / "models" / experiment.archive_id / f"{kind.name.lower()}.pbuf"
-
-    async def _remove_models(self, experiment: Experiment) -> None:
-        path = self._model_path(experiment, ModelKind.LAST)
-        if path is not None:
-            await anyio.to_thread.run_sync(lambda: shutil.rmtree(path.parent, ignore_errors=True))
-
     def _aggregator(self, name: str) -> Aggregator | None:
         execution = self._executions.get(name)
         return None if execution is None else execution.aggregator
@@ -368,8 +358,7 @@ class Director:
             if not self._experiments.holds(execution.experiment):
                 # what was being written while the experiment was removed is there again
                 with anyio.CancelScope(shield=True):
-                    await self._storage.archives.remove(execution.experiment.archive_id)
-                    await self._remove_models(execution.experiment)
+                    await self._records.remove_files(execution.experiment)
 
     async def _prepare(self, execution: Execution, model: Mapping[str, np.ndarray]) -> Aggregator | None:
         experiment = execution.experiment
@@ -384,8 +373,8 @@ class Director:
         )
         config = config.model_copy(
             update={
-                "best_model_path": self._model_path(experiment, ModelKind.BEST),
-                "last_model_path": self._model_path(experiment, ModelKind.LAST),
+                "best_model_path": self._records.model_path(experiment, ModelKind.BEST),
+                "last_model_path": self._records.model_path(experiment, ModelKind.LAST),
             }
         )
         aggregator = Aggregator(config, initial_model=model, storage=self._storage)
@@ -408,7 +397,7 @@ class Director:
         execution = self._executions.get(name)
         if execution is not None and event in (ExperimentEvent.FAIL, ExperimentEvent.CANCEL):
             execution.stop(reason)
-        await self._save(experiment)
+        await self._records.save(experiment)
         return True
 
     def _describe(self, experiment: Experiment) -> ExperimentDescription:
@@ -422,42 +411,6 @@ class Director:
             models=dict.fromkeys(("best", "last", "init"), "pending"),
             collaborators=tuple(CollaboratorProgress(name) for name in experiment.collaborators),
         )
-
-    async def _save(self, experiment: Experiment) -> None:
-        async with self._saving:
-            await self._storage.registry.save_experiment(
-                ExperimentRecord(
-                    name=experiment.name,
-                    owner=experiment.owner,
-                    collaborators=experiment.collaborators,
-                    status=experiment.status,
-                    archive_id=experiment.archive_id,
-                    federation_uuid=experiment.federation_uuid,
-                    created=experiment.created,
-                    error=experiment.error,
-                )
-            )
-
-    async def _restore(self) -> None:
-        """Take over what an earlier director of this workspace kept, and remove archives that nobody owns any more."""
-        orphans = set(await self._storage.archives.ids())
-        for record in await self._storage.registry.experiments():
-            experiment = Experiment(
-                name=record.name,
-                owner=record.owner,
-                collaborators=record.collaborators,
-                archive_id=record.archive_id,
-                status=record.status,
-                federation_uuid=record.federation_uuid,
-                created=record.created,
-                error=record.error,
-            )
-            self._experiments.restore(experiment)
-            orphans.discard(experiment.archive_id)
-            if not experiment.status.ended:
-                await self._apply(experiment, ExperimentEvent.FAIL, "the director was restarted; submit it again")
-        for archive_id in orphans:
-            await self._storage.archives.remove(archive_id)
 
 
 def _check_is(caller: Caller, name: str) -> None:

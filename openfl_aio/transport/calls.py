@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import secrets
-import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,11 +13,11 @@ import anyio
 from grpclib.const import Status
 from grpclib.events import RecvRequest
 from grpclib.exceptions import GRPCError, StreamTerminatedError
-from grpclib.protocol import Stream as H2Stream
 from grpclib.server import Stream
 
 from openfl_aio.config import Limits
-from openfl_aio.errors import DeadlineExceededError, MalformedMessageError, MessageTooLargeError, OpenFLAioError
+from openfl_aio.errors import DeadlineExceededError, MalformedMessageError, OpenFLAioError
+from openfl_aio.transport.frames import read_message
 from openfl_aio.transport.identity import Caller, as_caller, identify
 from openfl_aio.transport.status import is_internal, status_of
 
@@ -26,7 +25,6 @@ __all__ = ["WAITING_METHODS", "Calls", "CheckedStream"]
 
 logger = logging.getLogger(__name__)
 
-PREFIX_BYTES: Final = 5
 STOPPING: Final = "the server is stopping; try again"
 
 # calls that may wait long before they answer: when the server stops they are told at once, for their answer is
@@ -56,6 +54,7 @@ class CheckedStream:
         self._stream = stream
         self._limits = limits
         self.answering = False  # whether a message is being sent
+        self.after_message: Callable[[], None] | None = None  # called once the message being sent is out
 
     @property
     def metadata(self) -> Any:
@@ -65,30 +64,13 @@ class CheckedStream:
     async def recv_message(self) -> Any:
         """Return the next message, or None after the last of a stream.
 
-        Raises `MessageTooLargeError` from the length prefix alone, `MalformedMessageError` for a truncated message
-        or a unary call without one.
+        Raises like `read_message`, and `MalformedMessageError` for a unary call without a message.
         """
-        source = self._stream._stream
-        prefix = await _read(source, PREFIX_BYTES)
-        if prefix is None:
-            if source.buffer._acked_size:
-                raise MalformedMessageError("the stream ended within the prefix of a message")
-            if self._stream._cardinality.client_streaming:
-                return None
+        stream = self._stream
+        message = await read_message(stream._stream, stream._codec, stream._recv_type, self._limits)
+        if message is None and not stream._cardinality.client_streaming:
             raise MalformedMessageError("the call ended before its message came")
-        compressed, size = struct.unpack(">BI", prefix)
-        if compressed:
-            raise GRPCError(
-                Status.UNIMPLEMENTED, "compressed messages are not supported; send with 'identity' encoding"
-            )
-        if size > self._limits.max_message_bytes:
-            raise MessageTooLargeError(
-                f"message of {size} bytes; at most {self._limits.max_message_bytes} bytes are accepted"
-            )
-        data = await _read(source, size)
-        if data is None:
-            raise MalformedMessageError(f"the stream ended within a message of {size} bytes")
-        return self._stream._codec.decode(data, self._stream._recv_type)
+        return message
 
     async def send_message(self, message: Any) -> None:
         """Send ``message``."""
@@ -96,7 +78,10 @@ class CheckedStream:
         try:
             await self._stream.send_message(message)
         finally:
-            self.answering = not self._stream._cardinality.server_streaming
+            if self._stream._cardinality.server_streaming:
+                self.answering = False
+                if self.after_message is not None:
+                    self.after_message()
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
@@ -108,22 +93,6 @@ class CheckedStream:
         return message
 
 
-async def _read(source: H2Stream, size: int) -> bytes | None:
-    """Return exactly ``size`` bytes, or None if the stream ended before."""
-    if not size:
-        return b""
-    while True:
-        try:
-            data = await source.recv_data(size)
-        except AssertionError:  # how grpclib says that fewer bytes came
-            data = b""
-        if data:
-            return data
-        # grpclib also stops at an empty DATA frame, which is legal anywhere
-        if source.buffer._eof and source.buffer._unacked.empty():
-            return None
-
-
 @dataclass(eq=False, slots=True)
 class _Call:
     method: str
@@ -132,7 +101,7 @@ class _Call:
 
     @property
     def waiting(self) -> bool:
-        return self.method.rpartition("/")[2] in WAITING_METHODS and not self.stream.answering
+        return self.method.rpartition("/")[2] in WAITING_METHODS
 
 
 class Calls:
@@ -191,7 +160,9 @@ class Calls:
         """Refuse new calls, end waiting ones, let the others finish for ``seconds``, then end those too."""
         self._stopping = True
         for call in self._active:
-            if call.waiting:
+            if call.waiting and call.stream.answering:
+                call.stream.after_message = call.scope.cancel
+            elif call.waiting:
                 call.scope.cancel()
         with anyio.move_on_after(seconds):
             await self._until_idle()

@@ -6,14 +6,18 @@ import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, Self, TypeVar, cast
 
 import anyio
 import grpclib.client
+import h2.exceptions
+from grpclib.const import Cardinality
 from grpclib.events import SendRequest, listen
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.exceptions import ProtocolError as GrpclibProtocolError
+from grpclib.metadata import Deadline
 from grpclib.protocol import H2Protocol
+from multidict import MultiDict
 
 from openfl_aio.config import Endpoint, Limits, RetryPolicy, Timeouts, TLSConfig
 from openfl_aio.errors import (
@@ -21,10 +25,13 @@ from openfl_aio.errors import (
     ConnectionLostError,
     DeadlineExceededError,
     LocalProtocolError,
+    MalformedMessageError,
     OpenFLAioError,
     TransportError,
 )
 from openfl_aio.transport.codec import StrictCodec
+from openfl_aio.transport.frames import CleanDeadlineWrapper, CleanWrapper, read_message
+from openfl_aio.transport.sockets import watch
 from openfl_aio.transport.status import error_from_status
 from openfl_aio.transport.tls import client_context
 
@@ -33,6 +40,31 @@ __all__ = ["RETRYABLE", "Channel", "call_with_retries", "open_channel", "transla
 T = TypeVar("T")
 
 RETRYABLE: Final[tuple[type[OpenFLAioError], ...]] = (ConnectError, ConnectionLostError)
+
+
+class _Stream(grpclib.client.Stream[Any, Any]):
+    """One call: replies are read within limits, and nothing of grpclib's cancellation stays behind."""
+
+    limits = Limits()
+
+    async def __aenter__(self) -> Self:
+        if self._deadline is None:
+            self._wrapper = CleanWrapper()
+        else:
+            wrapper = self._wrapper = CleanDeadlineWrapper()
+            self._wrapper_ctx = wrapper.start(self._deadline)
+            self._wrapper_ctx.__enter__()
+        return self
+
+    async def recv_message(self) -> Any:
+        if not self._recv_initial_metadata_done:
+            await self.recv_initial_metadata()
+        with self._wrapper:
+            try:
+                return await read_message(self._stream, self._codec, self._recv_type, self.limits)
+            except MalformedMessageError:
+                self._maybe_raise()  # the server broke off and said why
+                raise
 
 
 class Channel(grpclib.client.Channel):
@@ -45,11 +77,42 @@ class Channel(grpclib.client.Channel):
         super().__init__(endpoint.host.strip("[]"), endpoint.port, ssl=context, codec=StrictCodec(limits))
         self.endpoint = endpoint
         self._connect_timeout = timeouts.connect
+        self._limits = limits
+
+    def request(
+        self,
+        name: str,
+        cardinality: Cardinality,
+        request_type: type[Any],
+        reply_type: type[Any],
+        *,
+        timeout: float | None = None,
+        deadline: Deadline | None = None,
+        metadata: Any = None,
+    ) -> grpclib.client.Stream[Any, Any]:
+        """Return a call that is not begun yet; used by the generated stubs."""
+        if timeout is not None:
+            ours = Deadline.from_timeout(timeout)
+            deadline = ours if deadline is None else min(ours, deadline)
+        stream = _Stream(
+            self,
+            name,
+            cast("Any", MultiDict(metadata or ())),
+            cardinality,
+            request_type,
+            reply_type,
+            codec=self._codec,
+            status_details_codec=None,
+            dispatch=self.__dispatch__,
+            deadline=deadline,
+        )
+        stream.limits = self._limits
+        return stream
 
     async def _create_connection(self) -> H2Protocol:
         try:
             with anyio.fail_after(self._connect_timeout):
-                return await super()._create_connection()
+                protocol = await super()._create_connection()
         except TimeoutError:
             raise ConnectError(f"no connection to {self.endpoint} within {self._connect_timeout:g} s") from None
         except ssl.SSLCertVerificationError as exc:
@@ -63,6 +126,8 @@ class Channel(grpclib.client.Channel):
             ) from exc
         except OSError as exc:
             raise ConnectError(f"no connection to {self.endpoint} ({exc.strerror or exc})") from exc
+        watch(protocol.connection._transport)
+        return protocol
 
 
 @asynccontextmanager
@@ -109,10 +174,21 @@ def translate() -> Iterator[None]:
         raise DeadlineExceededError("the call's deadline passed") from exc
     except OSError as exc:
         raise ConnectionLostError(f"the connection was lost during the call ({exc.strerror or exc})") from exc
-    except AssertionError as exc:  # the generated stubs assert, without a word, that a reply came
-        if exc.args:
+    except h2.exceptions.H2Error as exc:
+        raise ConnectionLostError(f"the connection was lost during the call ({type(exc).__name__})") from exc
+    except (AssertionError, AttributeError, NotImplementedError) as exc:
+        # how grpclib and the generated stubs say that a reply is cut short, compressed or not there
+        if not _raised_by_library(exc):
             raise
         raise ConnectionLostError("the connection was lost before the reply was complete") from exc
+
+
+def _raised_by_library(exc: BaseException) -> bool:
+    frame = exc.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    module = "" if frame is None else str(frame.tb_frame.f_globals.get("__name__", ""))
+    return module.partition(".")[0] in ("grpclib", "betterproto2")
 
 
 async def call_with_retries(

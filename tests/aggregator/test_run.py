@@ -83,6 +83,13 @@ def test_certificates_are_where_openfl_puts_them(workspace: Path) -> None:
     assert chosen.listen == Endpoint(port=7)
 
 
+def test_plaintext_is_for_this_machine_unless_told_twice(workspace: Path) -> None:
+    plan, cols = Plan.parse(PLAN), workspace / "plan" / "cols.yaml"
+    assert configure(plan, cols, root=workspace).listen == Endpoint(host="127.0.0.1")
+    everywhere = configure(plan, cols, root=workspace, allow_plaintext_anywhere=True)
+    assert everywhere.listen == Endpoint(host="0.0.0.0")
+
+
 def test_exit_codes(workspace: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(workspace)
     assert main(["start", "-p", "absent.yaml"]) == 2

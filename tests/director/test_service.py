@@ -12,16 +12,18 @@ import anyio
 import numpy as np
 import pytest
 
-from openfl_aio.config import DirectorConfig, Endpoint, RetryPolicy, Timeouts
+from openfl_aio.config import DirectorConfig, Endpoint, Limits, RetryPolicy, Timeouts
 from openfl_aio.director.client import DirectorClient
 from openfl_aio.director.service import Director
-from openfl_aio.director.servicer import encode_model
-from openfl_aio.director.upload import decode_model
+from openfl_aio.director.servicer import DirectorServicer, encode_model
+from openfl_aio.director.upload import decode_model, receive_experiment
 from openfl_aio.domain import DeviceInfo, ExperimentStatus, ModelKind, ShardInfo
 from openfl_aio.errors import (
     AlreadyExistsError,
     AuthorizationError,
     ExperimentNotFoundError,
+    MalformedMessageError,
+    MalformedStreamError,
     NotFoundError,
     OpenFLAioError,
     ProtocolError,
@@ -29,7 +31,8 @@ from openfl_aio.errors import (
     TransportError,
 )
 from openfl_aio.plan.plan import Plan
-from openfl_aio.transport.identity import Caller
+from openfl_aio.transport.identity import Caller, as_caller
+from openfl_aio.wire.messages import director as messages
 
 pytestmark = pytest.mark.real_time
 
@@ -301,6 +304,41 @@ async def test_an_empty_submission_or_model_is_refused(director: Director, conne
             await client.set_new_experiment("exp", collaborators=["one"], model=(), archive=in_chunks(archive()))
         assert await client.get_experiments_list() == ()
     assert await director.archive_ids() == []
+
+
+async def test_a_chunk_that_is_not_as_long_as_declared_is_refused(director: Director) -> None:
+    async def stream() -> AsyncIterator[messages.ExperimentInfo]:
+        data = archive()
+        for size in (0, 7):
+            yield messages.ExperimentInfo(
+                name="exp",
+                collaborator_names=["one"],
+                experiment_data=messages.ExperimentData(size=size, npbytes=data),
+            )
+
+    with pytest.raises(MalformedStreamError, match="7 bytes as declared"):
+        await receive_experiment(director, Caller("ada", False), stream(), limits=Limits())
+    assert await director.archive_ids() == []
+
+
+async def test_an_archive_beyond_the_limit_is_refused_and_removed() -> None:
+    config = DirectorConfig(limits=Limits(max_archive_bytes=150))
+    async with Director(config) as director, DirectorClient(director.endpoint, client_id="ada") as client:
+        with pytest.raises(OpenFLAioError, match="150 bytes"):
+            await submit(client)
+        assert await director.archive_ids() == []
+        assert await client.get_experiments_list() == ()
+
+
+async def test_messages_without_their_parts_are_malformed(director: Director) -> None:
+    servicer = DirectorServicer(director, limits=Limits())
+    with as_caller(Caller("one", False)):
+        with pytest.raises(MalformedMessageError, match="shard_info"):
+            await servicer.update_shard_info(messages.UpdateShardInfoRequest())
+        reply = await servicer.get_trained_model(
+            messages.GetTrainedModelRequest(model_type=messages.GetTrainedModelRequestModelType(7))
+        )
+    assert reply.model_proto is None
 
 
 async def test_review_turns_a_plan_down() -> None:

@@ -1,0 +1,99 @@
+"""What a director keeps of its experiments beyond its own life: rows, archives, models."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+
+from openfl_aio.director.experiments import Experiment
+from openfl_aio.domain import ModelKind
+from openfl_aio.storage.registry import ExperimentRecord
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import numpy as np
+
+    from openfl_aio.storage.storage import Storage
+
+__all__ = ["Records"]
+
+
+class Records:
+    """Keeps experiments in ``storage``, and their models under ``workspace`` if there is one.
+
+    Folders are named by the archive's id, which is ours, never by a name that a peer chose.
+    """
+
+    def __init__(self, storage: Storage, workspace: Path | None) -> None:
+        self._storage = storage
+        self._workspace = workspace
+        self._order = anyio.Lock()  # rows of one experiment are written in the order of its changes
+
+    async def experiments(self) -> list[Experiment]:
+        """Return what an earlier director of this workspace kept, and remove archives that nobody owns any more."""
+        orphans = set(await self._storage.archives.ids())
+        found = []
+        for record in await self._storage.registry.experiments():
+            orphans.discard(record.archive_id)
+            found.append(
+                Experiment(
+                    name=record.name,
+                    owner=record.owner,
+                    collaborators=record.collaborators,
+                    archive_id=record.archive_id,
+                    status=record.status,
+                    federation_uuid=record.federation_uuid,
+                    created=record.created,
+                    error=record.error,
+                )
+            )
+        for archive_id in orphans:
+            await self._storage.archives.remove(archive_id)
+        return found
+
+    async def save(self, experiment: Experiment) -> None:
+        """Write the experiment as it is when its turn comes, so that the last row is the last state."""
+        async with self._order:
+            await self._storage.registry.save_experiment(
+                ExperimentRecord(
+                    name=experiment.name,
+                    owner=experiment.owner,
+                    collaborators=experiment.collaborators,
+                    status=experiment.status,
+                    archive_id=experiment.archive_id,
+                    federation_uuid=experiment.federation_uuid,
+                    created=experiment.created,
+                    error=experiment.error,
+                )
+            )
+
+    async def forget(self, experiment: Experiment) -> None:
+        """Remove the row, then the files."""
+        async with self._order:
+            await self._storage.registry.remove_experiment(experiment.name)
+        await self.remove_files(experiment)
+
+    async def remove_files(self, experiment: Experiment) -> None:
+        """Remove archive and models; what is not there is no error."""
+        await self._storage.archives.remove(experiment.archive_id)
+        path = self.model_path(experiment, ModelKind.LAST)
+        if path is not None:
+            await anyio.to_thread.run_sync(lambda: shutil.rmtree(path.parent, ignore_errors=True))
+
+    def model_path(self, experiment: Experiment, kind: ModelKind) -> Path | None:
+        """Return where a model of the experiment is kept; None without a workspace."""
+        if self._workspace is None:
+            return None
+        return self._workspace / "models" / experiment.archive_id / f"{kind.name.lower()}.pbuf"
+
+    async def model(self, experiment: Experiment, kind: ModelKind) -> Mapping[str, np.ndarray]:
+        """Return a model that was kept, empty if none was. Raises `CorruptFileError`."""
+        path = self.model_path(experiment, kind)
+        if path is None or not await anyio.Path(path).exists():
+            return {}
+        return (await self._storage.models.load(path)).tensors
