@@ -31,6 +31,7 @@ from openfl_aio.errors import (
 )
 from openfl_aio.transport.codec import StrictCodec
 from openfl_aio.transport.frames import CleanDeadlineWrapper, CleanWrapper, read_message
+from openfl_aio.transport.sockets import watch
 from openfl_aio.transport.status import error_from_status
 from openfl_aio.transport.tls import client_context
 
@@ -111,7 +112,7 @@ class Channel(grpclib.client.Channel):
     async def _create_connection(self) -> H2Protocol:
         try:
             with anyio.fail_after(self._connect_timeout):
-                return await super()._create_connection()
+                protocol = await super()._create_connection()
         except TimeoutError:
             raise ConnectError(f"no connection to {self.endpoint} within {self._connect_timeout:g} s") from None
         except ssl.SSLCertVerificationError as exc:
@@ -125,6 +126,8 @@ class Channel(grpclib.client.Channel):
             ) from exc
         except OSError as exc:
             raise ConnectError(f"no connection to {self.endpoint} ({exc.strerror or exc})") from exc
+        watch(protocol.connection._transport)
+        return protocol
 
 
 @asynccontextmanager
