@@ -28,7 +28,8 @@ class _AutojumpSelector(selectors.DefaultSelector):
 class AutojumpEventLoop(asyncio.SelectorEventLoop):
     """Event loop whose clock stands still while anything can run, then jumps to the next timer.
 
-    How fast the machine is has no influence on what happens in which order. For code without threads, processes or sockets: work in flight outside the loop looks like idleness to it.
+    How fast the machine is has no influence on what happens in which order. For code without threads, processes or
+    sockets: work in flight outside the loop looks like idleness to it.
     """
 
     def __init__(self) -> None:
