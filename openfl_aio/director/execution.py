@@ -44,6 +44,8 @@ async def serve_plan(
     except UnicodeDecodeError as exc:
         raise ArchiveError(f"{PLAN_MEMBER} is not UTF-8 text ({exc}); write it again") from None
     submitted, host = await anyio.to_thread.run_sync(_read, text)
+    if submitted.ignored:
+        logger.warning("without effect in this plan: %s", ", ".join(submitted.ignored))
     tls = config.tls is not None
     if submitted.tls != tls:
         raise ConfigurationError(

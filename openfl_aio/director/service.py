@@ -80,6 +80,8 @@ class Director:
 
     async def __aenter__(self) -> Self:
         config = self.config
+        if config.install_requirements:
+            logger.warning("install_requirements has no effect: a director runs no code of an experiment")
         async with AsyncExitStack() as stack:
             self._storage = await stack.enter_async_context(Storage(config.workspace, limits=config.limits))
             self._records = Records(self._storage, config.workspace)
@@ -160,8 +162,13 @@ class Director:
         return self._shards.update(name, running=is_experiment_running, devices=devices, now=anyio.current_time())
 
     async def get_envoys(self, caller: Caller) -> tuple[EnvoyInfo, ...]:
-        """Describe all registered envoys."""
-        return self._shards.envoys(anyio.current_time(), wall=time.time())
+        """Describe all registered envoys; one that is at work with the name of its experiment."""
+        return tuple(
+            replace(envoy, experiment_name=self._experiments.next_for(envoy.shard.name) or "")
+            if envoy.is_experiment_running
+            else envoy
+            for envoy in self._shards.envoys(anyio.current_time(), wall=time.time())
+        )
 
     async def wait_experiment(self, caller: Caller, envoy: str) -> str:
         """Return the name of the experiment that ``envoy`` shall work on; waits until there is one.

@@ -54,6 +54,7 @@ class CheckedStream:
         self._stream = stream
         self._limits = limits
         self.answering = False  # whether a message is being sent
+        self.after_message: Callable[[], None] | None = None  # called once the message being sent is out
 
     @property
     def metadata(self) -> Any:
@@ -77,7 +78,10 @@ class CheckedStream:
         try:
             await self._stream.send_message(message)
         finally:
-            self.answering = not self._stream._cardinality.server_streaming
+            if self._stream._cardinality.server_streaming:
+                self.answering = False
+                if self.after_message is not None:
+                    self.after_message()
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
@@ -97,7 +101,7 @@ class _Call:
 
     @property
     def waiting(self) -> bool:
-        return self.method.rpartition("/")[2] in WAITING_METHODS and not self.stream.answering
+        return self.method.rpartition("/")[2] in WAITING_METHODS
 
 
 class Calls:
@@ -156,7 +160,9 @@ class Calls:
         """Refuse new calls, end waiting ones, let the others finish for ``seconds``, then end those too."""
         self._stopping = True
         for call in self._active:
-            if call.waiting:
+            if call.waiting and call.stream.answering:
+                call.stream.after_message = call.scope.cancel
+            elif call.waiting:
                 call.scope.cancel()
         with anyio.move_on_after(seconds):
             await self._until_idle()

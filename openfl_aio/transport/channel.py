@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -31,6 +32,7 @@ from openfl_aio.errors import (
 )
 from openfl_aio.transport.codec import StrictCodec
 from openfl_aio.transport.frames import CleanDeadlineWrapper, CleanWrapper, read_message
+from openfl_aio.transport.sockets import watch
 from openfl_aio.transport.status import error_from_status
 from openfl_aio.transport.tls import client_context
 
@@ -111,7 +113,7 @@ class Channel(grpclib.client.Channel):
     async def _create_connection(self) -> H2Protocol:
         try:
             with anyio.fail_after(self._connect_timeout):
-                return await super()._create_connection()
+                protocol = await super()._create_connection()
         except TimeoutError:
             raise ConnectError(f"no connection to {self.endpoint} within {self._connect_timeout:g} s") from None
         except ssl.SSLCertVerificationError as exc:
@@ -124,7 +126,16 @@ class Channel(grpclib.client.Channel):
                 f"no TLS connection to {self.endpoint} ({exc.reason or exc}); check that both sides use TLS"
             ) from exc
         except OSError as exc:
-            raise ConnectError(f"no connection to {self.endpoint} ({exc.strerror or exc})") from exc
+            raise ConnectError(f"no connection to {self.endpoint} ({_reason(exc)})") from exc
+        watch(protocol.connection._transport)
+        return protocol
+
+
+def _reason(exc: OSError) -> str:
+    """Return the system's words: asyncio replaces them, or joins those of several addresses."""
+    if exc.errno is not None and exc.errno > 0:
+        return os.strerror(exc.errno)
+    return exc.strerror or str(exc)
 
 
 @asynccontextmanager

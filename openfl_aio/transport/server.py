@@ -25,6 +25,7 @@ from openfl_aio.config import Endpoint, Limits, Timeouts, TLSConfig
 from openfl_aio.errors import ConfigurationError, InvalidStateError
 from openfl_aio.transport.calls import Calls
 from openfl_aio.transport.codec import StrictCodec
+from openfl_aio.transport.sockets import watch
 from openfl_aio.transport.tls import server_context
 
 __all__ = ["Server", "is_loopback"]
@@ -54,6 +55,7 @@ class _Protocol(H2Protocol):
             assert isinstance(transport, asyncio.Transport)
             transport.abort()
             return
+        watch(transport)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
 
 import anyio
 import numpy as np
@@ -25,10 +26,13 @@ from openfl_aio.errors import (
     TensorError,
     TensorNotFoundError,
 )
+from openfl_aio.storage.models import ModelFiles
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec, TransformerMetadata
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.testing.federation import InProcessAggregator, inline
 from openfl_aio.wire.incremental import encode_task_results
+
+T = TypeVar("T")
 
 MODEL = {"b": np.zeros(3, np.float32), "w": np.ones((2, 2), np.float32)}
 VALIDATE, TRAIN, TUNED = "aggregated_model_validation", "train", "locally_tuned_model_validation"
@@ -374,3 +378,57 @@ async def test_in_process_calls() -> None:
             )
         await service.wait_complete()
         assert (await api.get_tasks()).quit
+
+
+async def broken(function: Callable[[], T], /) -> T:
+    raise RuntimeError("the worker died")
+
+
+async def test_an_unforeseen_error_ends_the_federation(caplog: pytest.LogCaptureFixture) -> None:
+    service = Aggregator(configuration(collaborators=("one",)), initial_model=MODEL, offload=broken)
+    async with service:
+        await play(service, "one", 1.0)
+        with pytest.raises(ExperimentFailedError, match="internal error"):
+            await service.wait_complete()
+    assert "the worker died" in caplog.text
+
+
+async def test_a_stop_while_a_round_is_aggregated() -> None:
+    async def slow(function: Callable[[], T], /) -> T:
+        await anyio.sleep(10)
+        return function()
+
+    stragglers = StragglerConfig(kind="percentage", percentage=0.5)
+    service = Aggregator(configuration(stragglers=stragglers), initial_model=MODEL, offload=slow)
+    async with service:
+        await play(service, "one", 1.0)
+        await anyio.sleep(5)
+        assert service.phase is Phase.AGGREGATING
+        assert await send(service, "two", TRAIN, trained(9)) is Verdict.STRAGGLER
+        service.stop("enough")
+        await anyio.sleep(10)
+        assert service.round_number == 0
+        np.testing.assert_array_equal(values(service), MODEL["w"])
+
+
+@pytest.mark.real_time
+async def test_models_are_saved_and_a_disk_that_refuses_ends_the_federation(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    paths: dict[str, Any] = {
+        "last_model_path": tmp_path / "file" / "last.pbuf",
+        "best_model_path": tmp_path / "best.pbuf",
+    }
+    async with aggregator(configuration(collaborators=("one",), **paths)) as service:
+        await play(service, "one", 1.0)
+        with pytest.raises(ExperimentFailedError, match=r"last\.pbuf"):
+            await service.wait_complete()
+    saved = await ModelFiles().load(tmp_path / "best.pbuf")
+    assert saved.round_number == 0
+    np.testing.assert_array_equal(saved.tensors["w"], MODEL["w"])
+
+
+async def test_a_federation_that_was_over_before() -> None:
+    async with aggregator(initial_round=2) as service:
+        assert (await service.get_tasks("one")).quit
+        np.testing.assert_array_equal((await service.wait_complete())["w"], MODEL["w"])
+        assert [metric async for metric in service.metrics()] == []

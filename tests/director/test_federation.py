@@ -24,6 +24,7 @@ from openfl_aio.errors import AuthorizationError, NotFoundError
 from openfl_aio.plan.experiment import experiment_plan
 from openfl_aio.plan.plan import Plan
 from openfl_aio.testing.ca import ThrowawayCA
+from openfl_aio.transport.identity import Caller
 
 pytestmark = pytest.mark.real_time
 
@@ -163,6 +164,34 @@ async def test_two_experiments_run_at_once(director: Director, ca: ThrowawayCA) 
                 _ = [metric async for metric in client.get_metric_stream(name)]
                 assert await client.get_experiment_status(name) is ExperimentStatus.FINISHED
         assert await eve.get_experiment_status("first") is None
+
+
+@pytest.mark.parametrize("how", ["cancel", "remove", "fail"])
+async def test_collaborators_are_told_to_quit_when_an_experiment_ends_early(
+    director: Director, ca: ThrowawayCA, how: str
+) -> None:
+    async with (
+        client_of(director, ca, "ada") as ada,
+        client_of(director, ca, "one") as one,
+        client_of(director, ca, "two") as two,
+    ):
+        # "two" never works, so that the first round never ends
+        await submit(ada, "exp", rounds=2, collaborators=["one", "two"])
+        async with anyio.create_task_group() as group:
+            group.start_soon(take_part, one, ca, "one")
+            with anyio.fail_after(10):
+                async for _ in ada.get_metric_stream("exp"):
+                    break
+            if how == "cancel":
+                await director.cancel(Caller("ada", True), "exp")
+            elif how == "remove":
+                await ada.remove_experiment_data("exp")
+            else:
+                await two.set_experiment_failed("exp", "two", error_description="no data")
+            group.cancel_scope.deadline = anyio.current_time() + 10
+        assert not group.cancel_scope.cancelled_caught
+        expected = {"cancel": ExperimentStatus.CANCELLED, "remove": None, "fail": ExperimentStatus.FAILED}[how]
+        assert await ada.get_experiment_status("exp") is expected
 
 
 async def test_a_certificate_speaks_for_its_own_name_only(director: Director, ca: ThrowawayCA) -> None:

@@ -20,6 +20,7 @@ from openfl_aio.config import Endpoint, Limits, Timeouts, TLSConfig
 from openfl_aio.errors import (
     ConfigurationError,
     ConnectError,
+    ConnectionLostError,
     EmptyStreamError,
     HeaderMismatchError,
     InvalidStateError,
@@ -44,6 +45,8 @@ class SmallAggregator(aggregator.AggregatorBase):
         self.parked = anyio.Event()
         self.go_on = anyio.Event()
         self.received: list[bytes] = []
+        self.padding = ""
+        self.endless = False
 
     async def get_tasks(self, message: aggregator.GetTasksRequest) -> aggregator.GetTasksResponse:
         if self.error is not None:
@@ -79,7 +82,10 @@ class SmallAggregator(aggregator.AggregatorBase):
         self, message: aggregator.GetMetricStreamRequest
     ) -> AsyncIterator[aggregator.GetMetricStreamResponse]:
         for number in range(3):
-            yield aggregator.GetMetricStreamResponse(round=number)
+            yield aggregator.GetMetricStreamResponse(round=number, metric_name=self.padding)
+        if self.endless:
+            self.parked.set()
+            await self.go_on.wait()
         if self.error is not None:
             raise self.error()
 
@@ -339,6 +345,37 @@ async def test_waiting_calls_are_told_when_the_server_stops() -> None:
     [failure] = failures
     assert isinstance(failure, GRPCError)
     assert failure.status is Status.UNAVAILABLE
+
+
+@pytest.mark.parametrize("padding", ["", "x" * 3_000_000])
+async def test_streams_down_end_when_the_server_stops(padding: str) -> None:
+    """Between two messages, and (with more than the window holds) in the middle of one."""
+    service = SmallAggregator()
+    service.endless, service.padding = True, padding
+    got: list[int] = []
+    begun = anyio.Event()
+
+    async def follow(stub: aggregator.AggregatorStub) -> None:
+        async for message in stub.get_metric_stream(aggregator.GetMetricStreamRequest()):
+            begun.set()
+            await anyio.sleep(0.2)
+            got.append(message.round)
+
+    async with anyio.create_task_group() as group:
+        server = await Server([service], listen=LOOPBACK, tls=None, timeouts=Timeouts(drain=30)).__aenter__()
+        channel = await group.start(hold_channel, server.endpoint)
+        async with anyio.create_task_group() as readers:
+
+            async def read() -> None:
+                with pytest.raises(ConnectionLostError, match="stopping"), translate():
+                    await follow(aggregator.AggregatorStub(channel))
+
+            readers.start_soon(read)
+            await begun.wait()
+            with anyio.fail_after(10):
+                await server.__aexit__(None, None, None)
+        group.cancel_scope.cancel()
+    assert got[0] == 0
 
 
 async def hold_channel(endpoint: Endpoint, *, task_status: TaskStatus[Channel]) -> None:
