@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from openfl_aio.config import TLSConfig
-from openfl_aio.director.run import director_config, exit_code, main
-from openfl_aio.errors import ConfigurationError, StorageFullError, TransportError
+from openfl_aio.director.run import director_config, main
+from openfl_aio.errors import ConfigurationError
 
 CA, KEY, CERTIFICATE = Path("ca"), Path("key"), Path("crt")
 
@@ -54,13 +54,6 @@ def test_what_cannot_work_ends_with_one_sentence(tmp_path: Path, capsys: pytest.
     assert captured.out == ""
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
-
-
-@pytest.mark.parametrize(
-    ("error", "code"), [(ConfigurationError("x"), 2), (StorageFullError("x"), 6), (TransportError("x"), 1)]
-)
-def test_exit_codes(error: ConfigurationError | StorageFullError | TransportError, code: int) -> None:
-    assert exit_code(error) == code
 
 
 @pytest.mark.real_time
