@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import argparse
+import sys
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import anyio
 import anyio.to_thread
 
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.config import AggregatorConfig, Endpoint, TLSConfig
 from openfl_aio.errors import ConfigurationError
+from openfl_aio.exit_codes import report
 from openfl_aio.plan.files import load_collaborators
 from openfl_aio.plan.plan import Plan
 from openfl_aio.storage.keys import CertificateLayout
 from openfl_aio.storage.storage import Storage
+from openfl_aio.telemetry.logs import configure_logging
+from openfl_aio.transport.signals import serve_until_signalled
 
-__all__ = ["configure", "open_aggregator", "wait_until_over"]
+__all__ = ["configure", "main", "open_aggregator", "wait_until_over"]
 
 
 def configure(
@@ -86,3 +92,37 @@ async def wait_until_over(aggregator: Aggregator) -> None:
     """Return when the last round is done and every collaborator knows. Raises `ExperimentFailedError`."""
     await aggregator.wait_complete()
     await aggregator.wait_quits_sent()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one federation to its end. Return 0, also after SIGTERM, else a code of `openfl_aio.exit_codes`."""
+    parser = argparse.ArgumentParser(prog="python -m openfl_aio.aggregator", description="Aggregate one federation.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    start = commands.add_parser("start", help="serve until the last round is done")
+    start.add_argument("-p", "--plan", type=Path, default=Path("plan/plan.yaml"), help="the federation's plan")
+    start.add_argument(
+        "-c", "--authorized_cols", type=Path, default=Path("plan/cols.yaml"), help="the list of collaborators"
+    )
+    start.add_argument(
+        "--allow-plaintext-anywhere",
+        action="store_true",
+        help="with 'tls: false' in the plan: serve other machines too, unencrypted and unauthenticated",
+    )
+    start.add_argument("--debug", action="store_true", help="log more, and show where an error came from")
+    options = parser.parse_args(arguments)
+    configure_logging("DEBUG" if options.debug else "INFO")
+    try:
+        anyio.run(_serve, options.plan, options.authorized_cols, options.allow_plaintext_anywhere)
+    except Exception as exc:
+        return report(exc, debug=options.debug)
+    return 0
+
+
+async def _serve(plan: Path, collaborators: Path, allow_plaintext_anywhere: bool) -> None:
+    service = open_aggregator(plan, collaborators, allow_plaintext_anywhere=allow_plaintext_anywhere)
+    await serve_until_signalled(service, started=_announce, until=wait_until_over)
+
+
+def _announce(aggregator: Aggregator) -> None:
+    sys.stdout.write(f"aggregator of {aggregator.federation_uuid} serves at {aggregator.endpoint}\n")
+    sys.stdout.flush()

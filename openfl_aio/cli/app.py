@@ -11,8 +11,7 @@ from typer.exceptions import TyperException
 
 from openfl_aio.cli import experiment, pki, roles
 from openfl_aio.cli.demo import demo
-from openfl_aio.cli.exit_codes import ExitCode, exit_code_of
-from openfl_aio.errors import OpenFLAioError
+from openfl_aio.exit_codes import ExitCode, report
 
 __all__ = ["app", "main"]
 
@@ -37,7 +36,7 @@ def options(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit with a documented code (`openfl_aio.cli.exit_codes`)."""
+    """Run the command line and exit with a documented code (`openfl_aio.exit_codes`)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
         code = app(arguments, prog_name="openfl-aio", standalone_mode=False)
@@ -47,14 +46,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (typer.Abort, KeyboardInterrupt):
         sys.exit(ExitCode.INTERRUPTED)
     except Exception as exc:
-        if "--debug" in arguments:
-            raise
-        sys.stderr.write(f"error: {_sentence(exc)}\n")
-        sys.exit(exit_code_of(exc))
+        sys.exit(report(exc, debug="--debug" in arguments))
     sys.exit(code if isinstance(code, int) else ExitCode.OK)
-
-
-def _sentence(error: Exception) -> str:
-    if isinstance(error, OpenFLAioError):
-        return str(error)
-    return f"unforeseen {type(error).__name__}: {error}; run again with --debug and report the traceback"

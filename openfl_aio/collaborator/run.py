@@ -3,48 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import anyio
 import anyio.to_thread
 
-from openfl_aio import errors
 from openfl_aio.aggregator.client import AggregatorClient
 from openfl_aio.collaborator.collaborator import Collaborator
 from openfl_aio.collaborator.task_runner import TaskRunner, ThreadTaskRunner, load_runner
 from openfl_aio.collaborator.templates import import_class
 from openfl_aio.config import CollaboratorConfig, TLSConfig
-from openfl_aio.errors import ConfigurationError, OpenFLAioError
+from openfl_aio.errors import ConfigurationError
+from openfl_aio.exit_codes import report
 from openfl_aio.plan.files import load_data
 from openfl_aio.plan.plan import Plan
 from openfl_aio.storage.pki_folder import PKIFolder
 from openfl_aio.telemetry.logs import configure_logging
 from openfl_aio.transport.signals import run_until_signalled
 
-__all__ = ["configure", "exit_code", "load_workspace_runner", "main", "run_collaborator", "run_main"]
-
-logger = logging.getLogger(__name__)
-
-# the codes are those documented for the whole command line; the first class that fits decides
-_EXIT_CODES: Final[tuple[tuple[type[OpenFLAioError], int], ...]] = (
-    (errors.ConfigurationError, 2),
-    (errors.TransportError, 3),
-    (errors.AuthenticationError, 4),
-    (errors.AuthorizationError, 4),
-    (errors.TaskError, 5),
-    (errors.TensorError, 5),
-    (errors.ExperimentFailedError, 5),
-    (errors.InvalidStateError, 5),
-    (errors.StorageError, 6),
-    (errors.ArchiveError, 6),
-    (errors.NotFoundError, 7),
-    (errors.AlreadyExistsError, 7),
-    (errors.ProtocolError, 8),
-)
+__all__ = ["configure", "load_workspace_runner", "main", "run_collaborator", "run_main"]
 
 
 def configure(plan: Plan, name: str, *, root: Path) -> CollaboratorConfig:
@@ -144,22 +124,9 @@ def run_main(run: Callable[[], Any], *, debug: bool) -> int:
     configure_logging("DEBUG" if debug else "INFO")
     try:
         anyio.run(run_until_signalled, run)
-    except (OpenFLAioError, BaseExceptionGroup) as exc:
-        error: BaseException = exc
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        if not isinstance(error, OpenFLAioError):
-            raise
-        if debug:
-            logger.exception("ended by an error")
-        sys.stderr.write(f"error: {error}\n")
-        return exit_code(error)
+    except Exception as exc:
+        return report(exc, debug=debug)
     return 0
-
-
-def exit_code(error: OpenFLAioError) -> int:
-    """Return the documented exit code for ``error``; 1 for one that nobody foresaw."""
-    return next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), 1)
 
 
 def announce(config: CollaboratorConfig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,14 +11,13 @@ import anyio
 
 from openfl_aio.config import DirectorConfig, TLSConfig
 from openfl_aio.director.service import Director
-from openfl_aio.errors import ConfigurationError, OpenFLAioError, StorageError
+from openfl_aio.errors import ConfigurationError
+from openfl_aio.exit_codes import report
 from openfl_aio.plan.files import load_director_config
 from openfl_aio.telemetry.logs import configure_logging
 from openfl_aio.transport.signals import serve_until_signalled
 
 __all__ = ["director_config", "main", "run_director"]
-
-logger = logging.getLogger(__name__)
 
 
 def director_config(
@@ -58,7 +56,7 @@ async def run_director(config: DirectorConfig, *, announce: Callable[[Director],
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``python -m openfl_aio.director`` and return the exit code: 0 after a signal, else `exit_code`."""
+    """Run ``python -m openfl_aio.director`` and return the exit code: 0 after a signal, else of `openfl_aio.exit_codes`."""
     parser = argparse.ArgumentParser(prog="python -m openfl_aio.director", description="Run a director.")
     parser.add_argument("start", nargs="?", choices=["start"], help="optional, as in OpenFL")
     parser.add_argument("-c", "--director-config-path", type=Path, default=Path("director_config.yaml"))
@@ -79,19 +77,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             certificate=options.public_cert_path,
         )
         anyio.run(lambda: run_director(config, announce=announce))
-    except OpenFLAioError as exc:
-        if options.debug:
-            logger.exception("the director ended")
-        sys.stderr.write(f"error: {exc}\n")
-        return exit_code(exc)
+    except Exception as exc:
+        return report(exc, debug=options.debug)
     return 0
-
-
-def exit_code(error: OpenFLAioError) -> int:
-    """Return the code for ``error``, of those documented for the whole command line that a director can end with."""
-    if isinstance(error, ConfigurationError):
-        return 2
-    return 6 if isinstance(error, StorageError) else 1
 
 
 def announce(director: Director) -> None:

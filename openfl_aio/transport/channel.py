@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
@@ -125,9 +126,16 @@ class Channel(grpclib.client.Channel):
                 f"no TLS connection to {self.endpoint} ({exc.reason or exc}); check that both sides use TLS"
             ) from exc
         except OSError as exc:
-            raise ConnectError(f"no connection to {self.endpoint} ({exc.strerror or exc})") from exc
+            raise ConnectError(f"no connection to {self.endpoint} ({_reason(exc)})") from exc
         watch(protocol.connection._transport)
         return protocol
+
+
+def _reason(exc: OSError) -> str:
+    """Return the system's words: asyncio replaces them, or joins those of several addresses."""
+    if exc.errno is not None and exc.errno > 0:
+        return os.strerror(exc.errno)
+    return exc.strerror or str(exc)
 
 
 @asynccontextmanager

@@ -19,6 +19,20 @@ SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 @contextmanager
+def _single_errors() -> Iterator[None]:
+    """Raise an exception group of one as that one: the caller prints it in one sentence."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+            error = error.exceptions[0]
+        if error is group:
+            raise
+        raise error from error.__cause__
+
+
+@contextmanager
 def _on_first_signal(act: Callable[[], None]) -> Iterator[None]:
     """Call ``act`` at the first signal; a second one has its usual effect, which ends the process at once."""
     loop = asyncio.get_running_loop()
@@ -48,10 +62,10 @@ async def serve_until_signalled(
     """Run ``service`` until SIGTERM or SIGINT, or until ``until`` has returned, then leave it in the usual way.
 
     ``started`` is called once the service is entered, to print its address. Returns normally after a signal, so that
-    the exit code is 0.
+    the exit code is 0. An error in an exception group of its own is raised alone.
     """
     stopped = anyio.Event()
-    with _on_first_signal(stopped.set):
+    with _single_errors(), _on_first_signal(stopped.set):
         async with service as entered:
             if started is not None:
                 started(entered)
@@ -76,6 +90,6 @@ async def _first(*work: Awaitable[object]) -> None:
 
 async def run_until_signalled(run: Callable[[], Awaitable[T]]) -> T | None:
     """Return the result of ``run``, or None after it was cancelled by SIGTERM or SIGINT."""
-    with anyio.CancelScope() as scope, _on_first_signal(scope.cancel):
+    with _single_errors(), anyio.CancelScope() as scope, _on_first_signal(scope.cancel):
         return await run()
     return None

@@ -45,6 +45,8 @@ __all__ = ["Buffer", "decode", "encode", "encode_parts"]
 M = TypeVar("M", bound=bp.Message)
 
 _VIEW_BYTES: Final = 4096  # from here on a buffer is passed on as it is; below, joining is cheaper than another part
+_MESSAGE_ELEMENTS: Final = 8  # what a sub-message counts in the number of elements: it takes as long to build
+_LEAST_ELEMENTS: Final = 10_000
 _DEFAULT_LIMITS: Final = Limits()
 
 
@@ -130,7 +132,7 @@ class _Decoder:
             raise MalformedMessageError(f"expected UTF-8 text in field {name!r}, got other bytes") from None
 
     def _message(self, reader: Reader, position: int, stop: int, state: dict[str, Any], depth: int) -> None:
-        self.spend(1)
+        self.spend(_MESSAGE_ELEMENTS)
         if reader.repeated:
             built = self.build(reader.message, self.fields(reader.message, position, stop, {}, depth + 1))
             state.setdefault(reader.name, []).append(built)
@@ -174,9 +176,9 @@ def decode(cls: type[M], data: Buffer, *, views: bool = False, limits: Limits | 
     """Return the message of type ``cls`` that ``data`` holds.
 
     With ``views=True`` every ``bytes`` field is a ``memoryview`` of ``data`` (which must not change while they live),
-    otherwise a copy. ``limits`` bounds the bytes of the message (``max_message_bytes``) and, through ``max_tensors``,
-    ``max_tags`` and ``max_metadata``, the number of list elements, map entries and sub-messages; without it the bytes
-    are not limited and the elements by the default limits.
+    otherwise a copy. ``limits`` bounds the bytes of the message (``max_message_bytes``) and the number of list elements
+    and map entries: ``max_tensors * (max_tags + max_metadata)``, but at least 10 000; a sub-message counts as 8 of them.
+    Without it the bytes are not limited, and the elements by the default limits.
 
     Raises `MalformedMessageError` and `MessageTooLargeError`.
     """
@@ -188,7 +190,8 @@ def decode(cls: type[M], data: Buffer, *, views: bool = False, limits: Limits | 
     bound = limits or _DEFAULT_LIMITS
     # indexing bytes is faster than indexing a view; slicing a view is free
     source: Buffer = memoryview(data) if views or len(data) > _VIEW_BYTES else bytes(data)
-    decoder = _Decoder(source, views=views, maximum=bound.max_tensors * (bound.max_tags + bound.max_metadata))
+    maximum = max(_LEAST_ELEMENTS, bound.max_tensors * (bound.max_tags + bound.max_metadata))
+    decoder = _Decoder(source, views=views, maximum=maximum)
     message: M = decoder.build(cls, decoder.fields(cls, 0, len(source), {}, 0))
     return message
 

@@ -7,12 +7,10 @@ from typing import Any
 import anyio
 import pytest
 
-from openfl_aio.collaborator.run import announce, configure, exit_code, load_workspace_runner, main, run_main
+from openfl_aio.collaborator.run import announce, configure, load_workspace_runner, main, run_main
 from openfl_aio.config import Endpoint, TLSConfig
 from openfl_aio.errors import (
     ConfigurationError,
-    ConnectError,
-    OpenFLAioError,
     TaskError,
 )
 from openfl_aio.plan.plan import Plan
@@ -99,15 +97,6 @@ def test_what_cannot_work_is_one_sentence_and_a_code(
     assert message in error
 
 
-def test_each_error_has_its_code() -> None:
-    assert [exit_code(kind("x")) for kind in (ConfigurationError, ConnectError, TaskError, OpenFLAioError)] == [
-        2,
-        3,
-        5,
-        1,
-    ]
-
-
 def test_errors_of_task_groups_are_unwrapped(capsys: pytest.CaptureFixture[str]) -> None:
     async def fail() -> None:
         raise ExceptionGroup("several", [TaskError("it broke")])
@@ -117,8 +106,8 @@ def test_errors_of_task_groups_are_unwrapped(capsys: pytest.CaptureFixture[str])
 
     assert run_main(fail, debug=False) == 5
     assert "error: it broke" in capsys.readouterr().err
-    with pytest.raises(ExceptionGroup):
-        run_main(surprise, debug=False)
+    assert run_main(surprise, debug=False) == 1
+    assert "unforeseen ZeroDivisionError" in capsys.readouterr().err
 
 
 def test_it_says_for_whom_it_works(workspace: Path, capsys: pytest.CaptureFixture[str]) -> None:

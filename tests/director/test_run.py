@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from openfl_aio.config import TLSConfig
-from openfl_aio.director.run import director_config, exit_code, main
-from openfl_aio.errors import ConfigurationError, StorageFullError, TransportError
+from openfl_aio.director.run import director_config, main
+from openfl_aio.errors import ConfigurationError
 
 CA, KEY, CERTIFICATE = Path("ca"), Path("key"), Path("crt")
 
@@ -72,13 +72,6 @@ def test_certificates_that_are_not_there_are_told(config_file: Path, capfd: pyte
     files = ["-rc", "absent_ca", "-pk", "absent_key", "-oc", "absent_crt"]
     assert main(["start", "-c", str(config_file), *files]) == 2
     assert "absent_" in capfd.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("error", "code"), [(ConfigurationError("x"), 2), (StorageFullError("x"), 6), (TransportError("x"), 1)]
-)
-def test_exit_codes(error: ConfigurationError | StorageFullError | TransportError, code: int) -> None:
-    assert exit_code(error) == code
 
 
 @pytest.mark.real_time

@@ -419,10 +419,10 @@ async def test_an_exception_in_the_block_comes_out_as_it_is() -> None:
 
 
 async def test_leaving_is_possible_while_cancelled() -> None:
+    config = DirectorConfig(timeouts=Timeouts(drain=1.0))
     with anyio.move_on_after(0.05) as scope:
-        async with Director(DirectorConfig(timeouts=Timeouts(drain=1.0))) as director:
-            async with DirectorClient(director.endpoint) as client:
-                await client.wait_experiment("one")
+        async with Director(config) as director, DirectorClient(director.endpoint) as client:
+            await client.wait_experiment("one")
     assert scope.cancelled_caught
 
 

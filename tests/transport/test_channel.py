@@ -124,8 +124,17 @@ async def test_nobody_listening_is_one_sentence() -> None:
         probe.bind(("127.0.0.1", 0))
         endpoint = Endpoint(port=probe.getsockname()[1])  # bound, but not listening
         async with open_channel(endpoint, tls=None) as channel:
-            with pytest.raises(ConnectError, match=rf"no connection to 127\.0\.0\.1:{endpoint.port}"):
+            with pytest.raises(
+                ConnectError, match=rf"no connection to 127\.0\.0\.1:{endpoint.port} \(Connection refused\)"
+            ):
                 await aggregator.AggregatorStub(channel).get_tasks(aggregator.GetTasksRequest())
+
+
+@pytest.mark.real_time
+async def test_host_that_is_none_is_one_sentence() -> None:
+    async with open_channel(Endpoint(host="no.such.host.invalid", port=1), tls=None) as channel:
+        with pytest.raises(ConnectError, match=r"no connection to no\.such\.host\.invalid:1 \("):
+            await aggregator.AggregatorStub(channel).get_tasks(aggregator.GetTasksRequest())
 
 
 @pytest.mark.real_time

@@ -77,3 +77,19 @@ async def test_run_returns_its_result() -> None:
         return "done"
 
     assert await run_until_signalled(run) == "done"
+
+
+async def test_an_error_alone_in_its_group_is_raised_alone() -> None:
+    async def run() -> None:
+        raise ExceptionGroup("outer", [ExceptionGroup("inner", [ValueError("the one")])])
+
+    with pytest.raises(ValueError, match="the one"):
+        await run_until_signalled(run)
+
+
+async def test_several_errors_stay_together() -> None:
+    async def run() -> None:
+        raise ExceptionGroup("outer", [ValueError("one"), ValueError("two")])
+
+    with pytest.raises(ExceptionGroup, match="outer"):
+        await run_until_signalled(run)

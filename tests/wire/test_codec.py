@@ -229,14 +229,16 @@ def test_nesting_is_bounded() -> None:
 
 def test_the_number_of_elements_is_bounded() -> None:
     limits = Limits(max_tensors=1, max_tags=2, max_metadata=2)
-    assert len(decode(MetadataProto, b"\x12\x04\1\2\3\4", limits=limits).int_list) == 4
-    for raw in (b"\x12\x05\1\2\3\4\5", b"\x10\x01" * 5, b"\x0a\x00" * 5, b"\x1a\x05\1\1\1\1\1"):
-        with pytest.raises(MessageTooLargeError, match="at most 4 elements"):
+    packed = b"\x12" + encode_varint(10_000) + bytes(10_000)
+    assert len(decode(MetadataProto, packed, limits=limits).int_list) == 10_000
+    for raw in (packed + b"\x10\x01", b"\x10\x01" * 10_001, b"\x0a\x00" * 10_001):
+        with pytest.raises(MessageTooLargeError, match="at most 10000 elements"):
             decode(MetadataProto, raw, limits=limits)
     with pytest.raises(MessageTooLargeError):
-        decode(ModelProto, b"\x0a\x00" * 5, limits=limits)
+        decode(ModelProto, b"\x0a\x00" * 1251, limits=limits)
     with pytest.raises(MessageTooLargeError):
-        decode(Everything, b"\x1a\x28" + bytes(40), limits=limits)
+        decode(Everything, b"\x1a" + encode_varint(80_008) + bytes(80_008), limits=limits)
+    assert len(decode(MetadataProto, packed * 2).int_list) == 20_000
 
 
 def test_the_bytes_of_a_message_are_bounded() -> None:

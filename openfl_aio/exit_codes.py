@@ -18,11 +18,15 @@ code  meaning
 
 from __future__ import annotations
 
+import logging
+import sys
 from enum import IntEnum
 
 from openfl_aio import errors
 
-__all__ = ["ExitCode", "exit_code_of"]
+__all__ = ["ExitCode", "exit_code_of", "report"]
+
+logger = logging.getLogger(__name__)
 
 
 class ExitCode(IntEnum):
@@ -62,3 +66,21 @@ TABLE: tuple[tuple[type[BaseException], ExitCode], ...] = (
 def exit_code_of(error: BaseException) -> ExitCode:
     """Return the documented exit code for ``error``."""
     return next((code for kind, code in TABLE if isinstance(error, kind)), ExitCode.BUG)
+
+
+def report(error: Exception, *, debug: bool = False) -> ExitCode:
+    """Print ``error`` as one sentence on standard error and return its exit code; ``debug`` shows the traceback too.
+
+    Of a group of errors the first one counts: the others are what happened to its neighbours when it was raised.
+    """
+    first: BaseException = error
+    while isinstance(first, BaseExceptionGroup):
+        first = first.exceptions[0]
+    if debug:
+        logger.error("ended by an error", exc_info=error)
+    if isinstance(first, errors.OpenFLAioError):
+        sentence = str(first)
+    else:
+        sentence = f"unforeseen {type(first).__name__}: {first}; run again with --debug and report the traceback"
+    sys.stderr.write(f"error: {sentence}\n")
+    return exit_code_of(first)
