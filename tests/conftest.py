@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -24,3 +25,13 @@ def no_blocking_calls() -> Iterator[BlockBuster]:
     """Fail any async test that blocks the event loop (only calls made by this package count)."""
     with blockbuster_ctx("openfl_aio") as guard:
         yield guard
+
+
+@pytest.fixture(autouse=True)
+def log_handlers() -> Iterator[None]:
+    """Take away the log handler that a command's main set up: its stream ends with the test."""
+    logger = logging.getLogger("openfl_aio")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)

@@ -40,12 +40,13 @@ class Connection:
     port: int
     tls: TLSConfig | None
     client_id: str | None
+    retry_for: float
 
     def call(self, ask: Callable[[Federation], Awaitable[T]]) -> T:
         """Connect, ask, disconnect."""
 
         async def connected() -> T:
-            retry = RetryPolicy(max_elapsed=15.0)
+            retry = RetryPolicy(max_elapsed=self.retry_for)
             async with Federation(
                 self.host, self.port, tls=self.tls, client_id=self.client_id, retry=retry
             ) as federation:
@@ -69,6 +70,7 @@ def connection(
     certificate: Annotated[Path | None, typer.Option("--public-cert-path", "-oc", help="Your certificate.")] = None,
     disable_tls: Annotated[bool, typer.Option("--disable-tls", help="Plaintext: anybody can claim any name.")] = False,
     client_id: Annotated[str | None, typer.Option(help="Who you are, in plaintext only.")] = None,
+    retry_for: Annotated[float, typer.Option(min=0.1, help="Seconds to try while the director is away.")] = 15.0,
 ) -> None:
     """Submit experiments to a director and follow them."""
     tls = None
@@ -76,7 +78,7 @@ def connection(
         if root is None or key is None or certificate is None:
             raise ConfigurationError("mutual TLS needs -rc, -pk and -oc; give them, or choose --disable-tls")
         tls = TLSConfig(ca=root, certificate=certificate, private_key=key)
-    context.obj = Connection(host, port, tls, client_id)
+    context.obj = Connection(host, port, tls, client_id, retry_for)
 
 
 @app.command()

@@ -21,7 +21,7 @@ import openfl_aio.demo
 from openfl_aio.config import TLSConfig
 from openfl_aio.demo import network
 from openfl_aio.demo.digits import FEATURES, Digits, load_digits
-from openfl_aio.demo.processes import running
+from openfl_aio.demo.processes import Child, running
 from openfl_aio.demo.shard import DigitsShard
 from openfl_aio.domain import Metric
 from openfl_aio.errors import ConfigurationError, ExperimentFailedError
@@ -80,13 +80,21 @@ async def run_demo(options: DemoOptions, *, folder: Path, report: Report) -> Com
     Raises `ExperimentFailedError` with the last lines of the log if one of the processes ends early.
     """
     await anyio.to_thread.run_sync(_write_files, options, folder)
+    try:
+        model, seconds = await _run_processes(options, folder, report)
+    except BaseExceptionGroup as group:
+        # the first says why; what follows from it is noise
+        raise _first(group) from None
+    return await anyio.to_thread.run_sync(_compare, options, model, seconds)
+
+
+async def _run_processes(options: DemoOptions, folder: Path, report: Report) -> tuple[dict[str, np.ndarray], float]:
     async with AsyncExitStack() as processes, anyio.create_task_group() as watchers:
         arguments = ["start", "-c", "director_config.yaml", *_certificates("server", HOST)]
         director = await processes.enter_async_context(
             running("the director", "openfl_aio.director", arguments, log=folder / "director.log", cwd=folder)
         )
-        with anyio.fail_after(START_SECONDS):
-            port = (await director.first_line()).rsplit(":", 1)[1].strip()
+        port = await _port(director)
         watchers.start_soon(director.watch)
         for site in options.sites:
             arguments = [
@@ -109,12 +117,25 @@ async def run_demo(options: DemoOptions, *, folder: Path, report: Report) -> Com
         model = await _federate(options, int(port), folder, report)
         seconds = time.monotonic() - started
         watchers.cancel_scope.cancel()
-    return await anyio.to_thread.run_sync(_compare, options, model, seconds)
+    return model, seconds
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _port(director: Child) -> str:
+    with anyio.move_on_after(START_SECONDS):
+        return (await director.first_line()).rsplit(":", 1)[1].strip()
+    raise ExperimentFailedError(f"the director did not say within {START_SECONDS:.0f} s where it listens; see its log")
 
 
 async def _federate(options: DemoOptions, port: int, folder: Path, report: Report) -> dict[str, np.ndarray]:
     experiment = Experiment(
-        name="digits",
+        # a kept folder may hold earlier runs
+        name=f"digits_{time.strftime('%Y%m%d_%H%M%S')}",
         workspace=Path(openfl_aio.demo.__file__).parent / "workspace",
         task_runner="digits_task.DigitsTask",
         rounds=options.rounds,

@@ -79,37 +79,46 @@ class Director:
         return f"Director({len(self._experiments)} experiments, {len(self._shards)} envoys)"
 
     async def __aenter__(self) -> Self:
-        config = self.config
-        if config.install_requirements:
-            logger.warning("install_requirements has no effect: a director runs no code of an experiment")
-        async with AsyncExitStack() as stack:
-            self._storage = await stack.enter_async_context(Storage(config.workspace, limits=config.limits))
-            self._records = Records(self._storage, config.workspace)
-            for experiment in await self._records.experiments():
-                self._experiments.restore(experiment)
-                if not experiment.status.ended:
-                    await self._apply(experiment, ExperimentEvent.FAIL, "the director was restarted; submit it again")
-            self._tasks = await stack.enter_async_context(anyio.create_task_group())
-            stack.callback(self._tasks.cancel_scope.cancel)
-            self._server = await stack.enter_async_context(
-                Server(
-                    [DirectorServicer(self, limits=config.limits), AggregatorServicer(self.find_aggregator)],
-                    listen=config.listen,
-                    tls=config.tls,
-                    limits=config.limits,
-                    timeouts=config.timeouts,
-                    allow_plaintext_anywhere=config.allow_plaintext_anywhere,
-                )
-            )
-            self._stack = stack.pop_all()
+        stack = AsyncExitStack()
+        try:
+            await self._open(stack)
+        except BaseException:
+            await stack.aclose()
+            raise
+        self._stack = stack
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        # the exception is not handed to the task group, which would wrap what is not its own
         if self._stack is not None:
             stack, self._stack = self._stack, None
-            await stack.__aexit__(kind, value, traceback)
+            await stack.aclose()
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        config = self.config
+        if config.install_requirements:
+            logger.warning("install_requirements has no effect: a director runs no code of an experiment")
+        self._storage = await stack.enter_async_context(Storage(config.workspace, limits=config.limits))
+        self._records = Records(self._storage, config.workspace)
+        for experiment in await self._records.experiments():
+            self._experiments.restore(experiment)
+            if not experiment.status.ended:
+                await self._apply(experiment, ExperimentEvent.FAIL, "the director was restarted; submit it again")
+        self._tasks = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(self._tasks.cancel_scope.cancel)
+        # left first: calls that wait are told to come again before the aggregators end
+        self._server = await stack.enter_async_context(
+            Server(
+                [DirectorServicer(self, limits=config.limits), AggregatorServicer(self.find_aggregator)],
+                listen=config.listen,
+                tls=config.tls,
+                limits=config.limits,
+                timeouts=config.timeouts,
+                allow_plaintext_anywhere=config.allow_plaintext_anywhere,
+            )
+        )
 
     @property
     def endpoint(self) -> Endpoint:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,23 @@ def test_what_cannot_work_ends_with_one_sentence(tmp_path: Path, capsys: pytest.
     assert captured.out == ""
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
+
+
+@pytest.mark.real_time
+def test_a_port_in_use_is_told_in_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "director_config.yaml"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        path.write_text(f"settings:\n  listen_host: 127.0.0.1\n  listen_port: {taken.getsockname()[1]}\n")
+        assert main(["-c", str(path), "--disable-tls"]) == 2
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert "the port is in use" in line
+
+
+@pytest.mark.real_time
+def test_certificates_that_are_not_there_are_told(config_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    files = ["-rc", "absent_ca", "-pk", "absent_key", "-oc", "absent_crt"]
+    assert main(["start", "-c", str(config_file), *files]) == 2
+    assert "absent_" in capfd.readouterr().err
 
 
 @pytest.mark.real_time

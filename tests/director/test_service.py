@@ -412,6 +412,20 @@ async def test_cancelled_during_its_review_it_never_starts() -> None:
         assert await client.get_experiment_status("exp") is ExperimentStatus.CANCELLED
 
 
+async def test_an_exception_in_the_block_comes_out_as_it_is() -> None:
+    with pytest.raises(KeyError, match="mine"):
+        async with Director(DirectorConfig()):
+            raise KeyError("mine")
+
+
+async def test_leaving_is_possible_while_cancelled() -> None:
+    config = DirectorConfig(timeouts=Timeouts(drain=1.0))
+    with anyio.move_on_after(0.05) as scope:
+        async with Director(config) as director, DirectorClient(director.endpoint) as client:
+            await client.wait_experiment("one")
+    assert scope.cancelled_caught
+
+
 async def test_a_client_that_is_not_open_says_so() -> None:
     client = DirectorClient(Endpoint(host="127.0.0.1", port=1))
     assert repr(client) == "DirectorClient('127.0.0.1:1')"
