@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import ipaddress
 import logging
@@ -46,6 +47,13 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def _send_at_once(transport: asyncio.BaseTransport) -> None:
+    """Turn Nagle's algorithm off: an answer is several small writes, which would wait for delayed acknowledgements."""
+    # asyncio does so only for sockets that know their protocol's number, and those of `socket.create_server` do not
+    with contextlib.suppress(OSError):  # the peer is gone already
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
 class _Protocol(H2Protocol):
     """One connection. With TLS it must have agreed on HTTP/2, as gRPC demands."""
 
@@ -55,6 +63,7 @@ class _Protocol(H2Protocol):
             assert isinstance(transport, asyncio.Transport)
             transport.abort()
             return
+        _send_at_once(transport)
         watch(transport)
         super().connection_made(transport)
 

@@ -433,6 +433,17 @@ async def test_calls_that_outlast_the_drain_are_ended() -> None:
     assert failures == [Status.UNAVAILABLE]
 
 
+async def test_small_answers_are_not_held_back() -> None:
+    async with (
+        Server([SmallAggregator()], listen=LOOPBACK, tls=None) as server,
+        open_channel(server.endpoint, tls=None) as channel,
+    ):
+        await aggregator.AggregatorStub(channel).get_tasks(TASKS)
+        (protocol,) = server._server._protocols
+        sock = protocol.connection._transport.get_extra_info("socket")
+        assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+
 async def test_several_servers_run_in_one_loop() -> None:
     first, second = SmallAggregator(), SmallAggregator()
     async with serving(first) as (one, channel_one), serving(second) as (two, channel_two):
