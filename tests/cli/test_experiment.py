@@ -18,13 +18,13 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from openfl_aio.aggregator.client import AggregatorClient
 from openfl_aio.cli import main
-from openfl_aio.cli.exit_codes import ExitCode
 from openfl_aio.collaborator.collaborator import Collaborator
 from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput
 from openfl_aio.config import DirectorConfig, Endpoint, RetryPolicy, Timeouts
 from openfl_aio.director.client import DirectorClient
 from openfl_aio.director.service import Director
 from openfl_aio.domain import ShardInfo
+from openfl_aio.exit_codes import ExitCode
 from openfl_aio.plan.plan import Plan
 
 pytestmark = pytest.mark.real_time
