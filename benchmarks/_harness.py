@@ -15,7 +15,7 @@ import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -147,8 +147,14 @@ def _version(package: str) -> str | None:
         return None
 
 
-def report(title: str, comparisons: Sequence[Comparison], options: argparse.Namespace) -> None:
-    """Print one table, and write the JSON file if one was asked for."""
+def report(
+    title: str,
+    comparisons: Sequence[Comparison],
+    options: argparse.Namespace,
+    *,
+    extra: Mapping[str, float] | None = None,
+) -> None:
+    """Print one table, and write the JSON file if one was asked for. ``extra`` are figures that are no times."""
     record = machine()
     summaries = [comparison.summary() for comparison in comparisons]
     print(title)
@@ -170,6 +176,10 @@ def report(title: str, comparisons: Sequence[Comparison], options: argparse.Name
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for name, value in (extra or {}).items():
+        print(f"{name}: {value:.1f}")
     if options.json is not None:
         result = {"title": title, "small": options.small, "machine": record, "comparisons": summaries}
+        if extra:
+            result["extra"] = dict(extra)
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

@@ -7,6 +7,7 @@ server on this stack can do.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -85,7 +86,7 @@ async def stock(service: DiscardingServer) -> AsyncIterator[messages.aggregator.
     """Serve on a free port of the loopback with grpclib as it is, and give a stub for it."""
     server = grpclib.server.Server([service])
     await server.start("127.0.0.1", 0)
-    assert server._server is not None
+    assert isinstance(server._server, asyncio.Server)
     port = server._server.sockets[0].getsockname()[1]
     try:
         async with grpclib.client.Channel("127.0.0.1", port) as channel:
