@@ -86,7 +86,7 @@ class Limits(Frozen):
 
     chunk_bytes: int = Field(default=2 * MIB, ge=1)
     max_message_bytes: int = Field(default=1024 * MIB, ge=1)
-    max_upload_bytes: int | None = Field(default=None, ge=1)  # None: twice the model and 1 MiB
+    max_upload_bytes: int | None = Field(default=None, ge=1)  # None: four times the model and 1 MiB
     max_archive_bytes: int = Field(default=256 * MIB, ge=1)
     max_archive_files: int = Field(default=10_000, ge=1)
     max_unpacked_bytes: int = Field(default=256 * MIB, ge=1)

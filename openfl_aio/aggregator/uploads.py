@@ -29,8 +29,11 @@ MIB = 1024 * 1024
 
 
 def upload_limit(limits: Limits, model_bytes: int) -> int:
-    """Return how many bytes one upload may have: what is configured, or twice the model and 1 MiB."""
-    return limits.max_upload_bytes if limits.max_upload_bytes is not None else 2 * model_bytes + MIB
+    """Return how many bytes one upload may have: what is configured, or four times the model and 1 MiB.
+
+    1.6 collaborators send their optimizer's state with the weights, which is twice the model more for Adam.
+    """
+    return limits.max_upload_bytes if limits.max_upload_bytes is not None else 4 * model_bytes + MIB
 
 
 def check_results(index: TaskResultsIndex, model: Arrays) -> None:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from openfl_aio.aggregator.rounds import Phase
 from openfl_aio.aggregator.service import Aggregator
-from openfl_aio.config import AggregatorConfig, StragglerConfig
+from openfl_aio.aggregator.uploads import upload_limit
+from openfl_aio.config import AggregatorConfig, Limits, StragglerConfig
 from openfl_aio.domain import ExperimentStatus, Header, Metric, ModelKind, TensorQuery, Verdict
 from openfl_aio.errors import (
     AuthorizationError,
@@ -432,3 +433,8 @@ async def test_a_federation_that_was_over_before() -> None:
         assert (await service.get_tasks("one")).quit
         np.testing.assert_array_equal((await service.wait_complete())["w"], MODEL["w"])
         assert [metric async for metric in service.metrics()] == []
+
+
+def test_the_limit_of_an_upload_leaves_room_for_the_state_of_an_optimizer() -> None:
+    assert upload_limit(Limits(), 10) == 40 + 1024 * 1024
+    assert upload_limit(Limits(max_upload_bytes=7), 10) == 7
