@@ -95,9 +95,9 @@ class Site:
         assert accepted
 
     async def ended(self, name: str) -> ExperimentStatus:
-        async for _ in self.client.get_metric_stream(name):
-            pass
-        with anyio.fail_after(20):
+        with anyio.fail_after(30):
+            async for _ in self.client.get_metric_stream(name):
+                pass
             while True:
                 status = await self.client.get_experiment_status(name)
                 if status is not None and status.ended:
