@@ -52,9 +52,10 @@ def configure(
             private_key=pair.private_key,
             require_client_certificate=plan.require_client_certificate,
         )
-    return plan.aggregator_config(
-        collaborators=load_collaborators(collaborators), models_folder=root, listen=listen, tls=tls
-    )
+    names = load_collaborators(collaborators)
+    if not names:
+        raise ConfigurationError(f"{collaborators}: collaborators: expected at least one name, got none")
+    return plan.aggregator_config(collaborators=names, models_folder=root, listen=listen, tls=tls)
 
 
 @asynccontextmanager

@@ -117,7 +117,9 @@ class ProcessTaskRunner:
     async def describe_shard(self, name: str) -> ShardInfo:
         """Return what is told of the shard to a director. Raises `ConfigurationError` if it cannot be described."""
         try:
-            reply, _ = await self._call({"op": "describe", "name": name}, {}, what="describing the shard")
+            reply, _ = await self._call(
+                {"op": "describe", "name": name}, {}, what="describing the shard", with_traceback=False
+            )
         except TaskError as exc:
             raise ConfigurationError(str(exc)) from None
         return ShardInfo(
@@ -155,7 +157,9 @@ class ProcessTaskRunner:
             "shard_params": dict(spec.shard_params),
         }
         try:
-            await self._call(request, {}, what=f"loading {spec.template or spec.shard_template!r}")
+            # who submitted a task runner wants to see where it failed; the envoy's operator gets a sentence
+            what = f"loading {spec.template or spec.shard_template!r}"
+            await self._call(request, {}, what=what, with_traceback=spec.template is not None)
         except TaskError as exc:
             raise ConfigurationError(str(exc)) from None
 
@@ -172,7 +176,12 @@ class ProcessTaskRunner:
         return environment
 
     async def _call(
-        self, request: Mapping[str, Any], arrays: Mapping[str, np.ndarray], *, what: str
+        self,
+        request: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray],
+        *,
+        what: str,
+        with_traceback: bool = True,
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         channel = self._channel
         if channel is None:
@@ -191,7 +200,7 @@ class ProcessTaskRunner:
             await self._end()
             raise TaskError(f"{what}: the child's answer cannot be used: {exc}") from exc
         if not reply.get("ok"):
-            raise TaskError(self._sentence(reply, what=what))
+            raise TaskError(self._sentence(reply, what=what, with_traceback=with_traceback))
         return reply, made
 
     async def _in_thread(self, exchange: Callable[[], T]) -> T:
@@ -221,12 +230,15 @@ class ProcessTaskRunner:
         return result[0]
 
     @staticmethod
-    def _sentence(reply: Mapping[str, Any], *, what: str) -> str:
+    def _sentence(reply: Mapping[str, Any], *, what: str, with_traceback: bool) -> str:
         lines = [str(line) for line in reply.get("traceback", ())]
         message = str(reply.get("message", "failed"))
-        if reply.get("type") in ("ConfigurationError", "TaskError"):
-            return message if not lines else message + "\n" + "\n".join(lines)
-        return f"{what} raised {message}\n" + "\n".join(lines)
+        if reply.get("type") not in ("ConfigurationError", "TaskError"):
+            message = f"{what} raised {message}"
+        if with_traceback:
+            return "\n".join([message, *lines])
+        logger.debug("%s failed:\n%s", what, "\n".join(lines))
+        return " ".join(message.split())
 
     async def _death(self) -> str:
         """Say how the child ended, with the last lines that it printed."""

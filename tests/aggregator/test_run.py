@@ -115,3 +115,11 @@ def test_a_signal_ends_the_process_cleanly(workspace: Path) -> None:
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_list_of_nobody_is_refused_with_its_file(workspace: Path) -> None:
+    cols = workspace / "plan" / "cols.yaml"
+    cols.write_text("collaborators: []\n")
+    plan = Plan.load(workspace / "plan" / "plan.yaml")
+    with pytest.raises(ConfigurationError, match=r"cols\.yaml: collaborators: expected at least one name, got none"):
+        configure(plan, cols, root=workspace)

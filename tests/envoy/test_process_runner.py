@@ -241,3 +241,13 @@ async def test_a_shard_is_described_by_the_child(spec: RunnerSpec, tmp_path: Pat
     async with ProcessTaskRunner(RunnerSpec(spec.template, spec.path), log=tmp_path / "log") as runner:
         with pytest.raises(ConfigurationError, match="no shard descriptor is loaded"):
             await runner.describe_shard("site")
+
+
+async def test_the_operator_gets_one_sentence_for_a_shard_that_cannot_be_built(tmp_path: Path) -> None:
+    (tmp_path / "gone.py").write_text(
+        'class Gone:\n    def __init__(self):\n        raise OSError("no disk\\nat all")\n'
+    )
+    spec = RunnerSpec(template=None, path=None, shard_template="gone.Gone", shard_path=tmp_path)
+    with pytest.raises(ConfigurationError, match=r"OSError: no disk at all$") as refused:
+        await ProcessTaskRunner(spec, log=tmp_path / "log").__aenter__()
+    assert "\n" not in str(refused.value)
