@@ -93,6 +93,7 @@ def submit(
     ] = None,
     setting: Annotated[list[str] | None, typer.Option(help="KEY=JSON, given to the task runner; repeatable.")] = None,
     wait: Annotated[bool, typer.Option(help="Stay until it has finished.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Submit the workspace as experiment NAME."""
     experiment = Experiment(
@@ -109,6 +110,9 @@ def submit(
         return (await run.wait() if wait else await run.status()).value
 
     status_now = context.obj.call(ask)
+    if as_json:
+        _print_json([{"name": name, "status": status_now}])
+        return
     typer.echo(f"experiment {name}: {status_now}")
 
 
@@ -165,6 +169,7 @@ def model(
     name: str,
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write, NumPy's .npz.")],
     which: Annotated[Which, typer.Option(help="Best by validation, or of the last round.")] = Which.BEST,
+    as_json: Json = False,
 ) -> None:
     """Write a model of experiment NAME to a file."""
 
@@ -175,6 +180,10 @@ def model(
     tensors = context.obj.call(ask)
     write_npz(output, tensors)
     parameters = sum(values.size for values in tensors.values())
+    if as_json:
+        facts = {"name": name, "model": which.value, "file": str(output), "parameters": parameters}
+        _print_json([facts | {"tensors": {key: list(values.shape) for key, values in tensors.items()}}])
+        return
     typer.echo(f"{which.value} model of {name}: {len(tensors)} tensors, {parameters} parameters, in {output}")
 
 

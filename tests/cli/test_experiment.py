@@ -185,6 +185,9 @@ def test_an_experiment_from_submission_to_its_models(
         assert lines(capsys) == [f"{which} model of exp: 1 tensors, 6 parameters, in {output}"]
         with np.load(output) as arrays:
             np.testing.assert_allclose(arrays["w"], np.full((2, 3), expected, dtype=np.float32))
+        assert served.run("model", "exp", "--which", which, "--output", str(output), "--json") == ExitCode.OK
+        facts = {"name": "exp", "model": which, "file": str(output), "parameters": 6, "tensors": {"w": [2, 3]}}
+        assert [json.loads(line) for line in lines(capsys)] == [facts]
 
 
 def test_a_watcher_sees_the_end_of_what_failed(served: Served, capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,6 +196,9 @@ def test_a_watcher_sees_the_end_of_what_failed(served: Served, capsys: pytest.Ca
     assert lines(capsys)[0].startswith("experiment bad: ")
     assert served.run("watch", "bad") == ExitCode.FAILED
     assert "experiment 'bad' ended as 'failed'" in error_of(capsys)
+    capsys.readouterr()
+    assert served.submit("plain", "--collaborator", "nobody", "--json") == ExitCode.OK
+    assert [json.loads(line)["name"] for line in lines(capsys)] == ["plain"]
     assert served.run("model", "bad", "-o", str(served.workspace / "model.npz")) == ExitCode.FAILED
     assert "has no best model yet" in error_of(capsys)
     assert [path.name for path in served.workspace.iterdir() if path.is_file()] == ["adding.py"]
