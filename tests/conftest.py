@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
 
-from openfl_aio.testing.clock import AutojumpEventLoop
+from openfl_aio.testing.clock import backend_options
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def anyio_backend(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any]]:
     """Run async tests on virtual time, unless they are marked ``real_time``."""
     if request.node.get_closest_marker("real_time"):
         return "asyncio", {"debug": True}
-    return "asyncio", {"loop_factory": AutojumpEventLoop, "debug": True}
+    return "asyncio", backend_options()
 
 
 @pytest.fixture(autouse=True)

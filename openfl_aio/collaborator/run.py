@@ -20,7 +20,7 @@ from openfl_aio.errors import ConfigurationError
 from openfl_aio.exit_codes import report
 from openfl_aio.plan.files import load_data
 from openfl_aio.plan.plan import Plan
-from openfl_aio.storage.pki_folder import PKIFolder
+from openfl_aio.storage.keys import CertificateLayout
 from openfl_aio.telemetry.logs import configure_logging
 from openfl_aio.transport.signals import run_until_signalled
 
@@ -34,12 +34,9 @@ def configure(plan: Plan, name: str, *, root: Path) -> CollaboratorConfig:
     """
     tls = None
     if plan.tls:
-        folder = PKIFolder(root / plan.cert_folder)
-        tls = TLSConfig(
-            ca=folder.ca_certificate,
-            certificate=folder.certificate("client", name),
-            private_key=folder.key("client", name),
-        )
+        layout = CertificateLayout(root / plan.cert_folder)
+        pair = layout.client(name)
+        tls = TLSConfig(ca=layout.chain, certificate=pair.certificate, private_key=pair.private_key)
     return plan.collaborator_config(name, tls=tls)
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from openfl_aio.demo.digits import CLASSES, FEATURES, Digits
 
-__all__ = ["Model", "accuracy", "initial_model", "steps_per_epoch", "train"]
+__all__ = ["Model", "accuracy", "initial_model", "train"]
 
 Model = dict[str, npt.NDArray[np.float32]]
 HIDDEN = 64
@@ -37,11 +37,6 @@ def initial_model(seed: int = 0) -> Model:
         "out.weight": layer(HIDDEN, CLASSES),
         "out.bias": np.zeros(CLASSES, np.float32),
     }
-
-
-def steps_per_epoch(samples: int) -> int:
-    """Return the number of mini-batches that cover ``samples`` once."""
-    return -(-samples // BATCH)
 
 
 def accuracy(model: Mapping[str, npt.NDArray[np.float32]], digits: Digits) -> float:

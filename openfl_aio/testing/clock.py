@@ -6,7 +6,7 @@ import asyncio
 import selectors
 from typing import Any
 
-__all__ = ["AutojumpEventLoop"]
+__all__ = ["AutojumpEventLoop", "backend_options"]
 
 
 class _AutojumpSelector(selectors.DefaultSelector):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from openfl_aio.demo.digits import CLASSES, FEATURES, Digits, load_digits
-from openfl_aio.demo.network import _gradients, accuracy, initial_model, steps_per_epoch, train
+from openfl_aio.demo.network import _gradients, accuracy, initial_model, train
 
 
 def test_training_is_reproducible_learns_and_leaves_its_input_alone() -> None:
@@ -32,10 +32,6 @@ def test_gradients_are_those_of_the_loss() -> None:
             moved[name][index] += step
             losses.append(_gradients(moved, batch)[0])  # type: ignore[arg-type]
         assert gradients[name][index] == pytest.approx((losses[0] - losses[1]) / 2e-2, abs=2e-3)
-
-
-def test_an_epoch_covers_every_sample() -> None:
-    assert [steps_per_epoch(samples) for samples in (1, 32, 33, 64)] == [1, 1, 2, 2]
 
 
 def test_no_steps_change_nothing() -> None:
