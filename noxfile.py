@@ -28,6 +28,21 @@ def install(session: nox.Session, *groups: str) -> None:
     session.install("-e", ".", *requirements)
 
 
+def peer(session: nox.Session, name: str, *requirements: str) -> str:
+    """Return the Python of an environment of its own with ``requirements`` in it: others' software, as a peer to test with.
+
+    Made once and kept beside nox's own environments; changed requirements make it anew.
+    """
+    folder = Path(session.cache_dir).absolute().parent / "peers" / name
+    python, stamp = folder / "bin" / "python", folder / "requirements.txt"
+    wanted = "\n".join(requirements)
+    if not stamp.is_file() or stamp.read_text() != wanted:
+        session.run_install("python", "-m", "venv", "--clear", str(folder), silent=True)
+        session.run_install(str(python), "-m", "pip", "install", "--quiet", *requirements, external=True)
+        stamp.write_text(wanted)
+    return str(python)
+
+
 def run_tests(session: nox.Session) -> None:
     """Run the suite; arguments after ``--`` go to pytest."""
     install(session, "test")

@@ -82,18 +82,57 @@ class TLSConfig(Frozen):
 
 
 class Limits(Frozen):
-    """What a peer may make this side keep. Checked before memory is spent."""
+    """What a peer may make this side keep or do. Checked before memory is spent; times are seconds, sizes bytes.
 
+    Whoever goes beyond a rate or a count is told why (GOAWAY with ENHANCE_YOUR_CALM, RESOURCE_EXHAUSTED, or
+    REFUSED_STREAM), and others go on. A rate is a token bucket: ``..._burst`` at once, ``..._rate`` a second afterwards.
+    """
+
+    # messages
     chunk_bytes: int = Field(default=2 * MIB, ge=1)
-    max_message_bytes: int = Field(default=1024 * MIB, ge=1)
+    max_request_bytes: int = Field(default=4 * MIB + 64 * 1024, ge=1)  # one message to a server, but for submissions
+    max_message_bytes: int = Field(default=2048 * MIB - 1, ge=1)  # one message that may hold a model
     max_upload_bytes: int | None = Field(default=None, ge=1)  # None: four times the model and 1 MiB
+    max_tensors: int = Field(default=10_000, ge=1)
+    max_tags: int = Field(default=64, ge=1)
+    max_metadata: int = Field(default=64, ge=1)
+    # archives
     max_archive_bytes: int = Field(default=256 * MIB, ge=1)
     max_archive_files: int = Field(default=10_000, ge=1)
     max_unpacked_bytes: int = Field(default=256 * MIB, ge=1)
     max_compression_ratio: int = Field(default=100, ge=1)
-    max_tensors: int = Field(default=10_000, ge=1)
-    max_tags: int = Field(default=64, ge=1)
-    max_metadata: int = Field(default=64, ge=1)
+    # connections of a server
+    max_connections: int = Field(default=1_000, ge=1)
+    max_connections_per_certificate: int = Field(default=64, ge=1)
+    max_unauthenticated: int = Field(default=128, ge=1)  # still in the handshake, or before their first SETTINGS
+    accept_backlog: int = Field(default=1_024, ge=1)
+    # streams
+    max_streams: int = Field(default=100, ge=1)  # calls of one connection, cancelled ones included until they ended
+    max_uploads: int = Field(default=64, ge=1)  # read at once by a server; others wait for their turn
+    max_uploads_per_connection: int = Field(default=8, ge=1)
+    max_header_bytes: int = Field(default=16 * 1024, ge=1)
+    max_continuations: int = Field(default=64, ge=1)
+    # flow control
+    stream_window: int = Field(default=1 * MIB, ge=65_535, le=2**31 - 1)  # what a peer may send before it is read
+    max_stream_window: int = Field(default=8 * MIB, ge=65_535, le=2**31 - 1)  # ... once it turns out to be read
+    window_pool_bytes: int = Field(default=64 * MIB, ge=0)  # what all streams of a server may have beyond the first
+    max_frame_bytes: int = Field(default=4 * MIB, ge=16_384, le=2**24 - 1)
+    max_queued_bytes: int = Field(default=1 * MIB, ge=1)  # written and not taken: a peer that does not read is not read
+    # rates of frames on one connection
+    reset_burst: int = Field(default=200, ge=1)  # RST_STREAM
+    reset_rate: float = Field(default=33.0, gt=0)
+    control_burst: int = Field(default=200, ge=1)  # PING, SETTINGS, PRIORITY, unknown and misplaced frames
+    control_rate: float = Field(default=100.0, gt=0)
+    small_frame_burst: int = Field(default=2_000, ge=1)  # DATA of few bytes that ends nothing, WINDOW_UPDATE
+    small_frame_rate: float = Field(default=1_000.0, gt=0)
+    # deadlines
+    handshake_seconds: float = Field(default=5.0, gt=0)
+    preface_seconds: float = Field(default=5.0, gt=0)
+    header_seconds: float = Field(default=5.0, gt=0)
+    progress_seconds: float = Field(default=30.0, gt=0)  # of a message half received, or an answer half sent
+    idle_seconds: float = Field(default=300.0, gt=0)  # of a connection without a call
+    keepalive_seconds: float = Field(default=60.0, gt=0)  # after so long in silence a server asks with PING
+    keepalive_timeout: float = Field(default=20.0, gt=0)
 
 
 class Timeouts(Frozen):
