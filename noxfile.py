@@ -151,6 +151,13 @@ def bench_smoke(session: nox.Session) -> None:
 
 
 @nox.session
+def attacks(session: nox.Session) -> None:
+    """Attack our own server on the loopback and judge whether it holds; ``-- --bounded`` is what CI runs."""
+    install(session, "test")
+    session.run("python", "-m", "tests.attacks", *session.posargs)
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Build the wheel and see that it installs, imports and carries its type marker."""
     session.install("build>=1.2")
