@@ -145,7 +145,7 @@ class Echo(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)  # that of uvloop is no subclass
+        self.transport = cast("asyncio.Transport", transport)  # that of uvloop is no subclass
 
     def data_received(self, data: bytes) -> None:
         assert self.transport is not None
