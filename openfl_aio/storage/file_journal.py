@@ -238,7 +238,7 @@ class _FileSpool:
         self._ended = True
         with anyio.CancelScope(shield=True):  # a few milliseconds; half-way it would be unclear what was kept
             entry = await self._journal.run(partial(self._commit, record, inspect))
-        return entry
+        return entry  # noqa: RET504  the type checker thinks that a scope may swallow the return
 
     async def abort(self) -> None:
         if not self._ended:
