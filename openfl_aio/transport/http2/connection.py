@@ -55,8 +55,11 @@ def _scratch() -> memoryview:
 class Calls(Protocol):
     """Who answers calls (server)."""
 
+    def prepare(self, stream: Stream, headers: Headers) -> None:
+        """Set what may be received on the stream of a call that begins."""
+
     def accept(self, stream: Stream, headers: Headers) -> None:
-        """Answer a call that begins; ``stream.release()`` when it is done."""
+        """Answer the call; ``stream.release()`` when it is done."""
 
 
 @dataclass(slots=True)
@@ -98,6 +101,7 @@ class Connection(asyncio.BufferedProtocol):
         "_pinged",
         "_shared",
         "_transport",
+        "caller",
         "engine",
         "last_message_received",
         "last_message_sent",
@@ -106,8 +110,8 @@ class Connection(asyncio.BufferedProtocol):
         "messages_sent",
         "on_lost",
         "on_ready",
-        "peer_name",
         "senders",
+        "uploads",
         "writable",
     )
 
@@ -126,7 +130,8 @@ class Connection(asyncio.BufferedProtocol):
         self.loop = asyncio.get_running_loop()
         self.writable = True
         self.senders: set[Stream] = set()
-        self.peer_name: Any = None  # whoever identifies callers keeps the result here
+        self.caller: Any = None  # who it is, once somebody found out
+        self.uploads = 0  # being read, or waiting for it
         self.messages_sent = self.messages_received = 0
         self.last_message_sent = self.last_message_received = 0.0
         self._transport: asyncio.Transport | None = None
@@ -301,6 +306,8 @@ class Connection(asyncio.BufferedProtocol):
     def request_received(self, record: StreamRecord, headers: Headers) -> None:
         """See `Owner`."""
         stream = Stream(self, max_bytes=record.inbound.max_bytes, record=record)
+        assert self._shared.calls is not None
+        self._shared.calls.prepare(stream, headers)
         self._new.append((stream, headers))
         self.engine.busy += 1
 

@@ -501,8 +501,8 @@ class Engine:
             self._state_of(stream_id)  # an idle stream is a fault
             return
         self._move(record, Act.GOT_RESET)
-        code = int.from_bytes(payload, "big")
-        self._owner.stream_reset(record, code, f"Stream reset by remote party, error_code: {code}")
+        number = int.from_bytes(payload, "big")
+        self._owner.stream_reset(record, number, f"Stream reset by remote party, error_code: {number}")
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:

@@ -250,12 +250,14 @@ class Stream:
         self.connection.engine.end(self.record)
         self.connection.flush_soon()
 
-    async def reset(self, error_code: ErrorCode = ErrorCode.CANCEL) -> None:
-        """Give the stream up."""
+    async def reset(self, error_code: ErrorCode | None = None) -> None:
+        """Give the stream up; without a code as a client who cancels, or as a server that has answered."""
         self.reset_nowait(error_code)
 
-    def reset_nowait(self, error_code: ErrorCode = ErrorCode.CANCEL) -> None:
-        """Give the stream up."""
+    def reset_nowait(self, error_code: ErrorCode | None = None) -> None:
+        """Do the same without waiting."""
+        if error_code is None:
+            error_code = ErrorCode.CANCEL if self.record.local_open else ErrorCode.NO_ERROR
         self.connection.engine.reset(self.record, error_code)
         self.connection.flush_soon()
 
