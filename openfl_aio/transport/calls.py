@@ -9,7 +9,6 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-import anyio.to_thread
 import grpclib.const
 import grpclib.server
 from grpclib.const import Status
@@ -21,9 +20,10 @@ from multidict import MultiDict
 
 from openfl_aio.config import Limits
 from openfl_aio.errors import DeadlineExceededError, MalformedMessageError, MessageTooLargeError, OpenFLAioError
-from openfl_aio.transport.codec import StrictCodec, read_chunk
+from openfl_aio.transport.codec import StrictCodec, decode_message
+from openfl_aio.transport.http2.connection import Connection
 from openfl_aio.transport.http2.headers import Headers
-from openfl_aio.transport.http2.messages import OWN_MEMORY, BufferPool
+from openfl_aio.transport.http2.messages import BufferPool
 from openfl_aio.transport.http2.stream import CompressedMessageError
 from openfl_aio.transport.http2.stream import Stream as H2Stream
 from openfl_aio.transport.identity import Caller, as_caller, identify
@@ -83,18 +83,10 @@ class ServerStream(grpclib.server.Stream[Any, Any]):
             if not self._cardinality.client_streaming:
                 raise MalformedMessageError("the call ended before its message came")
             return None
-        message = read_chunk(data) if self._recv_type is DataStream else None
-        if message is None:
-            message = await self._decode(data)
+        message = await decode_message(self._codec, data, self._recv_type)
         (message,) = await self._dispatch.recv_message(message)
         self._messages_received += 1
         return message
-
-    async def _decode(self, data: bytes | memoryview) -> Any:
-        if len(data) <= OWN_MEMORY:
-            return self._codec.decode(data, self._recv_type)  # type: ignore[arg-type] # grpclib's knows bytes only
-        # pure Python, and a peer decides how much of it
-        return await anyio.to_thread.run_sync(self._codec.decode, data, self._recv_type)  # type: ignore[arg-type]
 
     async def send_message(self, message: Any) -> None:
         """Send ``message``; large values in it leave as they are, so they must not change until this returns."""
@@ -275,7 +267,7 @@ class Calls:
             await stream.finish(Status.OK, None)
             return
         if refusal.status in REFUSALS and STOCK_AGENT in (stream.user_agent or "") and not self._stopping:
-            await asyncio.sleep(random.uniform(*REFUSAL_PAUSE))
+            await _pause(call)
         await stream.finish(refusal.status, refusal.message, extra)
 
     async def _handle(
@@ -315,9 +307,9 @@ class Calls:
 
     def _caller(self, stream: ServerStream, address: str) -> Caller:
         """Return who calls: by certificate the same for the whole connection, else whoever the metadata say."""
-        connection = stream._stream.connection
+        connection: Connection = stream._stream.connection
         if connection.caller is not None:
-            return connection.caller  # type: ignore[no-any-return]
+            return connection.caller
         # an optional certificate that was not shown is an empty mapping or None: the name is then a claim
         certificate = connection.get_extra_info("peercert") or None
         assert stream.metadata is not None
@@ -334,7 +326,7 @@ class Calls:
                 continue
             stream = call.server_stream
             if stream is not None and stream.answering:
-                stream.after_message = lambda call=call: call.end(_stopping())  # type: ignore[misc]
+                stream.after_message = lambda call=call: call.end(_stopping())
             else:
                 call.end(_stopping())
         await self._until_idle(seconds)
@@ -350,6 +342,16 @@ class Calls:
                     await self._idle.wait()
         except TimeoutError:
             pass
+
+
+async def _pause(call: _Call) -> None:
+    """Let an impatient peer wait; a call that is ended from outside meanwhile still gets its answer."""
+    try:
+        await asyncio.sleep(random.uniform(*REFUSAL_PAUSE))
+    except asyncio.CancelledError:
+        if call.verdict is None or call.task is None:
+            raise
+        call.task.uncancel()
 
 
 def _late() -> GRPCError:

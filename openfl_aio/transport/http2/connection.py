@@ -28,6 +28,8 @@ from openfl_aio.transport.http2.outgoing import Piece
 from openfl_aio.transport.http2.stream import Stream
 from openfl_aio.transport.http2.streams import StreamRecord
 from openfl_aio.transport.http2.windows import WindowPool
+from openfl_aio.transport.identity import Caller
+from openfl_aio.transport.sockets import watch
 
 __all__ = ["Calls", "Connection", "Shared"]
 
@@ -72,6 +74,7 @@ class Shared:
     pool: WindowPool = field(init=False)
     buffers: BufferPool = field(default_factory=lambda: BufferPool(POOLED_BYTES))
     connections: set[Connection] = field(default_factory=set)
+    emptied: asyncio.Event = field(default_factory=asyncio.Event)  # set while there are no connections
     log: LogLimiter = field(default_factory=LogLimiter)
     calmed: int = 0  # connections ended because they passed a limit
     faults: int = 0  # connections ended by a violation of the protocol
@@ -101,6 +104,7 @@ class Connection(asyncio.BufferedProtocol):
         "_pinged",
         "_shared",
         "_transport",
+        "address",
         "caller",
         "engine",
         "last_message_received",
@@ -128,9 +132,10 @@ class Connection(asyncio.BufferedProtocol):
         self.on_ready = on_ready
         self.on_lost = on_lost
         self.loop = asyncio.get_running_loop()
+        self.address = "unknown"  # host:port of the peer, for logs
         self.writable = True
         self.senders: set[Stream] = set()
-        self.caller: Any = None  # who it is, once somebody found out
+        self.caller: Caller | None = None  # who it is, once somebody found out
         self.uploads = 0  # being read, or waiting for it
         self.messages_sent = self.messages_received = 0
         self.last_message_sent = self.last_message_received = 0.0
@@ -149,14 +154,6 @@ class Connection(asyncio.BufferedProtocol):
         return f"<Connection {self.address}>"
 
     @property
-    def address(self) -> str:
-        """``host:port`` of the peer, for logs."""
-        peer = self._transport.get_extra_info("peername") if self._transport is not None else None
-        if isinstance(peer, tuple) and len(peer) >= 2:
-            return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
-        return "unknown"
-
-    @property
     def connection(self) -> Connection:
         """Itself; see the class."""
         return self
@@ -173,6 +170,7 @@ class Connection(asyncio.BufferedProtocol):
         """Begin to speak HTTP/2."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        self.address = _address(transport.get_extra_info("peername"))
         transport.set_write_buffer_limits(high=self._shared.limits.max_queued_bytes)
         sock = transport.get_extra_info("socket")
         if sock is not None and transport.get_extra_info("ssl_object") is None and _is_plain_asyncio(transport):
@@ -180,6 +178,8 @@ class Connection(asyncio.BufferedProtocol):
         shared = self._shared
         self.engine = Engine(self, shared.limits, client=shared.client, pool=shared.pool, now=self.now())
         shared.connections.add(self)
+        shared.emptied.clear()
+        watch(transport)
         self.flush()
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -231,6 +231,8 @@ class Connection(asyncio.BufferedProtocol):
         """Tell every call, and let go of everything."""
         self._terminate("Connection lost")
         self._shared.connections.discard(self)
+        if not self._shared.connections:
+            self._shared.emptied.set()
         self._transport = None
         self._fd = -1
         self._wake_openers()
@@ -348,7 +350,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def stream_reset(self, record: StreamRecord, code: int, reason: str) -> None:
         """See `Owner`."""
-        if record.user is not None:
+        if record.user is None:
+            return
+        if self._shared.client and code == ErrorCode.NO_ERROR and record.inbound.ended:
+            record.user.stopped(reason)
+        else:
             record.user.terminated(reason)
 
     def window_opened(self, record: StreamRecord | None) -> None:
@@ -527,6 +533,12 @@ class Connection(asyncio.BufferedProtocol):
         self.engine.break_off(ConnectionFault(code, reason))
         assert self.engine.fault is not None
         self._end_by_fault(self.engine.fault)
+
+
+def _address(peer: Any) -> str:
+    if isinstance(peer, tuple) and len(peer) >= 2:
+        return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
+    return "unknown"
 
 
 def _is_plain_asyncio(transport: asyncio.Transport) -> bool:

@@ -658,10 +658,11 @@ class Engine:
                 self._move(record, Act.SENT_END)
         return pieces
 
-    def end(self, record: StreamRecord) -> None:
-        """End our side of a stream."""
-        self.out.append(frames.frame(DATA, END_STREAM, record.id))
-        self._move(record, Act.SENT_END)
+    def send_empty(self, record: StreamRecord, *, end: bool) -> None:
+        """Send DATA without a byte, which no window delays; with ``end`` it ends our side of the stream."""
+        self.out.append(frames.frame(DATA, END_STREAM if end else 0, record.id))
+        if end:
+            self._move(record, Act.SENT_END)
 
     def reset(self, record: StreamRecord, code: ErrorCode) -> None:
         """Give a stream up; does nothing for a closed one."""

@@ -86,6 +86,7 @@ class Inbound:
         "_ready",
         "ended",
         "fault",
+        "fault_bytes",
         "max_bytes",
         "pool",
         "received",
@@ -97,6 +98,7 @@ class Inbound:
         self.pool: BufferPool | None = None
         self.ended = False
         self.fault: Fault | None = None
+        self.fault_bytes = 0  # length of the message that is at fault, 0 if even that is not known
         self.unread = 0
         self.received = 0  # bytes in all, for whoever watches progress
         self._prefix = b""
@@ -216,6 +218,7 @@ class Inbound:
                     compressed, need = _read_prefix(self._prefix, 0)
                     self._prefix = b""
                 if compressed or need > self.max_bytes:
+                    self._need = need
                     self._fail(Fault.COMPRESSED if compressed else Fault.TOO_LARGE)
                     return end
                 if need <= OWN_MEMORY and end - position >= need:
@@ -268,6 +271,7 @@ class Inbound:
 
     def _fail(self, fault: Fault) -> None:
         self.fault = fault
+        self.fault_bytes = max(self._need, 0)
         if self._memory is not None and self.pool is not None:
             self.pool.give(self._memory)
         self._body = self._memory = self._backlog = None

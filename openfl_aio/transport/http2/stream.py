@@ -16,7 +16,7 @@ from h2.exceptions import StreamClosedError
 from openfl_aio.errors import MalformedMessageError, MessageTooLargeError
 from openfl_aio.transport.http2.frames import ErrorCode
 from openfl_aio.transport.http2.headers import Headers
-from openfl_aio.transport.http2.messages import PREFIX, Fault, Message
+from openfl_aio.transport.http2.messages import PREFIX, Fault, Inbound, Message
 from openfl_aio.transport.http2.outgoing import Outgoing, Piece
 from openfl_aio.transport.http2.streams import StreamRecord
 
@@ -41,20 +41,20 @@ class Stream:
 
     __slots__ = (
         "_blocked",
-        "_headers",
         "_left_before",
         "_read_before",
         "_reading",
         "_reading_since",
         "_sending",
         "_sending_since",
-        "_trailers",
         "_waiting",
         "connection",
+        "headers",
         "lost",
         "max_bytes",
         "on_reset",
         "record",
+        "trailers",
         "wrapper",
     )
 
@@ -66,8 +66,8 @@ class Stream:
         self.wrapper: Any = None
         self.on_reset: Callable[[str], None] | None = None
         self.lost: str | None = None  # why the stream is gone
-        self._headers: Headers | None = None
-        self._trailers: Headers | None = None
+        self.headers: Headers | None = None
+        self.trailers: Headers | None = None
         self._waiting: asyncio.Future[None] | None = None  # for headers or trailers
         self._reading: asyncio.Future[None] | None = None
         self._sending: asyncio.Future[None] | None = None
@@ -109,7 +109,7 @@ class Stream:
                     self.connection.settle(self.record)
                 return message
             if inbound.fault is not None:
-                raise _error_of(inbound.fault, inbound.max_bytes)
+                raise _error_of(inbound)
             if inbound.ended:
                 self.connection.settle(self.record)
                 return None
@@ -138,20 +138,20 @@ class Stream:
 
     async def recv_headers(self) -> Headers:
         """Return the answer's headers."""
-        while self._headers is None:
+        while self.headers is None:
             await self._wait()
-        return self._headers
+        return self.headers
 
     async def recv_trailers(self) -> Headers:
         """Return the answer's trailers."""
-        while self._trailers is None:
+        while self.trailers is None:
             await self._wait()
-        return self._trailers
+        return self.trailers
 
     async def _wait(self) -> None:
         if self.lost is not None:
             raise StreamTerminatedError(self.lost)
-        if self.record.inbound.ended and self._headers is not None:
+        if self.record.inbound.ended and self.headers is not None:
             raise MalformedMessageError("the answer ended without a status")
         self._waiting = self.connection.loop.create_future()
         try:
@@ -161,12 +161,12 @@ class Stream:
 
     def headers_received(self, headers: Headers) -> None:
         """The connection received the answer's headers."""
-        self._headers = headers
+        self.headers = headers
         _wake(self._waiting)
 
     def trailers_received(self, headers: Headers) -> None:
         """The connection received the answer's trailers."""
-        self._trailers = headers
+        self.trailers = headers
         _wake(self._waiting)
 
     def ended(self) -> None:
@@ -208,6 +208,11 @@ class Stream:
         connection, record = self.connection, self.record
         engine = connection.engine
         size = sum(map(len, parts))
+        if not size:
+            self._check_open()
+            engine.send_empty(record, end=end)
+            connection.flush_soon()
+            return
         outgoing = Outgoing(parts)
         if size <= _JOINED_BYTES and connection.writable and engine.sendable(record) >= size and record.local_open:
             engine.out.append(b"".join(engine.send_data(record, outgoing, size, end=end)))
@@ -242,12 +247,14 @@ class Stream:
 
     def _check_open(self) -> None:
         if not self.record.local_open or self.connection.is_closing():
+            if self.wrapper is not None and self.lost is not None:  # what grpclib's client expects
+                raise StreamTerminatedError(self.lost)
             raise StreamClosedError(self.record.id)
 
     async def end(self) -> None:
         """End our side of the stream."""
         self._check_open()
-        self.connection.engine.end(self.record)
+        self.connection.engine.send_empty(self.record, end=True)
         self.connection.flush_soon()
 
     async def reset(self, error_code: ErrorCode | None = None) -> None:
@@ -280,6 +287,11 @@ class Stream:
         for waiter in (self._reading, self._waiting, self._sending):
             _wake(waiter)
 
+    def stopped(self, reason: str) -> None:
+        """The answer is complete, and the peer wants no more of the request (RFC 9113, section 8.1)."""
+        self.lost = self.lost or reason
+        _wake(self._sending)
+
     def release(self) -> None:
         """Let go of the stream: nobody reads it or writes to it any more."""
         if hasattr(self, "record"):
@@ -308,9 +320,11 @@ def _wake(waiter: asyncio.Future[None] | None) -> None:
         waiter.set_result(None)
 
 
-def _error_of(fault: Fault, max_bytes: int) -> Exception:
-    if fault is Fault.COMPRESSED:
+def _error_of(inbound: Inbound) -> Exception:
+    size = inbound.fault_bytes
+    if inbound.fault is Fault.COMPRESSED:
         return CompressedMessageError("compressed messages are not supported; send with 'identity' encoding")
-    if fault is Fault.TOO_LARGE:
-        return MessageTooLargeError(f"expected a message of at most {max_bytes} bytes, got a larger one")
-    return MalformedMessageError("the stream ended within a message")
+    if inbound.fault is Fault.TOO_LARGE:
+        return MessageTooLargeError(f"message of {size} bytes; at most {inbound.max_bytes} bytes are accepted")
+    what = f"a message of {size} bytes" if size else "the prefix of a message"
+    return MalformedMessageError(f"the stream ended within {what}")
