@@ -74,7 +74,7 @@ class _Stream(grpclib.client.Stream[Any, Any]):
             await self._stream.send(codec.encode_parts(message), end=end or unary)
             self._send_message_done = True
             self._messages_sent += 1
-            self._end_done = self._end_done or end
+            self._end_done = end
 
     async def recv_message(self) -> Any:
         """Return the next message, or None after the last; large ``bytes`` in it are views of memory of their own."""
@@ -100,7 +100,7 @@ class Channel(grpclib.client.Channel):
     Usable with the generated stubs. Calls raise what `translate` turns into our errors.
     """
 
-    _protocol: Any  # grpclib names its own class
+    _protocol: Any = None  # grpclib names its own class
 
     def __init__(self, endpoint: Endpoint, context: ssl.SSLContext | None, timeouts: Timeouts, limits: Limits) -> None:
         super().__init__(endpoint.host.strip("[]"), endpoint.port, ssl=context, codec=StrictCodec(limits))

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, cast
 
 import anyio
 import anyio.to_thread
@@ -203,7 +203,7 @@ class Server:
         sockets = await self._bind()
         # grpclib's server knows methods and listeners; connections are our own
         self._plane = _Plane(
-            self._limits, context, grpclib.server.Server(self._services, codec=StrictCodec(self._limits))
+            self._limits, context, grpclib.server.Server(cast("Any", self._services), codec=StrictCodec(self._limits))
         )
         self._acceptor = Acceptor(sockets, self._plane.admit, limits=self._limits, log=logger)
         self._acceptor.start()

@@ -355,7 +355,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._shared.client and code == ErrorCode.NO_ERROR and record.inbound.ended:
             record.user.stopped(reason)
         else:
-            record.user.terminated(reason)
+            record.user.terminated(reason, code)
 
     def window_opened(self, record: StreamRecord | None) -> None:
         """See `Owner`."""

@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from grpclib.exceptions import StreamTerminatedError
+from grpclib.const import Status
+from grpclib.exceptions import GRPCError, StreamTerminatedError
 from h2.exceptions import StreamClosedError
 
 from openfl_aio.errors import MalformedMessageError, MessageTooLargeError
@@ -27,6 +28,12 @@ __all__ = ["CompressedMessageError", "Stream"]
 
 TURN_BYTES: Final = 1024 * 1024
 """What one stream may send before the others have their turn."""
+
+STATUSES: Final[dict[int | None, Status]] = {
+    ErrorCode.REFUSED_STREAM: Status.UNAVAILABLE,
+    ErrorCode.ENHANCE_YOUR_CALM: Status.RESOURCE_EXHAUSTED,
+}
+"""What the codes of RST_STREAM mean to a client, where it is more than that the call is lost (gRPC over HTTP/2, Errors)."""
 
 _JOINED_BYTES: Final = 16 * 1024  # up to here a copy is cheaper than a list of buffers
 _PROGRESS_BYTES: Final = 32 * 1024  # what counts as progress; less would let a peer hold on to an answer for ever
@@ -87,8 +94,12 @@ class Stream:
         return self.record.id if hasattr(self, "record") else None
 
     @property
-    def _transport(self) -> Any:
-        return self.connection  # grpclib asks it whether it is closing
+    def _transport(self) -> Stream:
+        return self  # grpclib asks it whether it is closing
+
+    def is_closing(self) -> bool:
+        """Whether nothing more can come: neither is it here already nor is there a connection."""
+        return self.trailers is None and self.connection.is_closing()
 
     # ---------------------------------------------------------------------------------------------- receiving
 
@@ -275,13 +286,14 @@ class Stream:
 
     # ---------------------------------------------------------------------------------------------- the end
 
-    def terminated(self, reason: str) -> None:
-        """The stream was reset, or the connection is lost."""
+    def terminated(self, reason: str, code: int | None = None) -> None:
+        """The stream was reset with ``code``, or the connection is lost."""
         if self.lost is not None:
             return
         self.lost = reason
         if self.wrapper is not None:
-            self.wrapper.cancel(StreamTerminatedError(reason))
+            status = STATUSES.get(code)
+            self.wrapper.cancel(StreamTerminatedError(reason) if status is None else GRPCError(status, reason))
         if self.on_reset is not None:
             self.on_reset(reason)
         for waiter in (self._reading, self._waiting, self._sending):
