@@ -20,6 +20,16 @@ PYTHONS = [
     for classifier in PYPROJECT["project"]["classifiers"]
     if classifier.startswith("Programming Language :: Python :: 3.")
 ]
+# the benchmarks that have grpcio beside ours
+NETWORK = (
+    "raw_socket.py",
+    "upload.py",
+    "download.py",
+    "fanout.py",
+    "small_calls.py",
+    "latency_under_load.py",
+    "long_poll.py",
+)
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -143,11 +153,53 @@ def interop_protobuf(session: nox.Session) -> None:
 
 
 @nox.session
+def interop_grpc(session: nox.Session) -> None:
+    """Run gRPC's interoperability cases against grpcio, oldest and newest; ``-- --bounded`` only against the newest."""
+    install(session, "test", "protos")
+    arguments = [argument for argument in session.posargs if argument != "--bounded"]
+    peers = {"newest": peer(session, "interop-newest", "grpcio", "grpcio-tools")}
+    if "--bounded" not in session.posargs:
+        peers["oldest"] = peer(session, "interop-oldest", "grpcio==1.60.0", "grpcio-tools==1.60.0")
+    environment = {"INTEROP_PEERS": ",".join(f"{name}={python}" for name, python in peers.items())}
+    session.run("python", "-m", "pytest", "tests/interop_grpc", *arguments, env=environment)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure the network beside grpcio: ``-- [--small] [--pairs N] [--only WORD] [--json FOLDER] [SCRIPT ...]``."""
+    install(session)
+    python = peer(session, "bench", "grpcio", "numpy", "protobuf", "grpcio-tools")
+    names = {path.name for path in Path("benchmarks").glob("[!_]*.py")}
+    options = list(session.posargs)
+    scripts = [name for name in options if name in names] or list(NETWORK)
+    options = [option for option in options if option not in names]
+    folder = None
+    if "--json" in options:
+        at = options.index("--json")
+        folder = Path(options[at + 1])
+        folder.mkdir(parents=True, exist_ok=True)
+        del options[at : at + 2]
+    for script in scripts:
+        more = [] if folder is None else ["--json", str(folder / Path(script).with_suffix(".json"))]
+        more += ["--peer-python", python] if script in NETWORK else []
+        session.run("python", f"benchmarks/{script}", *options, *more)
+
+
+@nox.session
 def bench_smoke(session: nox.Session) -> None:
-    """Run each benchmark at a small size: does it still run and check its own result?"""
+    """Run each benchmark at a small size, with grpcio beside: does it still run and check its own result?"""
     install(session, "test")
+    python = peer(session, "bench", "grpcio", "numpy", "protobuf", "grpcio-tools")
     for script in sorted(Path("benchmarks").glob("[!_]*.py")):
-        session.run("python", str(script), "--small")
+        more = ["--peer-python", python] if script.name in NETWORK else []
+        session.run("python", str(script), "--small", *more)
+
+
+@nox.session
+def attacks(session: nox.Session) -> None:
+    """Attack our own server on the loopback and judge whether it holds; ``-- --bounded`` is what CI runs."""
+    install(session, "test")
+    session.run("python", "-m", "tests.attacks", *session.posargs)
 
 
 @nox.session

@@ -21,7 +21,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Candidate", "Comparison", "arguments", "compare", "expect", "machine", "report"]
+__all__ = ["Candidate", "Comparison", "arguments", "compare", "expect", "machine", "options_of", "report"]
 
 _PACKAGES = ("openfl-aio", "betterproto2", "grpclib", "numpy")
 
@@ -65,12 +65,20 @@ class Comparison:
         return values
 
 
-def arguments(description: str | None) -> argparse.Namespace:
-    """Parse the options that every benchmark has: ``small``, ``pairs``, ``json``."""
+def options_of(description: str | None, *, rounds: int = 15) -> argparse.ArgumentParser:
+    """Return a parser with the options that every benchmark has: ``small``, ``pairs``, ``json``."""
     parser = argparse.ArgumentParser(description=(description or "").strip().splitlines()[0])
     parser.add_argument("--small", action="store_true", help="tiny sizes and few pairs: does it run, is it right?")
-    parser.add_argument("--pairs", type=int, default=0, metavar="N", help="pairs to time (15, or 3 with --small)")
+    parser.add_argument(
+        "--pairs", type=int, default=0, metavar="N", help=f"pairs or rounds to time ({rounds}, or few with --small)"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result and the machine record there")
+    return parser
+
+
+def arguments(description: str | None) -> argparse.Namespace:
+    """Parse the options that every benchmark has."""
+    parser = options_of(description)
     options = parser.parse_args()
     if options.pairs < 0:
         parser.error(f"--pairs: expected 1 or more, got {options.pairs}")

@@ -1,70 +1,45 @@
-"""How fast does our client get a tensor from our aggregator, against grpclib that hands out a reply that lies ready?
+"""How fast does a collaborator get one tensor from an aggregator, ours against grpcio with an answer that lies ready?
 
-Both over TCP on the loopback, in plaintext, client and server in one event loop; both end with a numpy array. Ours
-encodes the tensor once per round and answers from that; see ``_network.py`` for the other.
+Both end with a numpy array that is a view of what came. Ours looks the tensor up, and encodes it once a round. Server
+and client are processes, over TCP on the loopback.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from _harness import Candidate, Comparison, arguments, compare, expect, report
-from _network import DiscardingServer, client_of, event_loop, stock, within
-from numpy.typing import NDArray
+from _sides import GB, Bench, Measurement, Side, interleaved, network_arguments, report_sides
 
-from openfl_aio.aggregator.service import Aggregator
-from openfl_aio.config import AggregatorConfig, Endpoint, Timeouts
-from openfl_aio.domain import TensorQuery
-from openfl_aio.tensors.codec import TensorCodec
-from openfl_aio.wire import messages
-
-
-def measure(parameters: int, pairs: int) -> Comparison:
-    values = np.random.default_rng(0).standard_normal(parameters, np.float32)
-    config = AggregatorConfig(collaborators=("one",), rounds=1, listen=Endpoint(), timeouts=Timeouts(drain=1))
-    ready = DiscardingServer()
-    ready.reply.tensor = messages.NamedTensor(
-        name="w",
-        lossless=True,
-        tags=["compressed", "model"],
-        transformer_metadata=[messages.MetadataProto(int_list=list(values.shape))],
-        data_bytes=values.tobytes(),
-    )
-    got: dict[str, NDArray[np.float32]] = {}
-    with (
-        event_loop() as portal,
-        portal.wrap_async_context_manager(Aggregator(config, initial_model={"w": values})) as aggregator,
-        portal.wrap_async_context_manager(client_of(aggregator, "one")) as client,
-        portal.wrap_async_context_manager(stock(ready)) as stub,
-    ):
-
-        async def ours() -> None:
-            tensor = await client.get_aggregated_tensor(TensorQuery("w", 0, tags=("model",)))
-            got["ours"] = TensorCodec().decode(tensor)
-
-        async def theirs() -> None:
-            request = messages.aggregator.GetAggregatedTensorRequest(tensor_name="w", tags=["model"])
-            reply = await stub.get_aggregated_tensor(request)
-            assert reply.tensor is not None
-            got["theirs"] = np.frombuffer(reply.tensor.data_bytes, np.float32)
-
-        result = compare(
-            f"{values.nbytes / 2**20:g} MiB",
-            Candidate("grpclib, ready reply", lambda: portal.call(within, theirs)),
-            Candidate("aggregator", lambda: portal.call(within, ours)),
-            pairs=pairs,
-            nbytes=values.nbytes,
-            sample_seconds=0.0,
-        )
-    for name, array in got.items():
-        expect(np.array_equal(array, values), f"{name}: the tensor that came is not the one in the model")
-    return result
+FLOAT = 4
+MIB = 2**20
+# case, bytes, mutual TLS, share of the rounds
+CASES = [("128 MiB", 128 * MIB, False, 1.0), ("1 GiB", 1024 * MIB, False, 0.4), ("128 MiB, mTLS", 128 * MIB, True, 1.0)]
+SMALL = [("64 KiB", MIB // 16, False, 1.0), ("4 MiB, mTLS", 4 * MIB, True, 1.0)]
 
 
 def main() -> None:
-    options = arguments(__doc__)
-    sizes = [2**14, 2**18] if options.small else [2**18, 2**23]
-    comparisons = [measure(size, options.pairs) for size in sizes]
-    report("download: one float32 tensor over the loopback", comparisons, options)
+    options = network_arguments(__doc__, rounds=9)
+    rows: list[Measurement] = []
+    notes: dict[str, float] = {}
+    with Bench(options) as bench:
+        for case, nbytes, tls, share in SMALL if options.small else CASES:
+            if not bench.wanted(case):
+                continue
+            processor: dict[str, list[float]] = {}
+
+            def job(side: Side, nbytes: int = nbytes, processor: dict[str, list[float]] = processor) -> float:
+                before = side.server.processor()
+                seconds = side.all("download")
+                processor.setdefault(side.name, []).append((side.server.processor() - before) / (nbytes / GB))
+                return nbytes / seconds / GB
+
+            with bench.aggregators(nbytes // FLOAT, [["one"]], tls=tls) as sides:
+                for side in sides.values():
+                    side.all("download", check=True)
+                rounds = max(2, round(options.pairs * share))
+                rows.append(Measurement(case, "GB/s", interleaved(sides, rounds, job)))
+                for name, values in processor.items():
+                    used = sorted(values)[len(values) // 2]
+                    notes[f"{case}: seconds of the server's processors per GB, {name}"] = used
+        report_sides("download: one float32 tensor to one collaborator", rows, bench, notes=notes)
 
 
 if __name__ == "__main__":

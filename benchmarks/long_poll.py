@@ -1,211 +1,121 @@
-"""What memory does an envoy that waits for an experiment cost the director, and how soon are all awake after a submit?
+"""What memory does an envoy that waits for an experiment cost the server, and how soon are all awake after a submit?
 
-N envoys wait in WaitExperiment, each over its own TCP connection, in plaintext, to a director in a process of its own.
-Memory is the growth of that process's resident size per envoy, first when all are connected and registered, then when
-all wait; it is read from ``/proc``, so this runs on Linux. The clock for waking starts when an experiment for all of
-them is submitted and stops when the last one has its name, the clients' own work included. The baseline of the table
-is another director where a single envoy waits: the ratio tells what the others add.
+Each envoy waits in WaitExperiment over a connection of its own, on the loopback; the clients are ours with every
+server, in processes of their own. Memory is the growth of what the server made itself (``RssAnon``) per envoy, from
+when a few were connected to when all wait. The clock for waking starts when an experiment for all of them is submitted
+(with grpcio's servers: when the waiting calls are let go, without any experiment) and stops when the last one has its
+name, the clients' own work included.
 """
 
 from __future__ import annotations
 
-import io
-import logging
-import os
 import sys
 import time
-import zipfile
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
-from pathlib import Path
 
-import anyio
-import anyio.abc
-import anyio.to_thread
-import numpy as np
-from _harness import Comparison, arguments, expect, report
-from _network import within
-from anyio.streams.buffered import BufferedByteReceiveStream
+from _harness import expect
+from _processes import Program, together
+from _sides import HERE, OURS, Bench, Measurement, network_arguments, report_sides
 
-from openfl_aio.config import DirectorConfig, Endpoint, Timeouts, default_tasks
-from openfl_aio.director.client import DirectorClient
-from openfl_aio.director.service import Director
-from openfl_aio.domain import ShardInfo
-from openfl_aio.plan.experiment import experiment_plan
-from openfl_aio.tensors.codec import TensorCodec
-from openfl_aio.tensors.key import TensorKey
-
-WARM_UP = 2
-AT_ONCE = 50  # envoys that connect at the same time
-SERVE = "--serve"
+KIB, MIB = 2**10, 2**20
+FIRST = 10  # envoys that are connected before the memory is counted
+WAIT_SECONDS = 60.0
+# case, envoys, mutual TLS, processes of clients, on all sides
+CASES = [
+    ("1,000", 1_000, False, 1, True),
+    ("1,000, mTLS", 1_000, True, 1, True),
+    ("10,000", 10_000, False, 2, False),
+    ("10,000, mTLS", 10_000, True, 2, False),
+]
+SMALL = [("30", 30, False, 1, True), ("30, mTLS", 30, True, 2, True)]
 
 
-async def serve() -> None:
-    """Be the director: print the port, then, for every line that comes, how many envoys wait."""
-    logging.getLogger("openfl_aio").setLevel(logging.CRITICAL)
-    # aggregators of removed experiments stay for one long poll
-    config = DirectorConfig(sample_shape=("1",), target_shape=("1",), timeouts=Timeouts(drain=0, long_poll=0.1))
-    async with Director(config) as director:
-        print(director.endpoint.port, flush=True)
-        while await anyio.to_thread.run_sync(sys.stdin.readline):
-            print(director.parked, flush=True)
+@dataclass(slots=True)
+class Crowd:
+    """A server and the envoys of it."""
+
+    name: str
+    server: Program
+    processes: list[Program]
+    names: Sequence[str]
+    number: int = 0
+    waking: list[float] = field(default_factory=list)
+
+    def park(self) -> None:
+        """Let all wait, and return when the server has all their calls."""
+        together(self.processes, "wait")
+        end = time.monotonic() + WAIT_SECONDS
+        while (parked := self.server.ask("parked")["parked"]) < len(self.names):
+            expect(time.monotonic() < end, f"{parked} of {len(self.names)} envoys wait with {self.name}")
+            time.sleep(0.02)
+
+    def wake(self) -> float:
+        """Wake all who wait; return the seconds until the last one knew."""
+        experiment = f"experiment_{self.number}"
+        self.number += 1
+        if self.name == OURS:
+            start = self.processes[0].ask("submit", experiment=experiment, envoys=list(self.names))["start"]
+        else:
+            start = self.server.ask("wake", name=experiment)["start"]
+        _, answers = together(self.processes, "woken", experiment=experiment)
+        if self.name == OURS:
+            self.processes[0].ask("remove", experiment=experiment)
+        return max(float(answer["last"]) for answer in answers) - float(start)
 
 
-@dataclass
-class Peer:
-    """A director in its own process, and the clients of it in this one."""
-
-    process: anyio.abc.Process
-    output: BufferedByteReceiveStream
-    stack: AsyncExitStack
-    endpoint: Endpoint = field(default_factory=Endpoint)
-    envoys: dict[str, DirectorClient] = field(default_factory=dict)
-    submitted: int = 0
-
-    async def line(self) -> int:
-        """Return the number that the director prints next."""
-        return int(await self.output.receive_until(b"\n", 100))
-
-    async def parked(self) -> int:
-        """Return how many envoys wait."""
-        assert self.process.stdin is not None
-        await self.process.stdin.send(b"\n")
-        return await self.line()
-
-    def resident(self) -> int:
-        """Return the resident size of the director's process, in bytes."""
-        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text(encoding="ascii").split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-
-    async def connect(self, names: list[str]) -> None:
-        """Register envoys, each over a connection that stays."""
-        limiter = anyio.CapacityLimiter(AT_ONCE)
-
-        async def register(name: str) -> None:
-            async with limiter:
-                accepted = await self.envoys[name].update_shard_info(
-                    ShardInfo(name, sample_shape=("1",), target_shape=("1",))
-                )
-            expect(accepted, f"{name} was not accepted")
-
-        for name in names:
-            client = DirectorClient(self.endpoint, client_id=name)
-            self.envoys[name] = await self.stack.enter_async_context(client)
-        async with anyio.create_task_group() as tasks:
-            for name in names:
-                tasks.start_soon(register, name)
-
-    async def wake(self, sizes: list[int] | None = None) -> float:
-        """Let all envoys wait, submit, and return the seconds until the last one knows; ``sizes`` gets the memory."""
-        experiment = f"experiment_{self.submitted}"
-        self.submitted += 1
-        woken: list[float] = []
-
-        async def wait(name: str) -> None:
-            got = await self.envoys[name].wait_experiment(name)
-            woken.append(time.perf_counter())
-            expect(got == experiment, f"{name} was told {got!r} instead of {experiment!r}")
-
-        async with DirectorClient(self.endpoint, client_id="owner") as owner:
-            async with anyio.create_task_group() as tasks:
-                for name in self.envoys:
-                    tasks.start_soon(wait, name)
-                while await self.parked() < len(self.envoys):  # noqa: ASYNC110 - the director is another process
-                    await anyio.sleep(0.01)
-                expect(not woken, "somebody was woken without an experiment")
-                if sizes is not None:
-                    sizes.append(self.resident())
-                start = time.perf_counter()
-                await submit(owner, experiment, list(self.envoys))
-            await owner.remove_experiment_data(experiment)
-        expect(len(woken) == len(self.envoys), "somebody was not woken")
-        return max(woken) - start
-
-
-async def submit(owner: DirectorClient, name: str, envoys: list[str]) -> None:
-    """Submit an experiment of which only the plan matters."""
-    plan = experiment_plan(
-        task_runner="unused.Runner",
-        settings={},
-        rounds=1,
-        tasks=default_tasks(),
-        agg_addr="localhost",
-        agg_port=owner.endpoint.port,
-        tls=False,
-    )
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as zf:
-        zf.writestr("plan/plan.yaml", plan.dump())
-
-    async def archive() -> AsyncIterator[bytes]:
-        yield buffer.getvalue()
-
-    tensor = TensorCodec().encode(TensorKey.of("w", "", 0, tags=("model",)), np.zeros(1, np.float32))
-    accepted = await owner.set_new_experiment(name, collaborators=envoys, model=[tensor], archive=archive())
-    expect(accepted, f"{name} was not accepted")
-
-
-@asynccontextmanager
-async def peer() -> AsyncIterator[Peer]:
-    """Start a director in its own process, which prints its port first; it ends with its standard input."""
-    command = [sys.executable, __file__, SERVE]
-    async with AsyncExitStack() as outer:
-        process = await outer.enter_async_context(await anyio.open_process(command, stderr=None))
-        assert process.stdin is not None
-        assert process.stdout is not None
-        outer.push_async_callback(process.wait)
-        outer.push_async_callback(process.stdin.aclose)
-        stack = await outer.enter_async_context(AsyncExitStack())
-        yield Peer(process, BufferedByteReceiveStream(process.stdout), stack)
-
-
-async def measure(envoys: int, pairs: int) -> tuple[Comparison, dict[str, float]]:
-    async with peer() as alone, peer() as crowd:
-        seconds: dict[str, list[float]] = {"alone": [], "crowd": []}
-        for one in (alone, crowd):
-            one.endpoint = Endpoint(port=await one.line())
-        for one in (alone, crowd):
-            await one.connect(["first"])
-            for _ in range(WARM_UP):
-                await within(one.wake)
-        sizes = [crowd.resident()]
-        await crowd.connect([f"envoy_{number}" for number in range(envoys - 1)])
-        sizes.append(crowd.resident())
-        await within(partial(crowd.wake, sizes))
-        both = {"alone": alone, "crowd": crowd}
+def measure(
+    bench: Bench, case: str, envoys: int, tls: bool, processes: int, sides: Sequence[str], pairs: int
+) -> tuple[list[Measurement], dict[str, float]]:
+    names = [f"envoy_{number}" for number in range(envoys)]
+    memory: dict[str, list[float]] = {}
+    notes: dict[str, float] = {}
+    with ExitStack() as stack:
+        crowds: list[Crowd] = []
+        for side in sides:
+            settings = {"kind": "director"} if side == OURS else {"workers": envoys + 50}
+            server = stack.enter_context(bench.server(side, tls=tls, parameters=1, **settings))
+            clients = []
+            for mine in (names[i::processes] for i in range(processes)):
+                values = {"port": server.ready["port"], "names": mine, "tls": bench.client_tls(mine) if tls else None}
+                clients.append(stack.enter_context(Program(sys.executable, HERE / "_ours" / "envoys.py", values)))
+            crowd = Crowd(side, server, clients, names)
+            crowds.append(crowd)
+            together(clients, "connect", count=FIRST)
+            before = server.anonymous()
+            seconds, _ = together(clients, "connect", count=envoys)
+            crowd.park()
+            memory[side] = [(server.anonymous() - before) / (envoys - FIRST * processes) / KIB]
+            notes[f"{case}: seconds to connect and register all, {side}"] = seconds
+            notes[f"{case}: MiB of the server's memory in all, {side}"] = server.anonymous() / MIB
+            crowd.wake()
         for number in range(pairs):
-            for name in both if number % 2 == 0 else reversed(both):
-                seconds[name].append(await within(both[name].wake))
-    comparison = Comparison(
-        f"{envoys} envoys woken",
-        "1 envoy",
-        f"{envoys} envoys",
-        0,
-        tuple(seconds["alone"]),
-        tuple(seconds["crowd"]),
-    )
-    before, connected, waiting = sizes
-    memory = {
-        f"{envoys} envoys: KiB per connected envoy": (connected - before) / (envoys - 1) / 1024,
-        f"{envoys} envoys: KiB per waiting envoy": (waiting - before) / (envoys - 1) / 1024,
-    }
-    return comparison, memory
+            for crowd in crowds[:: 1 if number % 2 else -1]:
+                crowd.park()
+                crowd.waking.append(crowd.wake())
+        rows = [
+            Measurement(f"{case} envoys: memory of each", "KiB", memory, more_is_better=False),
+            Measurement(
+                f"{case} envoys: all woken", "s", {crowd.name: crowd.waking for crowd in crowds}, more_is_better=False
+            ),
+        ]
+    return rows, notes
 
 
 def main() -> None:
-    if sys.argv[1:] == [SERVE]:
-        anyio.run(serve)
-        return
-    options = arguments(__doc__)
-    comparisons: list[Comparison] = []
-    memory: dict[str, float] = {}
-    for size in [10] if options.small else [50, 400]:
-        comparison, more = anyio.run(measure, size, options.pairs)
-        comparisons.append(comparison)
-        memory |= more
-    report("long poll: from a submit to the last waiting envoy", comparisons, options, extra=memory)
+    options = network_arguments(__doc__, rounds=5)
+    rows: list[Measurement] = []
+    notes: dict[str, float] = {}
+    with Bench(options) as bench:
+        for case, envoys, tls, processes, everywhere in SMALL if options.small else CASES:
+            if not bench.wanted(case):
+                continue
+            sides = bench.sides if everywhere else (OURS,)
+            more, told = measure(bench, case, envoys, tls, processes, sides, options.pairs)
+            rows += more
+            notes |= told
+        report_sides("long poll: envoys that wait for an experiment", rows, bench, notes=notes)
 
 
 if __name__ == "__main__":
