@@ -18,6 +18,7 @@ __all__ = [
     "AssignerConfig",
     "CollaboratorConfig",
     "DirectorConfig",
+    "Durability",
     "Endpoint",
     "EnvoyConfig",
     "Frozen",
@@ -203,6 +204,17 @@ class StragglerConfig(Frozen):
         return self
 
 
+Durability = Literal["process", "power", "memory"]
+"""What survives of results that were acknowledged, and of the models that were made.
+
+``process``: everything, whenever the process is killed. The loss of power may take the last seconds of both. A round's
+model is written while the next round runs.
+``power``: everything, also then. An answer to an upload waits until the disk has all its bytes, and the next round
+begins once the disk has the model: on an ordinary disk that is a second for some hundred MiB, each.
+``memory``: nothing. No file is written, and uploads stay in memory until their round is aggregated.
+"""
+
+
 class AggregatorConfig(Frozen):
     """One federation: who takes part, for how many rounds, and by which rules."""
 
@@ -217,6 +229,7 @@ class AggregatorConfig(Frozen):
     task_aggregation: dict[str, str] = Field(default_factory=dict)  # task name -> function, where it differs
     pipeline: str = "no_compression"
     store_rounds: int = Field(default=2, ge=2)
+    durability: Durability = "process"
     single_col_cert_common_name: str = ""
     write_logs: bool = True
     workspace: Path | None = None  # journal, database and models; None keeps everything in memory

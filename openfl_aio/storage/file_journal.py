@@ -1,172 +1,321 @@
-"""The journal on disk: one file an upload, one row in the database that says what it holds.
+"""The journal on disk: a folder a federation, a file an upload, and a name that says which.
 
-A row is written after its file is durable, so a row always has its file; a file without a row was never
-acknowledged and is removed at the next start.
+A file takes its name when it is whole, so what has a name was acknowledged, and what has none is removed at the next
+start. Only one process uses the folder at a time.
 """
 
 from __future__ import annotations
 
-import json
+import hashlib
 import mmap
 import os
-import secrets
 import threading
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar
 
+import anyio
 import anyio.to_thread
-from sqlalchemy import Row, select
-from sqlalchemy.exc import IntegrityError
 
-from openfl_aio.errors import InvalidStateError
-from openfl_aio.storage.database import Database
-from openfl_aio.storage.files import Buffer, disk_errors, fsync_folder, partial_path, remove_quietly, sweep_partials
-from openfl_aio.storage.journal import Entry, Spool, UploadRecord, already_there, check_record, corrupt
-from openfl_aio.storage.schema import UPLOADS
-from openfl_aio.tensors.encoded import TransformerMetadata
-from openfl_aio.wire.incremental import TensorRecord
+from openfl_aio.errors import CorruptFileError
+from openfl_aio.storage.files import (
+    FULL,
+    Buffer,
+    disk_error,
+    disk_errors,
+    fsync_folder,
+    partial_path,
+    remove_quietly,
+    sweep_partials,
+)
+from openfl_aio.storage.journal import (
+    INLINE_BYTES,
+    Entry,
+    Inspect,
+    Spool,
+    UploadRecord,
+    already_there,
+    as_bytes,
+    check_record,
+    ended,
+)
+from openfl_aio.storage.spares import SpareFiles
+from openfl_aio.storage.upload_file import read_record, trailer
 
 __all__ = ["FileJournal"]
 
-SUFFIX: Final = ".spool"
+SUFFIX: Final = ".upload"
+HELD_BYTES: Final = 64 * 1024  # an upload of at most so many bytes touches the disk once, when it is committed
+THREADS: Final = 4  # that write at a time: more do not make a disk faster, and others need threads too
+
+T = TypeVar("T")
 
 
 class FileJournal:
-    """A `Journal` in a folder and a `Database`, which is open as long as this is used."""
+    """A `Journal` in a folder, between `open` and `close`."""
 
-    def __init__(self, folder: Path, database: Database) -> None:
-        self._folder = folder
-        self._database = database
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._spares = SpareFiles(folder)
+        self._limiter = anyio.CapacityLimiter(THREADS)
+        self._naming = threading.Lock()  # in worker threads only
+        self._lock = threading.Lock()  # held for moments, by `Entry.close` on the event loop too
+        self._mapped: Counter[Path] = Counter()
 
     def __repr__(self) -> str:
-        return f"<FileJournal {str(self._folder)!r}>"
+        return f"<FileJournal {str(self.folder)!r}>"
 
     async def open(self) -> None:
         """Make the folder, and remove every file that was never acknowledged."""
-        async with self._database.begin() as connection:
-            known = set(await connection.scalars(select(UPLOADS.c.file)))
-        await anyio.to_thread.run_sync(self._sweep, known)
+        await self.run(self._sweep)
 
-    def spool(self) -> Spool:
+    async def close(self) -> None:
+        """Remove what was kept for reuse. Uploads stay."""
+        await self.run(self._spares.clear)
+
+    def spool(self, *, durable: bool = True) -> Spool:
         """See `Journal`."""
-        return _FileSpool(self._folder, self._database)
+        return _FileSpool(self, durable=durable)
 
     async def entries(self, federation_uuid: str, round_number: int) -> list[Entry]:
         """See `Journal`."""
-        query = (
-            select(UPLOADS)
-            .where(UPLOADS.c.federation_uuid == federation_uuid, UPLOADS.c.round_number == round_number)
-            .order_by(UPLOADS.c.task_name, UPLOADS.c.collaborator)
-        )
-        async with self._database.begin() as connection:
-            rows = (await connection.execute(query)).all()
-        return await anyio.to_thread.run_sync(self._map_all, rows)
+        return await self.run(partial(self._map_all, federation_uuid, round_number))
 
     async def drop(self, federation_uuid: str, before_round: int) -> None:
         """See `Journal`."""
-        gone = (UPLOADS.c.federation_uuid == federation_uuid) & (UPLOADS.c.round_number < before_round)
-        async with self._database.begin() as connection:
-            files = list(await connection.scalars(select(UPLOADS.c.file).where(gone)))
-            await connection.execute(UPLOADS.delete().where(gone))
-        if files:
-            await anyio.to_thread.run_sync(self._remove_all, files)
+        await self.run(partial(self._drop, federation_uuid, before_round))
 
-    def _sweep(self, known: set[str]) -> None:
-        with disk_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            sweep_partials(self._folder)
-            for path in self._folder.glob(f"*{SUFFIX}"):
-                if path.name not in known:
+    async def run(self, function: Callable[[], T]) -> T:
+        """Run ``function`` in one of the journal's threads."""
+        return await anyio.to_thread.run_sync(function, limiter=self._limiter)
+
+    def _sweep(self) -> None:
+        with disk_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            sweep_partials(self.folder)
+            for path in self.folder.iterdir():
+                if not path.is_dir():  # of a former layout
                     remove_quietly(path)
 
-    def _map_all(self, rows: Sequence[Row[Any]]) -> list[Entry]:
+    def _map_all(self, federation_uuid: str, round_number: int) -> list[Entry]:
         entries: list[Entry] = []
         try:
-            for row in rows:
-                entries.append(_map(self._folder / row.file, _record(row)))  # noqa: PERF401  what was opened is closed below
+            for number, path in self._files(federation_uuid):
+                if number == round_number:
+                    entries.append(self._read(path))
         except BaseException:
             for entry in entries:
                 entry.close()
             raise
-        return entries
+        return sorted(entries, key=lambda entry: (entry.record.task_name, entry.record.collaborator))
 
-    def _remove_all(self, files: list[str]) -> None:
-        for name in files:
-            remove_quietly(self._folder / name)
+    def _drop(self, federation_uuid: str, before_round: int) -> None:
+        left = False
+        for number, path in list(self._files(federation_uuid)):
+            if number >= before_round:
+                left = True
+                continue
+            with self._lock:
+                looked_at = bool(self._mapped[path])
+            if looked_at:
+                remove_quietly(path)  # whoever has it mapped keeps the bytes
+            else:
+                self._spares.put(path)
+        if not left:
+            try:
+                self._of_federation(federation_uuid).rmdir()
+            except OSError:
+                pass  # there was none, or an upload came meanwhile
+
+    def _files(self, federation_uuid: str) -> Iterator[tuple[int, Path]]:
+        for path in self._of_federation(federation_uuid).glob(f"*{SUFFIX}"):
+            yield int(path.name.partition("_")[0]), path
+
+    def _of_federation(self, federation_uuid: str) -> Path:
+        return self.folder / _hashed(federation_uuid)
+
+    def path_of(self, record: UploadRecord) -> Path:
+        """Return the name of an upload's file, which says the round and is different for each result."""
+        which = _hashed(f"{len(record.task_name)}:{record.task_name}{record.collaborator}")
+        return self._of_federation(record.federation_uuid) / f"{record.round_number}_{which}{SUFFIX}"
+
+    def new_file(self) -> tuple[Path, int]:
+        """Return the path and descriptor of a file without a name of its own; there may be old bytes in it. Blocks."""
+        spare = self._spares.take()
+        if spare is not None:
+            return spare, os.open(spare, os.O_RDWR | os.O_CLOEXEC)
+        path = partial_path(self.folder / "upload")
+        return path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def write(self, descriptor: int, data: Buffer) -> None:
+        """Append all of ``data``; what is kept for reuse makes way when the disk is full. Blocks. Raises `OSError`."""
+        view = memoryview(data)
+        while len(view):
+            try:
+                view = view[os.write(descriptor, view) :]
+            except OSError as exc:
+                if exc.errno not in FULL or not self._spares.clear():
+                    raise
+
+    def name(self, unnamed: Path, path: Path, record: UploadRecord, *, durable: bool) -> None:
+        """Give the whole file ``unnamed`` its name ``path``. Blocks. Raises `AlreadyExistsError`, `OSError`."""
+        with self._naming:
+            made = not path.parent.exists()
+            path.parent.mkdir(exist_ok=True, mode=0o700)
+            if path.exists():
+                raise already_there(record)
+            os.replace(unnamed, path)
+        if durable:
+            try:
+                fsync_folder(path.parent)
+                if made:
+                    fsync_folder(self.folder)
+            except OSError:
+                remove_quietly(path)
+                raise
+
+    def map(self, path: Path, descriptor: int, record: UploadRecord) -> Entry:
+        """Return the upload mapped into memory: pages are read when touched, and may be given back."""
+        if not record.total_bytes:
+            return Entry(record, memoryview(b""))
+        mapped = mmap.mmap(descriptor, record.total_bytes, access=mmap.ACCESS_READ)
+        with self._lock:
+            self._mapped[path] += 1
+        return Entry(record, memoryview(mapped), release=partial(self._unmap, path, mapped))
+
+    def _unmap(self, path: Path, mapped: mmap.mmap) -> None:
+        try:
+            mapped.close()
+        except BufferError:
+            return  # a tensor still looks at it: it ends with the last view, and the file is never written over
+        with self._lock:
+            self._mapped[path] -= 1
+            if not self._mapped[path]:
+                del self._mapped[path]
+
+    def _read(self, path: Path) -> Entry:
+        try:
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return self.map(path, descriptor, read_record(descriptor))
+            finally:
+                os.close(descriptor)
+        except OSError as exc:
+            raise disk_error(exc, path) from exc
+        except ValueError as exc:
+            raise CorruptFileError(
+                f"the journal's file {path.name!r} {exc}; restore the workspace from a copy, or remove that file "
+                "to have the result sent again"
+            ) from None
 
 
 class _FileSpool:
-    def __init__(self, folder: Path, database: Database) -> None:
-        self._path = folder / f"{secrets.token_hex(16)}{SUFFIX}"
-        self._partial = partial_path(self._path)
-        self._database = database
+    def __init__(self, journal: FileJournal, *, durable: bool) -> None:
+        self._journal = journal
+        self._durable = durable
+        self._held = bytearray()
         self._written = 0
         self._ended = False
+        self._partial: Path | None = None
         self._descriptor: int | None = None
         # A cancelled caller does not stop its worker thread: whoever closes waits for a write under way.
         self._lock = threading.Lock()
 
-    async def write(self, data: Buffer) -> None:
+    async def write(self, data: Buffer, *, inspect: Inspect | None = None) -> None:
         self._check_open()
-        await anyio.to_thread.run_sync(self._write, data)
+        view = as_bytes(data)
+        if len(view) <= INLINE_BYTES and self._partial is None and len(self._held) + len(view) <= HELD_BYTES:
+            if inspect is not None:
+                inspect(view)
+            self._held += view
+        else:
+            await self._journal.run(partial(self._write, view, inspect))
 
-    async def commit(self, record: UploadRecord) -> Entry:
+    async def commit(self, record: UploadRecord, *, inspect: Callable[[], object] | None = None) -> Entry:
         self._check_open()
         self._ended = True
         with anyio.CancelScope(shield=True):  # a few milliseconds; half-way it would be unclear what was kept
-            try:
-                check_record(record, self._written)
-                await anyio.to_thread.run_sync(self._finish)
-                async with self._database.begin() as connection:
-                    await connection.execute(UPLOADS.insert().values(file=self._path.name, **_values(record)))
-            except IntegrityError:
-                await anyio.to_thread.run_sync(self._remove)
-                raise already_there(record) from None
-            except Exception:
-                await anyio.to_thread.run_sync(self._remove)
-                raise
-        return await anyio.to_thread.run_sync(_map, self._path, record)
+            entry = await self._journal.run(partial(self._commit, record, inspect))
+        return entry  # noqa: RET504  the type checker thinks that a scope may swallow the return
 
     async def abort(self) -> None:
         if not self._ended:
             self._ended = True
-            with anyio.CancelScope(shield=True):  # closing and unlinking one file is short
-                await anyio.to_thread.run_sync(self._remove)
+            self._held.clear()
+            if self._partial is not None or self._lock.locked():
+                with anyio.CancelScope(shield=True):  # closing and unlinking one file is short
+                    await self._journal.run(self._remove)
 
     def _check_open(self) -> None:
         if self._ended:
-            raise InvalidStateError("the upload has ended; start a new spool")
+            raise ended()
 
-    def _write(self, data: Buffer) -> None:
-        view = memoryview(data).cast("B") if len(data) else memoryview(b"")
-        with self._lock, disk_errors(self._path):
+    def _write(self, view: memoryview, inspect: Inspect | None) -> None:
+        with self._lock, disk_errors(self._journal.folder):
             if self._ended:
                 return
+            if inspect is not None:
+                inspect(view)
             descriptor = self._opened()
-            while len(view):
-                count = os.write(descriptor, view)
-                self._written += count
-                view = view[count:]
+            self._journal.write(descriptor, view)
+            self._written += len(view)
 
     def _opened(self) -> int:
+        """Return the file, with all in it that was held so far."""
         if self._descriptor is None:
-            self._descriptor = os.open(self._partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._partial, self._descriptor = self._journal.new_file()
+            held, self._held = self._held, bytearray()
+            self._journal.write(self._descriptor, held)
+            self._written += len(held)
         return self._descriptor
 
-    def _finish(self) -> None:
-        with self._lock, disk_errors(self._path):
-            os.fsync(self._opened())
+    def _commit(self, record: UploadRecord, inspect: Callable[[], object] | None) -> Entry:
+        try:
+            with self._lock:
+                entry = self._keep(record, inspect)
+        except BaseException:
+            self._remove()
+            raise
+        return entry
+
+    def _keep(self, record: UploadRecord, inspect: Callable[[], object] | None) -> Entry:
+        check_record(record, self._written + len(self._held))
+        if inspect is not None:
+            inspect()
+        held = bytes(self._held)
+        path = self._journal.path_of(record)
+        entry: Entry | None = None
+        try:
+            descriptor = self._opened()
+            self._finish(descriptor, record)
+            # what can fail comes before the name: a name is an acknowledgement
+            small = len(held) == record.total_bytes
+            entry = Entry(record, memoryview(held)) if small else self._journal.map(path, descriptor, record)
+            assert self._partial is not None, "it was opened above"
+            self._journal.name(self._partial, path, record, durable=self._durable)
             self._close()
-            os.replace(self._partial, self._path)
-            fsync_folder(self._path.parent)
+        except BaseException as exc:
+            if entry is not None:
+                entry.close()
+            if isinstance(exc, OSError):
+                raise disk_error(exc, path) from exc
+            raise
+        return entry
+
+    def _finish(self, descriptor: int, record: UploadRecord) -> None:
+        end = trailer(record)
+        self._journal.write(descriptor, end)
+        os.ftruncate(descriptor, record.total_bytes + len(end))  # a file that is used again may be longer
+        if self._durable:
+            os.fsync(descriptor)
 
     def _remove(self) -> None:
         with self._lock:
             self._close()
-        remove_quietly(self._partial)
-        remove_quietly(self._path)
+            if self._partial is not None:
+                remove_quietly(self._partial)
 
     def _close(self) -> None:
         if self._descriptor is not None:
@@ -174,68 +323,5 @@ class _FileSpool:
             self._descriptor = None
 
 
-def _map(path: Path, record: UploadRecord) -> Entry:
-    """Map an upload's file into memory: pages are read when touched, and may be given back."""
-    try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if size != record.total_bytes:
-                raise corrupt(record, f"has {size} bytes, expected {record.total_bytes}")
-            if size == 0:
-                return Entry(record, memoryview(b""))
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except FileNotFoundError:
-        raise corrupt(record, "is missing") from None
-    return Entry(record, memoryview(mapped), release=lambda: _unmap(mapped))
-
-
-def _unmap(mapped: mmap.mmap) -> None:
-    try:
-        mapped.close()
-    except BufferError:
-        pass  # a tensor still looks at it: it ends with the last view
-
-
-def _values(record: UploadRecord) -> dict[str, Any]:
-    return {
-        "federation_uuid": record.federation_uuid,
-        "round_number": record.round_number,
-        "task_name": record.task_name,
-        "collaborator": record.collaborator,
-        "data_size": record.data_size,
-        "total_bytes": record.total_bytes,
-        "tensors": json.dumps([asdict(tensor) for tensor in record.tensors]),
-    }
-
-
-def _record(row: Row[Any]) -> UploadRecord:
-    return UploadRecord(
-        federation_uuid=row.federation_uuid,
-        round_number=row.round_number,
-        task_name=row.task_name,
-        collaborator=row.collaborator,
-        data_size=row.data_size,
-        tensors=tuple(_tensor(body) for body in json.loads(row.tensors)),
-        total_bytes=row.total_bytes,
-    )
-
-
-def _tensor(body: dict[str, Any]) -> TensorRecord:
-    return TensorRecord(
-        name=body["name"],
-        round_number=body["round_number"],
-        lossless=body["lossless"],
-        report=body["report"],
-        tags=tuple(body["tags"]),
-        metadata=tuple(
-            TransformerMetadata(
-                # JSON has text keys only
-                int_to_float={int(index): value for index, value in record["int_to_float"].items()},
-                int_list=tuple(record["int_list"]),
-                bool_list=tuple(record["bool_list"]),
-            )
-            for record in body["metadata"]
-        ),
-        offset=body["offset"],
-        nbytes=body["nbytes"],
-    )
+def _hashed(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -17,6 +17,7 @@ from typing import IO, Final
 from openfl_aio.errors import StorageError, StorageFullError
 
 __all__ = [
+    "FULL",
     "PARTIAL_SUFFIX",
     "Buffer",
     "disk_error",
@@ -90,11 +91,12 @@ def sweep_partials(folder: Path) -> None:
 
 
 @contextmanager
-def writing_atomic(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
-    """Open a temporary file that takes ``path``'s name, durably, when the block ends without an error.
+def writing_atomic(path: Path, *, mode: int = 0o644, durable: bool = True) -> Iterator[IO[bytes]]:
+    """Open a temporary file that takes ``path``'s name when the block ends without an error.
 
     Until then, and after any error, ``path`` is as it was and nothing else is left. ``mode`` holds from the
-    first moment. Raises `StorageFullError` or `StorageError`.
+    first moment. Unless it is to be ``durable``, the loss of power may undo it. Raises `StorageFullError` or
+    `StorageError`.
     """
     partial = partial_path(path)
     try:
@@ -103,18 +105,20 @@ def writing_atomic(path: Path, *, mode: int = 0o644) -> Iterator[IO[bytes]]:
             with open(descriptor, "wb") as file:
                 yield file
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             os.replace(partial, path)
-            fsync_folder(path.parent)
+            if durable:
+                fsync_folder(path.parent)
     except BaseException:
         remove_quietly(partial)
         raise
 
 
-def write_atomic(path: Path, parts: Iterable[Buffer], *, mode: int = 0o644) -> int:
-    """Write ``parts`` to ``path``, all or nothing, durably. Returns the number of bytes."""
+def write_atomic(path: Path, parts: Iterable[Buffer], *, mode: int = 0o644, durable: bool = True) -> int:
+    """Write ``parts`` to ``path``, all or nothing; see `writing_atomic`. Returns the number of bytes."""
     written = 0
-    with writing_atomic(path, mode=mode) as file:
+    with writing_atomic(path, mode=mode, durable=durable) as file:
         for part in parts:
             written += file.write(part)
     return written

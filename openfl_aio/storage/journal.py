@@ -6,16 +6,22 @@ An upload is spooled while its bytes arrive and committed as a whole. Two flavou
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from functools import partial
+from typing import Any, Final, Protocol, TypeAlias
 
-from openfl_aio.errors import AlreadyExistsError, CorruptFileError, InvalidStateError, LocalProtocolError
+from openfl_aio.errors import AlreadyExistsError, InvalidStateError, LocalProtocolError
 from openfl_aio.storage.files import Buffer
 from openfl_aio.tensors.encoded import EncodedTensor
 from openfl_aio.wire.incremental import TensorRecord
 
-__all__ = ["Entry", "Journal", "MemoryJournal", "Spool", "UploadRecord", "check_record"]
+__all__ = ["INLINE_BYTES", "Entry", "Inspect", "Journal", "MemoryJournal", "Spool", "UploadRecord", "check_record"]
+
+INLINE_BYTES: Final = 16 * 1024
+"""What is looked at and kept without a worker thread: the way there and back takes as long as 16 KiB of the worst input."""
+
+Inspect: TypeAlias = Callable[[memoryview], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +78,20 @@ class Entry:
 class Spool(Protocol):
     """An upload under way."""
 
-    async def write(self, data: Buffer) -> None:
-        """Append ``data``, which may be reused afterwards. Raises `StorageFullError`, `InvalidStateError` after the end."""
+    async def write(self, data: Buffer, *, inspect: Inspect | None = None) -> None:
+        """Append ``data``, which may be reused afterwards.
+
+        ``inspect`` looks at them first, as bytes and where they are written: off the event loop, unless they are few.
+        What it raises comes out here, and the upload can only be aborted then.
+
+        Raises `StorageFullError`, `InvalidStateError` after the end.
+        """
         ...
 
-    async def commit(self, record: UploadRecord) -> Entry:
-        """Keep the upload, for good when this returns.
+    async def commit(self, record: UploadRecord, *, inspect: Callable[[], object] | None = None) -> Entry:
+        """Keep the upload, for good when this returns. ``inspect`` is called before, where the bytes are written.
 
-        Raises:
+        Raises what ``inspect`` raises, and:
             AlreadyExistsError: that task of that collaborator is in the journal for that round; this one is gone.
             LocalProtocolError: ``record`` does not describe what was written.
             StorageFullError, StorageError: the disk refuses; this one is gone.
@@ -94,8 +106,11 @@ class Spool(Protocol):
 class Journal(Protocol):
     """Committed uploads, unique by federation, round, task and collaborator."""
 
-    def spool(self) -> Spool:
-        """Start an upload. End it with `Spool.commit` or `Spool.abort`."""
+    def spool(self, *, durable: bool = True) -> Spool:
+        """Start an upload. End it with `Spool.commit` or `Spool.abort`.
+
+        A committed one survives the process; a ``durable`` one, which takes longer, also the loss of power.
+        """
         ...
 
     async def entries(self, federation_uuid: str, round_number: int) -> list[Entry]:
@@ -133,17 +148,18 @@ def already_there(record: UploadRecord) -> AlreadyExistsError:
 
 
 class MemoryJournal:
-    """A `Journal` that ends with the process. Uses no thread, so it also runs on virtual time."""
+    """A `Journal` that ends with the process. Without ``offload`` it uses no thread, so it also runs on virtual time."""
 
-    def __init__(self) -> None:
+    def __init__(self, offload: Callable[[Callable[[], Any]], Awaitable[Any]] | None = None) -> None:
+        self._offload = offload
         self._uploads: dict[_Key, tuple[UploadRecord, memoryview]] = {}
 
     def __repr__(self) -> str:
         return f"<MemoryJournal uploads={len(self._uploads)}>"
 
-    def spool(self) -> Spool:
-        """See `Journal`."""
-        return _MemorySpool(self._keep)
+    def spool(self, *, durable: bool = True) -> Spool:
+        """See `Journal`; nothing here is durable."""
+        return _MemorySpool(self._keep, self._run)
 
     async def entries(self, federation_uuid: str, round_number: int) -> list[Entry]:
         """See `Journal`."""
@@ -155,6 +171,12 @@ class MemoryJournal:
         for key in [key for key in self._uploads if key[0] == federation_uuid and key[1] < before_round]:
             del self._uploads[key]
 
+    async def _run(self, function: Callable[[], object]) -> None:
+        if self._offload is None:
+            function()
+        else:
+            await self._offload(function)
+
     def _keep(self, record: UploadRecord, data: memoryview) -> Entry:
         key = _key(record)
         if key in self._uploads:
@@ -164,29 +186,53 @@ class MemoryJournal:
 
 
 class _MemorySpool:
-    def __init__(self, keep: Callable[[UploadRecord, memoryview], Entry]) -> None:
+    def __init__(
+        self,
+        keep: Callable[[UploadRecord, memoryview], Entry],
+        run: Callable[[Callable[[], object]], Awaitable[None]],
+    ) -> None:
         self._keep = keep
+        self._run = run
         self._data: bytearray | None = bytearray()
 
-    async def write(self, data: Buffer) -> None:
-        if self._data is None:
-            raise InvalidStateError("the upload has ended; start a new spool")
-        self._data += data
+    async def write(self, data: Buffer, *, inspect: Inspect | None = None) -> None:
+        kept = self._open()
+        append = partial(_append, kept, as_bytes(data), inspect)
+        if len(data) <= INLINE_BYTES:
+            append()
+        else:
+            await self._run(append)
 
-    async def commit(self, record: UploadRecord) -> Entry:
-        data, self._data = self._data, None
-        if data is None:
-            raise InvalidStateError("the upload has ended; start a new spool")
+    async def commit(self, record: UploadRecord, *, inspect: Callable[[], object] | None = None) -> Entry:
+        data = self._open()
+        self._data = None
         check_record(record, len(data))
+        if inspect is not None and len(data) <= INLINE_BYTES:
+            inspect()
+        elif inspect is not None:
+            await self._run(inspect)
         return self._keep(record, memoryview(data).toreadonly())
 
     async def abort(self) -> None:
         self._data = None
 
+    def _open(self) -> bytearray:
+        if self._data is None:
+            raise ended()
+        return self._data
 
-def corrupt(record: UploadRecord, why: str) -> CorruptFileError:
-    """Return the error for an upload whose file cannot be used."""
-    return CorruptFileError(
-        f"the journal's file for round {record.round_number}, task {record.task_name!r} of {record.collaborator!r} {why}; "
-        "restore the workspace from a copy"
-    )
+
+def _append(kept: bytearray, data: memoryview, inspect: Inspect | None) -> None:
+    if inspect is not None:
+        inspect(data)
+    kept += data
+
+
+def as_bytes(data: Buffer) -> memoryview:
+    """Return a view of ``data`` whose elements are single bytes."""
+    return memoryview(data).cast("B") if len(data) else memoryview(b"")
+
+
+def ended() -> InvalidStateError:
+    """Return the error for a spool that is used after its end."""
+    return InvalidStateError("the upload has ended; start a new spool")

@@ -57,16 +57,19 @@ class ModelFiles:
     def __repr__(self) -> str:
         return f"<ModelFiles {self._pipeline.name}>"
 
-    async def save(self, path: Path, tensors: Mapping[str, NDArray[Any]], *, round_number: int) -> None:
+    async def save(
+        self, path: Path, tensors: Mapping[str, NDArray[Any]], *, round_number: int, durable: bool = True
+    ) -> None:
         """Write a model, all or nothing: whenever the process dies, the old or the new one loads.
 
-        Arrays are read in a worker thread, so they must not change meanwhile.
+        Unless it is to be ``durable``, which takes longer, that does not hold for the loss of power. Arrays are read
+        in a worker thread, so they must not change meanwhile.
 
         Raises:
             TensorError: there is no tensor, or one that cannot be encoded.
             StorageFullError, StorageError: the disk refuses; the old file is as it was.
         """
-        await anyio.to_thread.run_sync(self._save, path, dict(tensors), round_number)
+        await anyio.to_thread.run_sync(self._save, path, dict(tensors), round_number, durable)
 
     async def load(self, path: Path) -> SavedModel:
         """Read a model.
@@ -76,23 +79,23 @@ class ModelFiles:
         """
         return await anyio.to_thread.run_sync(self._load, path)
 
-    def _save(self, path: Path, tensors: dict[str, NDArray[Any]], round_number: int) -> None:
+    def _save(self, path: Path, tensors: dict[str, NDArray[Any]], round_number: int, durable: bool) -> None:
         if not tensors:
             raise TensorError("a model without tensors cannot be saved; expected at least one")
         with self._lock, disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             previous = _accepted_lines(path)
             digest, nbytes = hashlib.sha256(), 0
-            with writing_atomic(path) as file:
+            with writing_atomic(path, durable=durable) as file:
                 for part in encode_model(self._encoded(tensors, round_number)):
                     digest.update(part)
                     nbytes += file.write(part)
                 line = f"{digest.hexdigest()} {nbytes} {len(tensors)}\n"
                 # Two files cannot be renamed at once. Between the renames the checksum file accepts both models,
                 # so a crash at any moment leaves one that loads.
-                write_atomic(checksum_path(path), [(line + previous).encode()])
+                write_atomic(checksum_path(path), [(line + previous).encode()], durable=durable)
             if previous:
-                write_atomic(checksum_path(path), [line.encode()])
+                write_atomic(checksum_path(path), [line.encode()], durable=durable)
 
     def _encoded(self, tensors: dict[str, NDArray[Any]], round_number: int) -> Iterator[EncodedTensor]:
         for name, array in tensors.items():

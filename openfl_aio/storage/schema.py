@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy import BigInteger, Column, Double, MetaData, Table, Text
 
-__all__ = ["EXPERIMENTS", "METADATA", "METRICS", "ROUNDS", "SCHEMA_VERSION", "SHARDS", "UPLOADS"]
+__all__ = ["EXPERIMENTS", "METADATA", "METRICS", "ROUNDS", "SCHEMA_VERSION", "SHARDS"]
 
 METADATA: Final = MetaData()
 
@@ -51,17 +51,4 @@ ROUNDS: Final = Table(
     Column("federation_uuid", Text, primary_key=True),
     Column("round_number", BigInteger, nullable=False),
     Column("best_value", Double),
-)
-
-UPLOADS: Final = Table(
-    "uploads",
-    METADATA,
-    Column("federation_uuid", Text, primary_key=True),
-    Column("round_number", BigInteger, primary_key=True),
-    Column("task_name", Text, primary_key=True),
-    Column("collaborator", Text, primary_key=True),
-    Column("data_size", BigInteger, nullable=False),
-    Column("total_bytes", BigInteger, nullable=False),
-    Column("file", Text, nullable=False),
-    Column("tensors", Text, nullable=False),  # JSON index into the file
 )

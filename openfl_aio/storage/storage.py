@@ -43,6 +43,7 @@ class Storage:
         self._limits = limits or Limits()
         self._temporary: Path | None = None
         self._database: Database | None = None
+        self._journal: FileJournal | None = None
         self.models = ModelFiles()
 
     def __repr__(self) -> str:
@@ -64,13 +65,13 @@ class Storage:
     async def _open(self) -> None:
         if self._workspace is None:
             self._temporary = await anyio.to_thread.run_sync(_temporary_folder)
-            self.journal, self.registry = MemoryJournal(), MemoryRegistry()
+            self.journal, self.registry = MemoryJournal(anyio.to_thread.run_sync), MemoryRegistry()
             self.archives = Archives(self._temporary / "archives", limits=self._limits)
         else:
             await anyio.to_thread.run_sync(_make_folder, self._workspace)
             self._database = database = Database(self._workspace / DATABASE_NAME)
             await database.open()
-            journal = FileJournal(self._workspace / "journal", database)
+            self._journal = journal = FileJournal(self._workspace / "journal")
             await journal.open()
             self.journal, self.registry = journal, DatabaseRegistry(database)
             self.archives = Archives(self._workspace / "archives", limits=self._limits)
@@ -78,8 +79,11 @@ class Storage:
 
     async def _close(self) -> None:
         database, self._database = self._database, None
+        journal, self._journal = self._journal, None
         temporary, self._temporary = self._temporary, None
         with anyio.CancelScope(shield=True):  # closing a file and removing a folder is short
+            if journal is not None:
+                await journal.close()
             if database is not None:
                 await database.close()
             if temporary is not None:

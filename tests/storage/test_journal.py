@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import asyncio
 import resource
-from collections.abc import AsyncIterator
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from openfl_aio.errors import (
@@ -17,9 +19,8 @@ from openfl_aio.errors import (
     StorageError,
     StorageFullError,
 )
-from openfl_aio.storage.database import Database
-from openfl_aio.storage.file_journal import FileJournal
-from openfl_aio.storage.journal import Entry, Journal, MemoryJournal, UploadRecord
+from openfl_aio.storage.file_journal import HELD_BYTES, FileJournal
+from openfl_aio.storage.journal import INLINE_BYTES, Entry, Journal, MemoryJournal, UploadRecord
 from openfl_aio.tensors.encoded import TransformerMetadata
 from openfl_aio.wire.incremental import TensorRecord
 
@@ -39,23 +40,15 @@ RECORD = UploadRecord("f", 3, "train", "one", 100, (TENSOR,), 30)
 DATA = bytes(range(30))
 
 
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = Database(tmp_path / "openfl.db")
-    await database.open()
-    yield database
-    await database.close()
-
-
 @pytest.fixture(params=["memory", "file"])
-async def journal(request: pytest.FixtureRequest, tmp_path: Path, database: Database) -> Journal:
+async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Journal:
     if request.param == "memory":
-        return MemoryJournal()
-    return await file_journal(tmp_path, database)
+        return MemoryJournal(anyio.to_thread.run_sync)
+    return await file_journal(tmp_path)
 
 
-async def file_journal(tmp_path: Path, database: Database) -> FileJournal:
-    journal = FileJournal(tmp_path / "journal", database)
+async def file_journal(tmp_path: Path) -> FileJournal:
+    journal = FileJournal(tmp_path / "journal")
     await journal.open()
     return journal
 
@@ -198,84 +191,251 @@ async def test_uploads_at_once(journal: Journal) -> None:
     close(*entries)
 
 
-def spools(tmp_path: Path) -> list[Path]:
-    return list((tmp_path / "journal").iterdir())
+def files(tmp_path: Path) -> list[Path]:
+    return [path for path in (tmp_path / "journal").rglob("*") if path.is_file()]
 
 
-async def test_a_restart_finds_what_was_acknowledged_and_nothing_else(tmp_path: Path, database: Database) -> None:
-    journal = await file_journal(tmp_path, database)
+BIG = 3 * 1024 * 1024 + 17
+
+
+async def big(journal: Journal, byte: int, *, nbytes: int = BIG, durable: bool = False, **changes: Any) -> Entry:
+    """Commit an upload that is one tensor of ``nbytes`` times ``byte``, in chunks of 1 MiB."""
+    spool = journal.spool(durable=durable)
+    left = nbytes
+    while left:
+        piece = min(left, 1024 * 1024)
+        await spool.write(bytes([byte]) * piece)
+        left -= piece
+    tensor = replace(TENSOR, offset=0, nbytes=nbytes)
+    return await spool.commit(replace(RECORD, tensors=(tensor,), total_bytes=nbytes, **changes))
+
+
+def payload(entry: Entry) -> bytes:
+    return bytes(entry.tensor(entry.record.tensors[0]).data)
+
+
+@pytest.mark.parametrize("durable", [False, True])
+@pytest.mark.parametrize("nbytes", [0, 1, HELD_BYTES - 1, HELD_BYTES, HELD_BYTES + 1, BIG])
+async def test_uploads_of_all_sizes_come_back(journal: Journal, nbytes: int, durable: bool) -> None:
+    entry = await big(journal, 5, nbytes=nbytes, durable=durable)
+    (again,) = await journal.entries("f", 3)
+    assert again.record == entry.record
+    assert payload(entry) == payload(again) == bytes([5]) * nbytes
+    close(entry, again)
+
+
+@pytest.mark.parametrize("piece", [1, 1000, INLINE_BYTES, INLINE_BYTES + 1, HELD_BYTES + 1])
+async def test_what_is_written_is_inspected_first_and_in_order(journal: Journal, piece: int) -> None:
+    data = bytes(range(256)) * (1 if piece == 1 else 600)
+    seen = bytearray()
+    buffer = bytearray(piece)  # used again for every piece, as a receiver does
+    spool = journal.spool()
+    for at in range(0, len(data), piece):
+        part = data[at : at + piece]
+        buffer[: len(part)] = part
+        await spool.write(memoryview(buffer)[: len(part)], inspect=seen.extend)
+    assert seen == data
+    tensor = replace(TENSOR, offset=0, nbytes=len(data))
+    order: list[str] = []
+    entry = await spool.commit(
+        replace(RECORD, tensors=(tensor,), total_bytes=len(data)), inspect=lambda: order.append("inspected")
+    )
+    assert order == ["inspected"]
+    assert payload(entry) == data
+    close(entry)
+
+
+@pytest.mark.parametrize("nbytes", [10, BIG])
+async def test_what_an_inspection_refuses_is_not_kept(journal: Journal, tmp_path: Path, nbytes: int) -> None:
+    def refuse(*_: object) -> None:
+        raise LocalProtocolError("not this")
+
+    spool = journal.spool()
+    with pytest.raises(LocalProtocolError, match="not this"):
+        await spool.write(bytes(nbytes), inspect=refuse)
+    await spool.abort()
+    spool = journal.spool()
+    await spool.write(bytes(nbytes))
+    with pytest.raises(LocalProtocolError, match="not this"):
+        await spool.commit(replace(RECORD, tensors=(), total_bytes=nbytes), inspect=refuse)
+    await spool.abort()
+    assert await journal.entries("f", 3) == []
+    if isinstance(journal, FileJournal):
+        assert files(tmp_path) == []
+
+
+async def test_a_restart_finds_what_was_acknowledged_and_nothing_else(tmp_path: Path) -> None:
+    journal = await file_journal(tmp_path)
     close(await committed(journal))
+    close(await big(journal, 1, round_number=4))
     await journal.spool().write(b"")
+    await journal.spool().write(bytes(HELD_BYTES + 1))
     (tmp_path / "journal" / ".0123.partial").write_bytes(b"half")
-    (tmp_path / "journal" / "0123.spool").write_bytes(b"renamed, but its row was never written")
-    reopened = await file_journal(tmp_path, database)
-    assert len(spools(tmp_path)) == 1
+    (tmp_path / "journal" / "0123.spool").write_bytes(b"of a former layout")
+    reopened = await file_journal(tmp_path)
+    assert len(files(tmp_path)) == 2
     (entry,) = await reopened.entries("f", 3)
     assert bytes(entry.tensor(TENSOR).data) == DATA[4:20]
     close(entry)
 
 
-async def test_files_go_with_their_rows(tmp_path: Path, database: Database) -> None:
-    journal = await file_journal(tmp_path, database)
+async def test_files_go_with_what_they_hold(tmp_path: Path) -> None:
+    journal = await file_journal(tmp_path)
     close(await committed(journal))
     with pytest.raises(AlreadyExistsError):
         await committed(journal)
     with pytest.raises(LocalProtocolError):
         await committed(journal, total_bytes=1, task_name="other")
     spool = journal.spool()
-    await spool.write(DATA)
+    await spool.write(bytes(HELD_BYTES + 1))
     await spool.abort()
-    assert len(spools(tmp_path)) == 1
+    assert len(files(tmp_path)) == 1
     await journal.drop("f", 4)
-    assert spools(tmp_path) == []
+    assert list((tmp_path / "journal").iterdir()) == []
 
 
-async def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path, database: Database) -> None:
-    journal = await file_journal(tmp_path, database)
+async def test_a_small_upload_touches_the_disk_only_when_it_is_committed(tmp_path: Path) -> None:
+    journal = await file_journal(tmp_path)
     spool = journal.spool()
+    await spool.write(DATA)
+    assert files(tmp_path) == []
+    close(await spool.commit(RECORD))
+    assert len(files(tmp_path)) == 1
+
+
+async def test_a_dropped_file_is_written_over_by_the_next_upload(tmp_path: Path) -> None:
+    journal = await file_journal(tmp_path)
+    close(await big(journal, 1))
+    (path,) = files(tmp_path)
+    inode = path.stat().st_ino
+    await journal.drop("f", 4)
+    for nbytes in (BIG - 1_000_000, BIG, BIG + 1_000_000):
+        entry = await big(journal, 2, nbytes=nbytes)
+        (path,) = files(tmp_path)
+        assert path.stat().st_ino == inode
+        (again,) = await journal.entries("f", 3)
+        assert payload(entry) == payload(again) == bytes([2]) * nbytes
+        close(entry, again)
+        await journal.drop("f", 4)
+    await journal.close()
+    assert files(tmp_path) == []
+
+
+async def test_a_file_that_somebody_looks_at_is_not_written_over(tmp_path: Path) -> None:
+    journal = await file_journal(tmp_path)
+    still_open, closed = await big(journal, 1), await big(journal, 2, task_name="other")
+    tensor = closed.tensor(closed.record.tensors[0])
+    closed.close()
+    await journal.drop("f", 4)
+    close(await big(journal, 9), await big(journal, 9, task_name="other"))
+    assert payload(still_open) == bytes([1]) * BIG
+    assert bytes(tensor.data) == bytes([2]) * BIG
+    close(still_open)
+
+
+async def test_a_full_disk_leaves_the_journal_as_it_was(tmp_path: Path) -> None:
+    journal = await file_journal(tmp_path)
+    spool, small = journal.spool(), journal.spool()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
     try:
         with pytest.raises(StorageFullError, match="no space"):
-            await spool.write(bytes(20_000))
+            await spool.write(bytes(INLINE_BYTES + 1))
+        await small.write(bytes(10_000))
+        with pytest.raises(StorageFullError, match="no space"):
+            await small.commit(replace(RECORD, tensors=(), total_bytes=10_000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     await spool.abort()
-    assert spools(tmp_path) == []
+    await small.abort()
+    assert files(tmp_path) == []
 
 
-async def test_a_database_that_refuses_leaves_no_file(tmp_path: Path, database: Database) -> None:
-    journal = await file_journal(tmp_path, database)
+async def test_files_kept_for_reuse_make_way_on_a_full_disk(tmp_path: Path) -> None:
+    journal = await file_journal(tmp_path)
+    close(await big(journal, 1), await big(journal, 1, task_name="other"))
+    await journal.drop("f", 4)
+    spool = journal.spool()
+    await spool.write(bytes(1_000_000))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+    try:
+        with pytest.raises(StorageFullError, match="no space"):
+            await spool.write(bytes(1_000_000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert len(files(tmp_path)) == 1
+    await spool.abort()
+
+
+async def test_a_folder_that_is_gone_is_an_error_and_no_upload(tmp_path: Path) -> None:
+    journal = await file_journal(tmp_path)
+    (tmp_path / "journal").rmdir()
     spool = journal.spool()
     await spool.write(DATA)
-    await database.close()
-    with pytest.raises(StorageError, match="is closed"):
+    with pytest.raises(StorageError, match="cannot use"):
         await spool.commit(RECORD)
-    assert spools(tmp_path) == []
 
 
-async def test_a_lost_or_cut_file_is_never_read(tmp_path: Path, database: Database) -> None:
-    journal = await file_journal(tmp_path, database)
+async def test_a_file_that_was_cut_anywhere_is_never_read(tmp_path: Path) -> None:
+    journal = await file_journal(tmp_path)
     close(await committed(journal, collaborator="a"))
-    (intact,) = spools(tmp_path)
-    close(await committed(journal, collaborator="b"))
-    (path,) = set(spools(tmp_path)) - {intact}
-    path.write_bytes(DATA[:-1])
-    with pytest.raises(CorruptFileError, match="has 29 bytes, expected 30"):
-        await journal.entries("f", 3)
-    path.unlink()
-    with pytest.raises(CorruptFileError, match="is missing"):
-        await journal.entries("f", 3)
+    (path,) = files(tmp_path)
+    whole = path.read_bytes()
+    for size in range(len(whole)):
+        path.write_bytes(whole[:size])
+        with pytest.raises(CorruptFileError, match="no whole upload"):
+            await journal.entries("f", 3)
+    for damaged in (whole + b"x", whole.replace(b'"train"', b'"brain"')):
+        path.write_bytes(damaged)
+        with pytest.raises(CorruptFileError, match=r"no whole upload|checksum"):
+            await journal.entries("f", 3)
 
 
-async def test_a_cancelled_upload_can_be_aborted(tmp_path: Path, database: Database) -> None:
-    journal = await file_journal(tmp_path, database)
+async def test_one_bad_file_lets_go_of_the_good_ones(tmp_path: Path) -> None:
+    journal = await file_journal(tmp_path)
+    close(await big(journal, 1, collaborator="a"), await big(journal, 1, collaborator="b"))
+    bad = files(tmp_path)[0]
+    bad.write_bytes(b"nothing")
+    with pytest.raises(CorruptFileError):
+        await journal.entries("f", 3)
+    bad.unlink()
+    await journal.drop("f", 4)
+    close(await big(journal, 2))
+    assert len(files(tmp_path)) == 1  # the good one was written over, so nobody held it
+
+
+async def test_a_cancelled_upload_can_be_aborted(tmp_path: Path) -> None:
+    journal = await file_journal(tmp_path)
     spool = journal.spool()
+    data = bytes(HELD_BYTES + 1)
     with anyio.CancelScope() as scope:
         try:
-            await spool.write(DATA)
+            await spool.write(data)
             scope.cancel()
-            await spool.write(DATA)
+            await spool.write(data)
         finally:
             await spool.abort()
-    assert spools(tmp_path) == []
+    assert files(tmp_path) == []
+
+
+async def test_a_write_under_way_ends_before_its_file_is_removed(tmp_path: Path) -> None:
+    """A transport may cancel a call's task in a way that does not wait for its worker thread."""
+    journal = await file_journal(tmp_path)
+    spool = journal.spool()
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(data: memoryview) -> None:
+        begun.set()
+        assert go_on.wait(10)
+
+    task = asyncio.ensure_future(spool.write(bytes(BIG), inspect=slow))
+    await anyio.to_thread.run_sync(begun.wait)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    async with anyio.create_task_group() as group:
+        group.start_soon(spool.abort)
+        await anyio.sleep(0.05)
+        go_on.set()
+    assert files(tmp_path) == []

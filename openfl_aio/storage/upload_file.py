@@ -1,0 +1,98 @@
+"""One committed upload as one file: the bytes as they came, then what they are, then how to find that.
+
+=====================  =====================================================================================
+payload                the serialized TaskResults
+index                  JSON of the `UploadRecord`
+footer, 24 bytes       length of the payload (8), length of the index (4), CRC-32 of the index (4), magic (8)
+=====================  =====================================================================================
+
+A file that was cut anywhere, or is longer than it says, is told from a whole one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Sequence
+from typing import Any, Final
+
+from openfl_aio.storage.journal import UploadRecord
+from openfl_aio.tensors.encoded import TransformerMetadata
+from openfl_aio.wire.incremental import TensorRecord
+
+__all__ = ["read_record", "trailer"]
+
+MAGIC: Final = b"oflupld1"
+FOOTER: Final = struct.Struct("<QII8s")
+
+
+def trailer(record: UploadRecord) -> bytes:
+    """Return what follows the payload in the file of ``record``."""
+    index = json.dumps(
+        [
+            record.federation_uuid,
+            record.round_number,
+            record.task_name,
+            record.collaborator,
+            record.data_size,
+            [_tensor_values(tensor) for tensor in record.tensors],
+        ],
+        separators=(",", ":"),
+    ).encode()
+    return index + FOOTER.pack(record.total_bytes, len(index), zlib.crc32(index), MAGIC)
+
+
+def read_record(descriptor: int) -> UploadRecord:
+    """Return the record of an open file. Raises `ValueError` for a file that is not whole, with the reason."""
+    size = os.fstat(descriptor).st_size
+    if size < FOOTER.size:
+        raise ValueError(f"has {size} bytes, which is no whole upload")
+    total_bytes, length, checksum, magic = FOOTER.unpack(os.pread(descriptor, FOOTER.size, size - FOOTER.size))
+    if magic != MAGIC or total_bytes + length + FOOTER.size != size:
+        raise ValueError(f"has {size} bytes, which is no whole upload")
+    index = os.pread(descriptor, length, total_bytes)
+    if zlib.crc32(index) != checksum:
+        raise ValueError("has an index that does not fit its checksum")
+    federation_uuid, round_number, task_name, collaborator, data_size, tensors = json.loads(index)
+    return UploadRecord(
+        federation_uuid=federation_uuid,
+        round_number=round_number,
+        task_name=task_name,
+        collaborator=collaborator,
+        data_size=data_size,
+        tensors=tuple(_tensor(values) for values in tensors),
+        total_bytes=total_bytes,
+    )
+
+
+def _tensor_values(tensor: TensorRecord) -> list[Any]:
+    metadata = [
+        [[list(item) for item in stage.int_to_float.items()], list(stage.int_list), list(stage.bool_list)]
+        for stage in tensor.metadata
+    ]
+    return [
+        tensor.name,
+        tensor.round_number,
+        tensor.lossless,
+        tensor.report,
+        list(tensor.tags),
+        metadata,
+        tensor.offset,
+        tensor.nbytes,
+    ]
+
+
+def _tensor(values: Sequence[Any]) -> TensorRecord:
+    name, round_number, lossless, report, tags, metadata, offset, nbytes = values
+    return TensorRecord(
+        name=name,
+        round_number=round_number,
+        lossless=lossless,
+        report=report,
+        tags=tuple(tags),
+        metadata=tuple(TransformerMetadata(dict(table), tuple(ints), tuple(bools)) for table, ints, bools in metadata),
+        offset=offset,
+        nbytes=nbytes,
+    )
