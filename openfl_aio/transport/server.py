@@ -29,8 +29,9 @@ from openfl_aio.transport.codec import StrictCodec
 from openfl_aio.transport.http2.connection import Connection, Shared
 from openfl_aio.transport.http2.tls import TLSProtocol
 from openfl_aio.transport.tls import server_context
+from openfl_aio.transport.watchdog import LoopStatistics, StallWatch
 
-__all__ = ["Server", "is_loopback"]
+__all__ = ["Server", "ServerStatistics", "is_loopback"]
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +60,7 @@ class ServerStatistics:
     calls: int  # in flight
     calmed: int  # connections ended because they passed a limit
     faults: int  # connections ended by a violation of the protocol
+    loop: LoopStatistics  # of the event loop's stalls
 
 
 class _Plane:
@@ -87,10 +89,12 @@ class _Plane:
 
         connection = Connection(self.shared, on_ready=ready, on_lost=admission.leave)
         if self._context is None:
+            admission.evictable(connection.abort)
             return connection
         tls = TLSProtocol(
             connection, self._context, server_side=True, on_failed=lambda exc: self._failed(tls, admission, exc)
         )
+        admission.evictable(tls.abort)
         self._handshakes[tls] = self._loop.time()
         return tls
 
@@ -205,8 +209,10 @@ class Server:
         self._plane = _Plane(
             self._limits, context, grpclib.server.Server(cast("Any", self._services), codec=StrictCodec(self._limits))
         )
-        self._acceptor = Acceptor(sockets, self._plane.admit, limits=self._limits, log=logger)
+        self._watch = StallWatch()
+        self._acceptor = Acceptor(sockets, self._plane.admit, limits=self._limits, log=logger, gate=self._plane.gate)
         self._acceptor.start()
+        self._watch.start()
         self._endpoint = Endpoint(host=self._listen.host, port=sockets[0].getsockname()[1])
         return self
 
@@ -216,6 +222,22 @@ class Server:
         with anyio.CancelScope(shield=True):  # bounded by the drain time
             self._acceptor.stop()
             await self._plane.end(self._timeouts.drain)
+            self._watch.stop()
+
+    def statistics(self) -> ServerStatistics:
+        """Return what the server does and has done. Raises `InvalidStateError` before the server is entered."""
+        if self._endpoint is None:
+            raise InvalidStateError("the server is not bound yet; enter it first")
+        gate, shared = self._plane.gate, self._plane.shared
+        return ServerStatistics(
+            connections=gate.open,
+            unauthenticated=gate.unauthenticated,
+            refused=gate.refused,
+            calls=len(self._plane.calls),
+            calmed=shared.calmed,
+            faults=shared.faults,
+            loop=self._watch.statistics(),
+        )
 
     async def _bind(self) -> list[socket.socket]:
         try:

@@ -14,7 +14,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, cast
 
 from grpclib.protocol import Peer
 
@@ -91,6 +91,7 @@ class Connection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "__weakref__",
+        "_aborted",
         "_began",
         "_direct",
         "_fd",
@@ -139,6 +140,7 @@ class Connection(asyncio.BufferedProtocol):
         self.uploads = 0  # being read, or waiting for it
         self.messages_sent = self.messages_received = 0
         self.last_message_sent = self.last_message_received = 0.0
+        self._aborted = False
         self._transport: asyncio.Transport | None = None
         self._fd = -1
         self._direct = False
@@ -168,7 +170,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to speak HTTP/2."""
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
         self._transport = transport
         self.address = _address(transport.get_extra_info("peername"))
         transport.set_write_buffer_limits(high=self._shared.limits.max_queued_bytes)
@@ -181,6 +183,8 @@ class Connection(asyncio.BufferedProtocol):
         shared.emptied.clear()
         watch(transport)
         self.flush()
+        if self._aborted:
+            transport.abort()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return where the next bytes are to go."""
@@ -497,7 +501,8 @@ class Connection(asyncio.BufferedProtocol):
                 self.loop.call_later(LINGER_SECONDS, transport.abort)
 
     def abort(self) -> None:
-        """Close at once."""
+        """Close at once; a connection that is not made yet, as soon as it is."""
+        self._aborted = True
         if self._transport is not None:
             self._transport.abort()
 
