@@ -13,6 +13,7 @@ import logging
 import os
 import socket
 import struct
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
@@ -23,7 +24,9 @@ from openfl_aio.transport.budgets import LogLimiter
 __all__ = ["Acceptor", "Admission", "Gate"]
 
 ACCEPTS_PER_WAKE_UP: Final = 64  # then others on the loop have their turn
-PAUSE_SECONDS: Final = 0.1
+PAUSE_SECONDS: Final = 0.1  # after the system ran out of something
+POLL_SECONDS: Final = 0.02  # while there is no room for another connection
+GRACE_SECONDS: Final = 0.1  # to complete a handshake however many others want to
 LOG_SECONDS: Final = 10.0
 EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 # what accept(2) reports of a connection that broke while it waited; the next in the queue may be well
@@ -46,14 +49,22 @@ NO_LINGER: Final = struct.pack("ii", 1, 0)
 
 
 class Gate:
-    """Counts the connections of a server and says who may be another one. Decides only; closes nothing."""
+    """Counts the connections of a server and says who may be another one.
 
-    def __init__(self, limits: Limits) -> None:
+    It closes nothing, with one exception: connections that are `evictable` give way to newer ones, the oldest first,
+    once they have had ``GRACE_SECONDS`` and there is no room for another unauthenticated one. Otherwise some silent
+    connections, opened anew whenever they are ended, would keep everybody else out.
+    """
+
+    def __init__(self, limits: Limits, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._limits = limits
+        self._clock = clock
         self._certificates: dict[str, int] = {}
+        self._evictable: dict[Admission, float] = {}  # and since when; the oldest comes first
         self.open = 0
         self.unauthenticated = 0  # of those that are open
         self.refused = 0  # since the start: at the door, or for their certificate
+        self.evicted = 0  # since the start
 
     def __repr__(self) -> str:
         return f"<Gate {self.open} open, {self.unauthenticated} of them unauthenticated, {self.refused} refused>"
@@ -66,6 +77,21 @@ class Gate:
         self.open += 1
         self.unauthenticated += 1
         return Admission(self)
+
+    def make_room(self) -> float:
+        """Return 0 if another connection may be accepted, to be admitted or refused, or else in how many seconds.
+
+        Evicts the oldest connection if nothing else makes room. Whoever has to wait waits in the system's queue.
+        """
+        if self.unauthenticated < self._limits.max_unauthenticated or not self._evictable:
+            return 0.0
+        oldest, since = next(iter(self._evictable.items()))
+        wait = since + GRACE_SECONDS - self._clock()
+        if wait > 0:
+            return wait
+        self.evicted += 1
+        oldest._evict()
+        return 0.0
 
     def _authenticate(self, fingerprint: str | None) -> bool:
         if fingerprint is not None:
@@ -90,12 +116,22 @@ class Gate:
 class Admission:
     """The place of one connection in its `Gate`. It must `leave`; one that nobody holds any more has left."""
 
-    __slots__ = ("_fingerprint", "_gate", "_unauthenticated")
+    __slots__ = ("_abort", "_fingerprint", "_gate", "_unauthenticated")
 
     def __init__(self, gate: Gate) -> None:
+        self._abort: Callable[[], None] | None = None
         self._gate: Gate | None = gate
         self._unauthenticated = True
         self._fingerprint: str | None = None
+
+    def evictable(self, abort: Callable[[], None]) -> None:
+        """Let the gate call ``abort`` to end this connection for a newer one, as long as it is unauthenticated.
+
+        To be called at once, while the protocol is made: while no connection is evictable, a full gate refuses.
+        """
+        if self._gate is not None and self._unauthenticated:
+            self._abort = abort
+            self._gate._evictable[self] = self._gate._clock()
 
     def authenticated(self, fingerprint: str | None) -> bool:
         """Count this connection for its certificate from now on. Return False if that has too many already.
@@ -108,15 +144,28 @@ class Admission:
         if self._unauthenticated:
             if not self._gate._authenticate(fingerprint):
                 return False
+            self._settle()
             self._unauthenticated = False
             self._fingerprint = fingerprint
         return True
 
     def leave(self) -> None:
         """Give the place free; a second time does nothing."""
+        self._settle()
         gate, self._gate = self._gate, None
         if gate is not None:
             gate._leave(self._fingerprint, unauthenticated=self._unauthenticated)
+
+    def _settle(self) -> None:
+        if self._abort is not None and self._gate is not None:
+            self._abort = None
+            del self._gate._evictable[self]
+
+    def _evict(self) -> None:
+        abort = self._abort
+        self.leave()
+        if abort is not None:
+            abort()
 
     __del__ = leave  # of a protocol that never saw its transport
 
@@ -126,6 +175,7 @@ class Acceptor:
 
     ``make_protocol`` is called once a connection; None refuses it, and its peer sees a reset. Where descriptors or
     memory of the system have run out, one connection is reset and the others wait: open connections are not harmed.
+    With a ``gate``, connections for which it cannot make room yet wait in the system's queue.
     Refusals are told in ``log``, one line in ten seconds for each kind. Needs a running loop.
     """
 
@@ -136,11 +186,13 @@ class Acceptor:
         *,
         limits: Limits,
         log: logging.Logger,
+        gate: Gate | None = None,
     ) -> None:
         self._sockets = sockets
         self._make_protocol = make_protocol
         self._backlog = limits.accept_backlog
         self._log = log
+        self._gate = gate
         self._refused_lines = LogLimiter(1, LOG_SECONDS)
         self._exhausted_lines = LogLimiter(1, LOG_SECONDS)
         self._lost_lines = LogLimiter(1, LOG_SECONDS)
@@ -166,7 +218,7 @@ class Acceptor:
         """Stop accepting and close the sockets; established connections go on. A second time does nothing."""
         if self._accepting:
             self._accepting = False
-            self._pause()
+            self._ignore()
         if self._paused is not None:
             self._paused.cancel()
             self._paused = None
@@ -182,7 +234,11 @@ class Acceptor:
         for sock in self._sockets:
             self._loop.add_reader(sock, self._readable, sock)
 
-    def _pause(self) -> None:
+    def _pause(self, seconds: float) -> None:
+        self._ignore()
+        self._paused = self._loop.call_later(seconds, self._resume)
+
+    def _ignore(self) -> None:
         for sock in self._sockets:
             self._loop.remove_reader(sock)
 
@@ -190,6 +246,9 @@ class Acceptor:
         """Accept what waits, up to a bound."""
         for _ in range(ACCEPTS_PER_WAKE_UP):
             if not self._accepting:  # a protocol's maker may stop us
+                return
+            if self._gate is not None and (wait := self._gate.make_room()):
+                self._pause(min(wait, POLL_SECONDS))
                 return
             try:
                 connection, _address = sock.accept()
@@ -242,8 +301,7 @@ class Acceptor:
                 connection, _address = sock.accept()
                 _reset(connection)
             self._reserve()
-        self._pause()
-        self._paused = self._loop.call_later(PAUSE_SECONDS, self._resume)
+        self._pause(PAUSE_SECONDS)
         hint = "; allow more open files (ulimit -n)" if exc.errno in (errno.EMFILE, errno.ENFILE) else ""
         self._tell(self._exhausted_lines, f"cannot accept connections: {exc.strerror or exc}{hint}")
 

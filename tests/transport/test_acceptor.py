@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openfl_aio.config import Limits
-from openfl_aio.transport.acceptor import ACCEPTS_PER_WAKE_UP, Acceptor, Admission, Gate
+from openfl_aio.transport.acceptor import ACCEPTS_PER_WAKE_UP, GRACE_SECONDS, Acceptor, Admission, Gate
 
 LOG = logging.getLogger("openfl_aio.test")
 DOOR = "refused a connection: too many are open, or not authenticated yet"
@@ -134,6 +134,42 @@ def test_no_order_of_events_breaks_a_limit_or_loses_a_place(events: list[tuple[s
     assert [admitted(gate).authenticated(name) for name in "abc"] == [True, True, True]
 
 
+def test_the_oldest_gives_way_once_it_had_its_time() -> None:
+    now = 100.0
+    gate = Gate(Limits(max_unauthenticated=3), clock=lambda: now)
+    ended: list[str] = []
+    admissions = {}
+    for name in "abc":
+        assert gate.make_room() == 0
+        admissions[name] = admitted(gate)
+        admissions[name].evictable(lambda name=name: ended.append(name))  # type: ignore[misc] # a default binds it now
+        now += 0.01
+    assert gate.make_room() == pytest.approx(GRACE_SECONDS - 0.03)
+    assert admissions["a"].authenticated("aa")  # so it cannot be ended any more
+    assert gate.make_room() == 0
+    admitted(gate).evictable(lambda: ended.append("d"))
+    assert gate.make_room() == pytest.approx(GRACE_SECONDS - 0.02)
+    now += GRACE_SECONDS
+    assert gate.make_room() == 0
+    assert ended == ["b"]
+    assert not admissions["b"].authenticated("bb")
+    assert (gate.open, gate.unauthenticated, gate.evicted, gate.refused) == (3, 2, 1, 0)
+    admitted(gate)
+    admissions["c"].leave()
+    assert gate.make_room() == 0
+    assert ended == ["b"]
+
+
+def test_connections_that_cannot_be_ended_are_not_waited_for() -> None:
+    gate = Gate(Limits(max_unauthenticated=1))
+    admission = admitted(gate)
+    assert gate.make_room() == 0
+    assert gate.admit() is None
+    admission.leave()
+    admission.evictable(pytest.fail)
+    assert gate.admit() is not None
+
+
 # -------------------------------------------------------------------------------------------------- the acceptor
 
 
@@ -160,17 +196,22 @@ class Echo(asyncio.Protocol):
 def accepting(
     make_protocol: Callable[[], asyncio.BaseProtocol | None],
     sockets: list[socket.socket] | None = None,
-    limits: Limits | None = None,
+    gate: Gate | None = None,
 ) -> Iterator[tuple[str, int]]:
     """Yield the address of an acceptor that runs on the present loop."""
     sockets = sockets or [socket.create_server(("127.0.0.1", 0), backlog=1024)]
     address = sockets[0].getsockname()
-    acceptor = Acceptor(sockets, make_protocol, limits=limits or Limits(), log=LOG)
+    acceptor = Acceptor(sockets, make_protocol, limits=Limits(), log=LOG, gate=gate)
     try:
         acceptor.start()
         yield address
     finally:
         acceptor.stop()
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what the acceptor logged: on a busy machine asyncio has something to say too."""
+    return [record.getMessage() for record in caplog.records if record.name == LOG.name]
 
 
 async def echoed(address: tuple[str, int]) -> bytes:
@@ -232,7 +273,61 @@ async def test_whoever_is_refused_sees_a_reset_and_one_line_is_logged(caplog: py
             await asyncio.sleep(0.01)
         assert await echoed(address) == b"hello"
     assert gate.refused == 20
-    assert caplog.messages == [DOOR]
+    assert told(caplog) == [DOOR]
+
+
+class Known(Echo):
+    """Is authenticated by its first bytes, and gives way to others until then."""
+
+    def __init__(self, admission: Admission) -> None:
+        super().__init__(admission)
+        admission.evictable(self.abort)
+
+    def abort(self) -> None:
+        assert self.transport is not None
+        self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        assert self.admission is not None
+        assert self.admission.authenticated(None)
+        super().data_received(data)
+
+
+@pytest.mark.real_time
+async def test_silent_connections_keep_nobody_out(caplog: pytest.LogCaptureFixture) -> None:
+    gate = Gate(Limits(max_unauthenticated=4))
+    opened = 0
+
+    def make() -> Known | None:
+        admission = gate.admit()
+        return Known(admission) if admission else None
+
+    async def silent(address: tuple[str, int]) -> None:
+        nonlocal opened
+        while True:
+            opened += 1
+            reader, writer = await asyncio.open_connection(*address)  # no reset: nobody is refused
+            with contextlib.closing(writer), contextlib.suppress(OSError):
+                await reader.read()
+
+    with accepting(make, gate=gate) as address:
+        async with anyio.create_task_group() as group:
+            for _ in range(12):
+                group.start_soon(silent, address)
+            await asyncio.sleep(0.2)
+            kept = await asyncio.open_connection(*address)
+            for _ in range(5):
+                kept[1].write(b"one of many")
+                assert await kept[0].readexactly(11) == b"one of many"
+                assert await echoed(address) == b"hello"
+            assert gate.open <= 4 + 2
+            kept[1].close()
+            group.cancel_scope.cancel()
+        await asyncio.sleep(0.05)
+    assert gate.evicted > 0
+    assert opened < 12 + gate.evicted + 12  # a silent peer is slowed down, not refused over and over
+    assert gate.refused == 0
+    assert told(caplog) == []
 
 
 @pytest.mark.real_time
@@ -266,7 +361,7 @@ async def test_a_storm_is_answered_to_the_last_and_leaves_nothing_behind(caplog:
     assert set(ends) <= {b"hello", b"reset"}
     assert sum(ends.values()) == 2_000
     assert ends[b"reset"] == gate.refused
-    assert len(caplog.messages) <= 2
+    assert len(told(caplog)) <= 2
 
 
 @pytest.mark.real_time
@@ -357,7 +452,7 @@ async def test_connections_that_broke_in_the_queue_are_passed_over(caplog: pytes
     listener = troubled(errno.ECONNABORTED, errno.EPROTO, errno.ENETUNREACH)
     with accepting(Echo, [listener]) as address:
         assert await echoed(address) == b"hello"
-    assert caplog.messages == []
+    assert told(caplog) == []
 
 
 @pytest.mark.real_time
@@ -373,16 +468,16 @@ async def test_exhaustion_costs_one_connection_and_the_others_wait(
         assert await echoed(address) == b"hello"
         assert time.monotonic() - started >= 0.05
         assert listener.accepts <= 6  # it did not spin
-    assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith("cannot accept connections: trouble")
-    assert ("ulimit -n" in caplog.messages[0]) == (number == errno.ENFILE)
+    assert len(told(caplog)) == 1
+    assert told(caplog)[0].startswith("cannot accept connections: trouble")
+    assert ("ulimit -n" in told(caplog)[0]) == (number == errno.ENFILE)
 
 
 @pytest.mark.real_time
 async def test_other_trouble_costs_a_pause_and_no_connection(caplog: pytest.LogCaptureFixture) -> None:
     with accepting(Echo, [troubled(errno.EINVAL)]) as address:
         assert await echoed(address) == b"hello"
-    assert caplog.messages == ["cannot accept connections: trouble"]
+    assert told(caplog) == ["cannot accept connections: trouble"]
 
 
 @pytest.mark.real_time
@@ -414,7 +509,7 @@ async def test_a_connection_that_gets_no_transport_is_closed_and_told_once(
                 assert await echoed(address) == b""
     gc.collect()
     assert gate.open == 0
-    assert caplog.messages == ["lost a connection that was just accepted: [Errno 22] gone again"]
+    assert told(caplog) == ["lost a connection that was just accepted: [Errno 22] gone again"]
 
 
 @pytest.mark.real_time
@@ -432,7 +527,7 @@ async def test_a_connection_whose_task_is_cancelled_is_closed(caplog: pytest.Log
         writer.close()
     gc.collect()
     assert gate.open == 0
-    assert caplog.messages == []
+    assert told(caplog) == []
 
 
 @pytest.mark.real_time
@@ -510,7 +605,7 @@ def test_running_out_of_descriptors_harms_no_open_connection(no_blocking_calls: 
                     used = processor_seconds(server.pid)
                     taken += rounds(kept, 1.0)
                     assert processor_seconds(server.pid) - used < 0.5  # it waits and does not spin
-                assert len(taken) > 100
+                assert len(taken) > 20
                 assert sorted(taken)[len(taken) // 2] < 0.05
                 # the crowd has gone, so there is room again, once the queue of dead connections is worked off
                 fresh = stack.enter_context(socket.create_connection(address, timeout=20))
