@@ -119,6 +119,7 @@ BREAKS = [
     Case("grpc-goaway-before-the-answer", goaway(1) + answer(1), FINE),
     Case("grpc-goaway-that-does-not-cover-the-call", goaway(0), (ConnectionLostError, None)),
     Case("grpc-goaway-with-an-error", goaway(0, Code.INTERNAL_ERROR), LOST, close=True),
+    Case("9113-7-goaway-with-an-unknown-code", goaway(0, 0xDEAD, b"line\nforged line"), LOST, close=True),
     Case("grpc-end-after-the-request", b"", LOST, close=True),
     Case("grpc-end-after-headers", headers(1, HEAD), LOST, close=True),
     Case("grpc-end-within-headers", headers(1, HEAD)[:15], LOST, close=True),

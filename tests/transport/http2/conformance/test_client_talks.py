@@ -18,7 +18,7 @@ from openfl_aio.errors import (
     RemoteProtocolError,
 )
 from openfl_aio.transport.channel import translate
-from openfl_aio.wire.messages import DataStream
+from openfl_aio.wire.messages import DataStream, aggregator
 from tests.transport.http2.conformance.scripted import (
     HEAD,
     OK,
@@ -183,8 +183,72 @@ async def test_grpc_no_more_streams_than_the_server_allows(limit: int) -> None:
     assert most == limit
 
 
+async def test_9113_5_1_2_a_limit_on_streams_may_rise() -> None:
+    async def script(connection: Connection) -> None:
+        await connection.start((Setting.MAX_CONCURRENT_STREAMS, 0))
+        await connection.until(lambda: connection.settings_acks == 1)
+        await asyncio.sleep(0.05)
+        connection.send(settings((Setting.MAX_CONCURRENT_STREAMS, 10)))
+
+    async with calling(script) as (stub, server):
+        assert await outcome(stub) is None
+        assert await outcome(stub) is None
+        assert len(server.connections) == 1
+
+
+async def test_grpc_goaway_does_not_keep_calls_waiting_that_were_not_begun() -> None:
+    gone = asyncio.Event()
+
+    async def script(connection: Connection) -> None:
+        await connection.start((Setting.MAX_CONCURRENT_STREAMS, 1))
+        connection.send(answer(await connection.request()))
+        stream = await connection.request()
+        connection.send(goaway(stream) + ping())
+        await connection.until(lambda: bool(connection.pongs))
+        await gone.wait()
+        connection.send(answer(stream))
+
+    async with calling(script) as (stub, _), anyio.create_task_group() as group:
+        assert await outcome(stub) is None
+        outcomes: list[type[OpenFLAioError] | None] = []
+
+        async def call() -> None:
+            outcomes.append(await outcome(stub))
+
+        group.start_soon(call)
+        group.start_soon(call)
+        while not outcomes:  # the call that waits for its turn is told at once, and may be made again
+            await anyio.sleep(0.01)
+        assert outcomes[0] in (None, ConnectionLostError, ConnectError)
+        gone.set()
+        while len(outcomes) < 2:
+            await anyio.sleep(0.01)
+        assert outcomes[1] is None
+        assert await outcome(stub) is None
+
+
+async def test_grpc_an_answer_of_many_small_messages() -> None:
+    count = 5_000
+
+    async def script(connection: Connection) -> None:
+        await connection.start()
+        stream = await connection.request()
+        connection.send(
+            headers(stream, HEAD) + data(stream, message(b"\x28\x07")) * count + headers(stream, OK, end=True)
+        )
+
+    async with calling(script) as (stub, server):
+        with translate():
+            rounds = [reply.round async for reply in stub.get_metric_stream(aggregator.GetMetricStreamRequest())]
+        assert rounds == [7] * count
+        assert await outcome(stub) is None
+        assert len(server.connections) == 1
+
+
 async def known(connection: Connection) -> None:
     """Answer the first call, and wait until the client keeps to the settings."""
+    await connection.until(lambda: 1 in connection.fields)
+    connection.send(window_update(1, 5))  # if the window is too small for a request
     connection.send(answer(await connection.request()))
     await connection.until(lambda: connection.settings_acks == 1)
 
@@ -225,6 +289,7 @@ async def test_9113_6_9_uploads_keep_to_windows_and_frame_sizes(window: int, fra
                 if not of_connection:
                     connection.send(window_update(0, 65_535))
                     of_connection = 65_535
+        connection.send(settings((Setting.INITIAL_WINDOW_SIZE, 65_535)) + window_update(0, 65_535))
 
     async with calling(script) as (stub, server):
         assert await outcome(stub) is None
