@@ -81,7 +81,7 @@ class Owner(Protocol):
         """The stream is gone, by the peer's will or its fault."""
 
     def window_opened(self, record: StreamRecord | None) -> None:
-        """More may be sent on this stream, or on all."""
+        """More may be sent on this stream, or on all, new ones included."""
 
     def goaway_received(self, code: int, reason: str) -> None:
         """The peer takes no more calls on this connection."""
@@ -261,8 +261,10 @@ class Engine:
         if self._window.left < 0:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
         if content < _SMALL_DATA and not flags & END_STREAM:
-            # an empty one costs no flow control, so it is a control frame
-            self._pay(self._small if content else self._control, "small DATA frames")
+            if not content:  # costs no flow control, so it is a control frame
+                self._pay(self._control, "empty DATA frames")
+            elif not self._client:  # an answer may well be many small messages
+                self._pay(self._small, "small DATA frames")
         self._earn(length)
         record = None
         try:
@@ -384,16 +386,21 @@ class Engine:
     def _on_block(self, flags: int, stream_id: int, block: bytes) -> None:
         # decoded whatever becomes of the stream: the blocks that follow depend on it
         fields, size = self._decoder.decode(block)
-        if size > self._limits.max_header_bytes:
-            raise StreamFault(stream_id, ErrorCode.ENHANCE_YOUR_CALM, f"headers of {size} bytes")
         ends = bool(flags & END_STREAM)
         record = self.streams.get(stream_id)
         if record is not None:
+            self._check_header_size(stream_id, size)
             self._on_more_headers(record, fields, ends)
         elif self._client or stream_id <= self._highest:
             self._on_late_headers(stream_id)
         else:
+            self._open_stream(stream_id)
+            self._check_header_size(stream_id, size)
             self._on_request(stream_id, fields, ends)
+
+    def _check_header_size(self, stream_id: int, size: int) -> None:
+        if size > self._limits.max_header_bytes:
+            raise StreamFault(stream_id, ErrorCode.ENHANCE_YOUR_CALM, f"headers of {size} bytes")
 
     def _on_late_headers(self, stream_id: int) -> None:
         if self._is_idle(stream_id):
@@ -405,20 +412,23 @@ class Engine:
             raise StreamFault(stream_id, ErrorCode.STREAM_CLOSED, "HEADERS after the end of the stream")
         self._pay(self._control, "frames on closed streams")
 
-    def _on_request(self, stream_id: int, fields: Headers, ends: bool) -> None:
+    def _open_stream(self, stream_id: int) -> None:
+        """Let the peer use ``stream_id``, whatever becomes of its call."""
         if not stream_id & 1:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"the client may not open stream {stream_id}")
         self._highest = stream_id
         limits = self._limits
         if self.draining or self.busy >= limits.max_streams or len(self.streams) >= limits.max_streams:
             raise StreamFault(stream_id, ErrorCode.REFUSED_STREAM, "too many streams")
+
+    def _on_request(self, stream_id: int, fields: Headers, ends: bool) -> None:
         fault = headers.malformed_request(fields)
         expected, number = _content_length(fields)
         if fault is None and (not number or (ends and expected)):
             fault = "content-length"
         if fault is not None:
             raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR, f"malformed request: {fault}")
-        record = self._new_record(stream_id, limits.max_request_bytes)
+        record = self._new_record(stream_id, self._limits.max_request_bytes)
         record.got_headers = True
         record.expected = expected
         self._owner.request_received(record, fields)
@@ -486,10 +496,11 @@ class Engine:
         self._pay(self._control, "PRIORITY frames")
         if not stream_id:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
+        # faults of the connection and not of the stream, which may be idle: those cannot be reset
         if len(payload) != 5:
-            raise StreamFault(stream_id, ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another size than 5")
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another size than 5")
         if int.from_bytes(payload[:4], "big") & 0x7FFFFFFF == stream_id:
-            raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
 
     def _on_rst_stream(self, flags: int, stream_id: int, payload: bytes) -> None:
         if not stream_id or len(payload) != 4:
@@ -531,6 +542,7 @@ class Engine:
             self.peer_frame_bytes = value
         elif key == Setting.MAX_CONCURRENT_STREAMS:
             self.peer_max_streams = value
+            self._owner.window_opened(None)
         elif key == Setting.ENABLE_PUSH and (value > 1 or (self._client and value)):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
 
