@@ -260,15 +260,14 @@ class Engine:
         self._window.left -= length
         if self._window.left < 0:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
-        if content < _SMALL_DATA and not flags & END_STREAM:
-            # an empty one costs no flow control, so it is a control frame
-            self._pay(self._small if content else self._control, "small DATA frames")
         self._earn(length)
         record = None
         try:
             record = self._receiver(stream_id, length, content)
         except StreamFault as fault:
             self._end_stream_by_fault(fault)
+        if content < _SMALL_DATA and not flags & END_STREAM:
+            self._pay_for_small_data(record, content)
         self._data, self._data_flags = record, flags
         if record is None:
             self._read(None, length)
@@ -290,6 +289,13 @@ class Engine:
                 self._end_remote(record)
             except StreamFault as fault:
                 self._end_stream_by_fault(fault)
+
+    def _pay_for_small_data(self, record: StreamRecord | None, content: int) -> None:
+        if not content:  # costs no flow control, so it is a control frame
+            self._pay(self._control, "empty DATA frames")
+        elif not self._client and (record is None or record.inbound.received):
+            # a call has one for nothing; a server's stream of small messages is what its client asked for
+            self._pay(self._small, "small DATA frames")
 
     def _receiver(self, stream_id: int, length: int, content: int) -> StreamRecord | None:
         """Return the stream that DATA is for, or None if it is to be ignored. Raises `StreamFault`."""
