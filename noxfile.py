@@ -153,6 +153,18 @@ def interop_protobuf(session: nox.Session) -> None:
 
 
 @nox.session
+def interop_grpc(session: nox.Session) -> None:
+    """Run gRPC's interoperability cases against grpcio, oldest and newest; ``-- --bounded`` only against the newest."""
+    install(session, "test", "protos")
+    arguments = [argument for argument in session.posargs if argument != "--bounded"]
+    peers = {"newest": peer(session, "interop-newest", "grpcio", "grpcio-tools")}
+    if "--bounded" not in session.posargs:
+        peers["oldest"] = peer(session, "interop-oldest", "grpcio==1.60.0", "grpcio-tools==1.60.0")
+    environment = {"INTEROP_PEERS": ",".join(f"{name}={python}" for name, python in peers.items())}
+    session.run("python", "-m", "pytest", "tests/interop_grpc", *arguments, env=environment)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure the network beside grpcio: ``-- [--small] [--pairs N] [--only WORD] [--json FOLDER] [SCRIPT ...]``."""
     install(session)
