@@ -35,13 +35,14 @@ __all__ = ["Calls", "Connection", "Shared"]
 
 logger = logging.getLogger(__name__)
 
-SCRATCH_BYTES: Final = 512 * 1024
+SCRATCH_BYTES: Final = 64 * 1024
 POOLED_BYTES: Final = 32 * 1024 * 1024
 LINGER_BYTES: Final = 1024 * 1024
 LINGER_SECONDS: Final = 0.5
 _UNSENT_BYTES: Final = 64 * 1024  # answers to control frames that a peer may leave unread before it is not read either
 _GATHERED: Final = 512  # buffers of one system call; Linux takes 1024
 _JOINED_BYTES: Final = 64 * 1024
+_FIRST_BYTES: Final = 4096
 
 _local = threading.local()
 
@@ -105,6 +106,7 @@ class Connection(asyncio.BufferedProtocol):
         "_pinged",
         "_shared",
         "_transport",
+        "_unsent",
         "address",
         "caller",
         "engine",
@@ -148,6 +150,7 @@ class Connection(asyncio.BufferedProtocol):
         self._paused = False
         self._lingering: int | None = None
         self._new: list[tuple[Stream, Headers]] = []
+        self._unsent: list[Piece] = []
         self._openers: set[asyncio.Future[None]] = set()
         self._began = self._heard = self._idle_since = self.now()
         self._pinged: float | None = None
@@ -173,10 +176,11 @@ class Connection(asyncio.BufferedProtocol):
         transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
         self._transport = transport
         self.address = _address(transport.get_extra_info("peername"))
-        transport.set_write_buffer_limits(high=self._shared.limits.max_queued_bytes)
         sock = transport.get_extra_info("socket")
         if sock is not None and transport.get_extra_info("ssl_object") is None and _is_plain_asyncio(transport):
             self._fd = sock.fileno()
+        # past the transport no byte may be left in it, so it says at once when it has one
+        transport.set_write_buffer_limits(high=0 if self._fd >= 0 else self._shared.limits.max_queued_bytes)
         shared = self._shared
         self.engine = Engine(self, shared.limits, client=shared.client, pool=shared.pool, now=self.now())
         shared.connections.add(self)
@@ -220,13 +224,17 @@ class Connection(asyncio.BufferedProtocol):
         self.writable = False
 
     def resume_writing(self) -> None:
-        """The peer takes it again."""
+        """The peer takes it again: what waited goes first."""
         self.writable = True
-        if self._transport is not None:
+        unsent, self._unsent = self._unsent, []
+        if unsent:
+            self._write_through(unsent)
+        if self.writable:
             self.flush()
-        if self._paused:
+        if not self.writable:
+            return
+        if self._paused and self._transport is not None:
             self._paused = False
-            assert self._transport is not None
             self._transport.resume_reading()
         self._wake_senders()
         self._wake_openers()
@@ -239,6 +247,7 @@ class Connection(asyncio.BufferedProtocol):
             self._shared.emptied.set()
         self._transport = None
         self._fd = -1
+        self._unsent = []
         self._wake_openers()
         if self.on_lost is not None:
             self.on_lost()
@@ -270,36 +279,57 @@ class Connection(asyncio.BufferedProtocol):
         self.write(())
 
     def write(self, pieces: Iterable[Piece]) -> None:
-        """Send what the engine has, and then ``pieces``."""
+        """Send what the engine has, and then ``pieces``. They are sent, or copied, once `writable` is true again."""
         transport = self._transport
         if transport is None or transport.is_closing():
             self.engine.out.clear()
             return
         parts: list[Piece] = [*self.engine.out, *pieces]
         self.engine.out.clear()
-        size = sum(map(len, parts))
-        if size <= _JOINED_BYTES:
-            transport.write(b"".join(parts))
-        elif self._fd < 0 or transport.get_write_buffer_size():
+        if self._unsent:
+            self._unsent += parts
+        elif self._fd < 0:
             transport.writelines(parts)
+        elif transport.get_write_buffer_size() or sum(map(len, parts)) <= _JOINED_BYTES:
+            transport.write(b"".join(parts))
         else:
-            self._write_through(transport, parts, size)
+            self._write_through(parts)
 
-    def _write_through(self, transport: asyncio.Transport, parts: list[Piece], size: int) -> None:
-        """Hand ``parts`` to the system as they are; the transport gets, and copies, only what it does not take."""
-        try:
-            sent = os.writev(self._fd, parts[:_GATHERED])
-        except OSError:
-            sent = 0  # the transport will find out what it is
-        if sent == size:
-            return
-        index = 0
-        while sent >= len(parts[index]):
-            sent -= len(parts[index])
-            index += 1
-        rest = parts[index:]
-        rest[0] = memoryview(rest[0])[sent:]
-        transport.writelines(rest)
+    def _write_through(self, parts: list[Piece]) -> None:
+        """Hand ``parts`` to the system as they are, while it takes them; keep the rest, without a copy, for later.
+
+        The transport gets no more than a first piece of the rest: it says when that is gone.
+        """
+        transport = self._transport
+        assert transport is not None
+        while parts:
+            try:
+                sent = os.writev(self._fd, parts[:_GATHERED])
+            except OSError:
+                sent = 0  # the transport will find out what it is
+            index = 0
+            while index < len(parts) and sent >= len(parts[index]):
+                sent -= len(parts[index])
+                index += 1
+            del parts[:index]
+            if not parts:
+                return
+            rest = memoryview(parts[0])[sent:]
+            transport.write(bytes(rest[:_FIRST_BYTES]))
+            parts[0] = rest[_FIRST_BYTES:]
+            if not len(parts[0]):
+                del parts[0]
+            if transport.get_write_buffer_size():
+                break
+        if parts and not transport.is_closing():
+            self._unsent = parts
+            self.writable = False
+
+    def _give_up_views(self) -> None:
+        """Let the transport copy what is unsent, and send it while the connection closes."""
+        unsent, self._unsent = self._unsent, []
+        if unsent and self._transport is not None:
+            self._transport.writelines(unsent)
 
     # ---------------------------------------------------------------------------------------------- the engine's owner
 
@@ -467,6 +497,7 @@ class Connection(asyncio.BufferedProtocol):
         if transport is None:
             return
         self._lingering = LINGER_BYTES
+        self._give_up_views()
         self.write(())
         if transport.can_write_eof() and not transport.is_closing():
             with contextlib.suppress(OSError):
@@ -495,7 +526,8 @@ class Connection(asyncio.BufferedProtocol):
         self._terminate(reason)
         transport = self._transport
         if transport is not None and not transport.is_closing():
-            self.flush()
+            self._give_up_views()
+            self.write(())
             transport.close()
             if transport.get_write_buffer_size():
                 self.loop.call_later(LINGER_SECONDS, transport.abort)
