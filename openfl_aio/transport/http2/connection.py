@@ -100,6 +100,7 @@ class Connection(asyncio.BufferedProtocol):
         "_heard",
         "_idle_since",
         "_lingering",
+        "_lingers",
         "_new",
         "_openers",
         "_paused",
@@ -149,6 +150,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flushing = False
         self._paused = False
         self._lingering: int | None = None
+        self._lingers: asyncio.TimerHandle | None = None
         self._new: list[tuple[Stream, Headers]] = []
         self._unsent: list[Piece] = []
         self._openers: set[asyncio.Future[None]] = set()
@@ -248,6 +250,9 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = None
         self._fd = -1
         self._unsent = []
+        if self._lingers is not None:
+            self._lingers.cancel()  # it would keep what is left of us in memory
+            self._lingers = None
         self._wake_openers()
         if self.on_lost is not None:
             self.on_lost()
@@ -504,7 +509,7 @@ class Connection(asyncio.BufferedProtocol):
                 transport.write_eof()
         if self._paused:
             transport.resume_reading()
-        self.loop.call_later(LINGER_SECONDS, self.abort)
+        self._lingers = self.loop.call_later(LINGER_SECONDS, self.abort)
 
     def _terminate(self, reason: str) -> None:
         engine = getattr(self, "engine", None)
