@@ -115,6 +115,7 @@ class _Plane:
                 tls.abort()
         for connection in list(self.shared.connections):
             connection.check(now)
+        self.shared.buffers.trim()
 
     async def end(self, drain: float) -> None:
         """Tell everybody at once, let calls in flight finish for ``drain`` seconds, and close every connection."""
