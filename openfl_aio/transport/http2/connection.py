@@ -20,7 +20,7 @@ from grpclib.protocol import Peer
 from openfl_aio.config import Limits
 from openfl_aio.transport.budgets import LogLimiter
 from openfl_aio.transport.http2.engine import Engine
-from openfl_aio.transport.http2.frames import ConnectionFault, ErrorCode
+from openfl_aio.transport.http2.frames import ConnectionFault, ErrorCode, code_name
 from openfl_aio.transport.http2.headers import Headers
 from openfl_aio.transport.http2.messages import BufferPool
 from openfl_aio.transport.http2.outgoing import Piece
@@ -159,6 +159,11 @@ class Connection(asyncio.BufferedProtocol):
         return self
 
     processor = connection
+
+    @property
+    def serves(self) -> bool:
+        """Whether this side answers calls."""
+        return not self._shared.client
 
     @property
     def writable(self) -> bool:
@@ -342,6 +347,7 @@ class Connection(asyncio.BufferedProtocol):
         """See `Owner`."""
         if record is None:
             self._wake_senders()
+            self._wake_openers()
         elif record.user is not None:
             record.user.window_opened()
 
@@ -350,10 +356,11 @@ class Connection(asyncio.BufferedProtocol):
         if not self._shared.client:
             return
         if code != ErrorCode.NO_ERROR:
-            logger.warning("%s ended the connection: %s %s", self.address, ErrorCode(code).name, reason)
+            logger.warning("%s ended the connection: %s %r", self.address, code_name(code), reason)
             self._terminate(f"Received GOAWAY frame, closing connection; error_code: {code}")
         elif not self.engine.streams:
             self.close()
+        self._wake_openers()
 
     def ping_acknowledged(self) -> None:
         """See `Owner`."""
@@ -379,14 +386,15 @@ class Connection(asyncio.BufferedProtocol):
 
     async def until_open(self) -> None:
         """Wait until the peer takes another call (client)."""
-        while self._transport is not None and not (self.writable and self.engine.may_open):
+        engine = self.engine
+        while self._transport is not None and not engine.exhausted and not (self.writable and engine.may_open):
             waiter: asyncio.Future[None] = self.loop.create_future()
             self._openers.add(waiter)
             try:
                 await waiter
             finally:
                 self._openers.discard(waiter)
-        if self._transport is None or self.engine.exhausted:
+        if self._transport is None or engine.exhausted:
             raise ConnectionResetError("the connection is closed")
 
     def _wake_openers(self) -> None:

@@ -77,7 +77,7 @@ class Owner(Protocol):
         """The stream is gone, by the peer's will or its fault."""
 
     def window_opened(self, record: StreamRecord | None) -> None:
-        """More may be sent on this stream, or on all."""
+        """More may be sent on this stream, or on all, new ones included."""
 
     def goaway_received(self, code: int, reason: str) -> None:
         """The peer takes no more calls on this connection."""
@@ -443,10 +443,11 @@ class Engine:
         self._budget.control("PRIORITY frames")
         if not stream_id:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
+        # faults of the connection and not of the stream, which may be idle: those cannot be reset
         if len(payload) != 5:
-            raise StreamFault(stream_id, ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another size than 5")
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another size than 5")
         if int.from_bytes(payload[:4], "big") & 0x7FFFFFFF == stream_id:
-            raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
 
     def _on_rst_stream(self, flags: int, stream_id: int, payload: bytes) -> None:
         if not stream_id or len(payload) != 4:
@@ -493,6 +494,7 @@ class Engine:
             self._sender.max_bytes = value
         elif key == Setting.MAX_CONCURRENT_STREAMS:
             self.peer_max_streams = value
+            self._owner.window_opened(None)
         elif key == Setting.ENABLE_PUSH and (value > 1 or (self._client and value)):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
 
