@@ -23,7 +23,8 @@ from openfl_aio.transport.budgets import LogLimiter
 from openfl_aio.transport.http2.engine import Engine
 from openfl_aio.transport.http2.frames import ConnectionFault, ErrorCode, code_name
 from openfl_aio.transport.http2.headers import Headers
-from openfl_aio.transport.http2.messages import BufferPool
+from openfl_aio.transport.http2.memory import Tide
+from openfl_aio.transport.http2.messages import OWN_MEMORY, BufferPool
 from openfl_aio.transport.http2.outgoing import Piece
 from openfl_aio.transport.http2.stream import Stream
 from openfl_aio.transport.http2.streams import StreamRecord
@@ -73,6 +74,7 @@ class Shared:
     client: bool = False
     calls: Calls | None = None
     pool: WindowPool = field(init=False)
+    tide: Tide = field(default_factory=Tide)
     buffers: BufferPool = field(default_factory=lambda: BufferPool(POOLED_BYTES))
     connections: set[Connection] = field(default_factory=set)
     emptied: asyncio.Event = field(default_factory=asyncio.Event)  # set while there are no connections
@@ -396,6 +398,11 @@ class Connection(asyncio.BufferedProtocol):
         """See `Owner`."""
 
     # ---------------------------------------------------------------------------------------------- for streams
+
+    def message_taken(self, size: int) -> None:
+        """A message of ``size`` bytes was handed to whoever reads the stream."""
+        if size > OWN_MEMORY:
+            self._shared.tide.came += size
 
     def settle(self, record: StreamRecord) -> None:
         """What this stream received was read: tell the peer when it is time."""
