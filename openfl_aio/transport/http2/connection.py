@@ -238,6 +238,7 @@ class Connection(asyncio.BufferedProtocol):
             self._shared.emptied.set()
         self._transport = None
         self._writer.close()
+        self.engine.close()
         self._wake_openers()
         if self.on_lost is not None:
             self.on_lost()

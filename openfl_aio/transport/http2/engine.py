@@ -163,7 +163,8 @@ class Engine:
         else:
             settings[Setting.MAX_CONCURRENT_STREAMS] = limits.max_streams
         self.out.append(frames.settings_frame(settings))
-        self.out.append(frames.window_frame(0, window - DEFAULT_WINDOW))
+        if window > DEFAULT_WINDOW:
+            self.out.append(frames.window_frame(0, window - DEFAULT_WINDOW))
 
     @property
     def header_started(self) -> float | None:
@@ -198,6 +199,12 @@ class Engine:
         if self.fault is None:
             self.fault = fault
             self.out.append(frames.goaway_frame(self._highest, fault.code, fault.reason))
+
+    def close(self) -> None:
+        """Give back what is shared with other connections: this one is lost."""
+        self._window.close()
+        for record in self.streams.values():
+            record.window.close()
 
     def take_frame(self, kind: int, flags: int, stream_id: int, payload: memoryview) -> None:
         """See `FrameTaker`."""
