@@ -20,7 +20,7 @@ from grpclib.protocol import Peer
 from openfl_aio.config import Limits
 from openfl_aio.transport.budgets import LogLimiter
 from openfl_aio.transport.http2.engine import Engine
-from openfl_aio.transport.http2.frames import ConnectionFault, ErrorCode
+from openfl_aio.transport.http2.frames import ConnectionFault, ErrorCode, code_name
 from openfl_aio.transport.http2.headers import Headers
 from openfl_aio.transport.http2.messages import BufferPool
 from openfl_aio.transport.http2.outgoing import Piece
@@ -96,6 +96,7 @@ class Connection(asyncio.BufferedProtocol):
         "_heard",
         "_idle_since",
         "_lingering",
+        "_lingers",
         "_new",
         "_openers",
         "_paused",
@@ -143,6 +144,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flushing = False
         self._paused = False
         self._lingering: int | None = None
+        self._lingers: asyncio.TimerHandle | None = None
         self._new: list[tuple[Stream, Headers]] = []
         self._openers: set[asyncio.Future[None]] = set()
         self._began = self._heard = self._idle_since = self.now()
@@ -157,6 +159,11 @@ class Connection(asyncio.BufferedProtocol):
         return self
 
     processor = connection
+
+    @property
+    def serves(self) -> bool:
+        """Whether this side answers calls."""
+        return not self._shared.client
 
     @property
     def writable(self) -> bool:
@@ -233,12 +240,15 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every call, and let go of everything."""
         self._terminate("Connection lost")
+        self.engine.close()
         self._shared.connections.discard(self)
         if not self._shared.connections:
             self._shared.emptied.set()
         self._transport = None
         self._writer.close()
-        self.engine.close()
+        if self._lingers is not None:
+            self._lingers.cancel()  # it would keep what is left of us in memory
+            self._lingers = None
         self._wake_openers()
         if self.on_lost is not None:
             self.on_lost()
@@ -337,6 +347,7 @@ class Connection(asyncio.BufferedProtocol):
         """See `Owner`."""
         if record is None:
             self._wake_senders()
+            self._wake_openers()
         elif record.user is not None:
             record.user.window_opened()
 
@@ -345,10 +356,11 @@ class Connection(asyncio.BufferedProtocol):
         if not self._shared.client:
             return
         if code != ErrorCode.NO_ERROR:
-            logger.warning("%s ended the connection: %s %s", self.address, ErrorCode(code).name, reason)
+            logger.warning("%s ended the connection: %s %r", self.address, code_name(code), reason)
             self._terminate(f"Received GOAWAY frame, closing connection; error_code: {code}")
         elif not self.engine.streams:
             self.close()
+        self._wake_openers()
 
     def ping_acknowledged(self) -> None:
         """See `Owner`."""
@@ -374,14 +386,15 @@ class Connection(asyncio.BufferedProtocol):
 
     async def until_open(self) -> None:
         """Wait until the peer takes another call (client)."""
-        while self._transport is not None and not (self.writable and self.engine.may_open):
+        engine = self.engine
+        while self._transport is not None and not engine.exhausted and not (self.writable and engine.may_open):
             waiter: asyncio.Future[None] = self.loop.create_future()
             self._openers.add(waiter)
             try:
                 await waiter
             finally:
                 self._openers.discard(waiter)
-        if self._transport is None or self.engine.exhausted:
+        if self._transport is None or engine.exhausted:
             raise ConnectionResetError("the connection is closed")
 
     def _wake_openers(self) -> None:
@@ -446,7 +459,7 @@ class Connection(asyncio.BufferedProtocol):
                 transport.write_eof()
         if self._paused:
             transport.resume_reading()
-        self.loop.call_later(LINGER_SECONDS, self.abort)
+        self._lingers = self.loop.call_later(LINGER_SECONDS, self.abort)
 
     def _terminate(self, reason: str) -> None:
         engine = getattr(self, "engine", None)

@@ -77,7 +77,7 @@ class Owner(Protocol):
         """The stream is gone, by the peer's will or its fault."""
 
     def window_opened(self, record: StreamRecord | None) -> None:
-        """More may be sent on this stream, or on all."""
+        """More may be sent on this stream, or on all, new ones included."""
 
     def goaway_received(self, code: int, reason: str) -> None:
         """The peer takes no more calls on this connection."""
@@ -96,6 +96,7 @@ class Engine:
         "_data",
         "_data_flags",
         "_first_window",
+        "_goodbye",
         "_highest",
         "_limits",
         "_next_id",
@@ -132,6 +133,7 @@ class Engine:
         self._data: StreamRecord | None = None  # whose DATA is under way
         self._data_flags = 0
         self._highest = 0  # stream of the peer so far
+        self._goodbye: int | None = None  # last stream that a GOAWAY promised to look at
         self._recent: dict[int, State] = {}  # closed streams
         # what it takes
         self._sender = Sender()
@@ -163,7 +165,7 @@ class Engine:
         else:
             settings[Setting.MAX_CONCURRENT_STREAMS] = limits.max_streams
         self.out.append(frames.settings_frame(settings))
-        if window > DEFAULT_WINDOW:
+        if window > DEFAULT_WINDOW:  # an update by 0 is an error
             self.out.append(frames.window_frame(0, window - DEFAULT_WINDOW))
 
     @property
@@ -198,13 +200,12 @@ class Engine:
         """End the connection for ``fault``: the last frame to send is a GOAWAY that says why."""
         if self.fault is None:
             self.fault = fault
-            self.out.append(frames.goaway_frame(self._highest, fault.code, fault.reason))
+            self._say_goodbye(fault.code, fault.reason)
 
-    def close(self) -> None:
-        """Give back what is shared with other connections: this one is lost."""
-        self._window.close()
-        for record in self.streams.values():
-            record.window.close()
+    def _say_goodbye(self, code: ErrorCode, reason: str) -> None:
+        if self._goodbye is None:
+            self._goodbye = self._highest  # what was said once cannot grow (RFC 9113, section 6.8)
+        self.out.append(frames.goaway_frame(self._goodbye, code, reason))
 
     def take_frame(self, kind: int, flags: int, stream_id: int, payload: memoryview) -> None:
         """See `FrameTaker`."""
@@ -256,8 +257,8 @@ class Engine:
 
     def data_received(self) -> None:
         """See `FrameTaker`."""
-        if self._data is not None:
-            self._owner.data_received(self._data)
+        assert self._data is not None  # who got an `Inbound` is still there
+        self._owner.data_received(self._data)
 
     def end_data(self) -> None:
         """See `FrameTaker`."""
@@ -442,10 +443,11 @@ class Engine:
         self._budget.control("PRIORITY frames")
         if not stream_id:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
+        # faults of the connection and not of the stream, which may be idle: those cannot be reset
         if len(payload) != 5:
-            raise StreamFault(stream_id, ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another size than 5")
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another size than 5")
         if int.from_bytes(payload[:4], "big") & 0x7FFFFFFF == stream_id:
-            raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
 
     def _on_rst_stream(self, flags: int, stream_id: int, payload: bytes) -> None:
         if not stream_id or len(payload) != 4:
@@ -477,6 +479,8 @@ class Engine:
         if not self.got_settings:
             self.got_settings = True
             self._owner.settings_received()
+            if self.fault is not None:
+                raise self.fault  # the owner turned the peer away: nothing that came with this is looked at
 
     def _apply_setting(self, key: int, value: int) -> None:
         if key == Setting.INITIAL_WINDOW_SIZE:
@@ -490,6 +494,7 @@ class Engine:
             self._sender.max_bytes = value
         elif key == Setting.MAX_CONCURRENT_STREAMS:
             self.peer_max_streams = value
+            self._owner.window_opened(None)
         elif key == Setting.ENABLE_PUSH and (value > 1 or (self._client and value)):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
 
@@ -615,7 +620,13 @@ class Engine:
         """Tell the peer that no new calls are taken; those in flight go on."""
         if self.fault is None:
             self.draining = True
-            self.out.append(frames.goaway_frame(self._highest, code, reason))
+            self._say_goodbye(code, reason)
+
+    def close(self) -> None:
+        """Give back what the connection had in common with others: it is gone, and nothing more comes."""
+        self._window.close()
+        for record in self.streams.values():
+            record.window.close()
 
 
 def _content_length(fields: Headers) -> tuple[int | None, bool]:

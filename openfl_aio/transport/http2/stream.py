@@ -277,7 +277,8 @@ class Stream:
     def reset_nowait(self, error_code: ErrorCode | None = None) -> None:
         """Do the same without waiting."""
         if error_code is None:
-            error_code = ErrorCode.CANCEL if self.record.local_open else ErrorCode.NO_ERROR
+            answered = self.connection.serves and not self.record.local_open
+            error_code = ErrorCode.NO_ERROR if answered else ErrorCode.CANCEL
         self.connection.engine.reset(self.record, error_code)
         self.connection.flush_soon()
 
