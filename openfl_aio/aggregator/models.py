@@ -26,7 +26,7 @@ class GlobalModels:
     """Keeps the models of the last ``store_rounds`` rounds, their deltas, the metrics, and the best model so far.
 
     What is sent is encoded once and kept as long as its round. ``initial`` is the model of round ``initial_round``;
-    its arrays are taken as float32, which is what the wire carries.
+    its arrays are taken as float32, which is what the wire carries. Those that are read-only are not copied.
     """
 
     def __init__(
@@ -51,9 +51,7 @@ class GlobalModels:
         self._best_metric: tuple[str, str] | None = None
         self.best_score = math.nan
         self.best_round: int | None = None
-        self._put_model(
-            initial_round, {name: np.array(initial[name], np.float32, order="C") for name in sorted(initial)}
-        )
+        self._put_model(initial_round, {name: _read_only(initial[name]) for name in sorted(initial)})
 
     def __repr__(self) -> str:
         return f"<GlobalModels round {self.round_number}: {len(self.current)} tensors, {self.nbytes} bytes>"
@@ -100,7 +98,8 @@ class GlobalModels:
         lossless = COMPRESSED in query.tags or query.require_lossless
         if not query.report and "aggregated" in tags and set(tags) <= {"aggregated", "delta"}:
             found = self._deltas.get((query.round_number, query.tensor_name))
-            found = None if found is None else replace(found, lossless=lossless)
+            if found is not None and found.lossless is not lossless:
+                found = replace(found, lossless=lossless)
         elif query.report or tags == MODEL:
             key = TensorKey(query.tensor_name, self._origin, query.round_number, query.report, tags)
             found = self._encode(key, lossless)
@@ -163,3 +162,10 @@ class GlobalModels:
         self._store.drop_rounds(before, keep_reports=False)
         self._encoded = {key: value for key, value in self._encoded.items() if key[0].round_number >= before}
         self._deltas = {key: value for key, value in self._deltas.items() if key[0] >= before}
+
+
+def _read_only(values: NDArray[Any]) -> NDArray[np.float32]:
+    array = np.asarray(values)
+    array = array.astype(np.float32, order="C", copy=array.flags.writeable)
+    array.flags.writeable = False
+    return array

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 import anyio
 import anyio.abc
@@ -19,6 +20,7 @@ from openfl_aio.aggregator.metrics import MetricLog
 from openfl_aio.aggregator.models import GlobalModels
 from openfl_aio.aggregator.progress import describe
 from openfl_aio.aggregator.rounds import FederationAborted, FederationComplete, Phase, RoundClosed, Rounds
+from openfl_aio.aggregator.saving import ModelSaver
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.aggregator.stragglers import make_straggler_policy
 from openfl_aio.aggregator.uploads import Upload, check_results, upload_limit
@@ -47,15 +49,19 @@ from openfl_aio.tensors.aggregation import AggregationFunction, get_aggregation
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.transport.server import Server
 from openfl_aio.waiting import Timers, Waiters
+from openfl_aio.wire.codec import EncodedMessage
 from openfl_aio.wire.incremental import TaskResultsIndex
 
-__all__ = ["Aggregator", "Offload"]
+__all__ = ["Aggregator", "ModelEncoder", "Offload"]
 
 logger = logging.getLogger(__name__)
 
 MAX_ROUND = 2**31 - 1  # rounds are int32 on the wire
 
 T = TypeVar("T")
+
+ModelEncoder: TypeAlias = Callable[[Arrays, int], EncodedMessage]
+"""Makes of a model and its round what is sent."""
 
 
 class Offload(Protocol):
@@ -119,6 +125,7 @@ class Aggregator:
         self._waiters: Waiters[str] = Waiters()
         self._timers = Timers(self._rounds, self._react)
         self._server: Server | None = None
+        self._encoded: dict[tuple[ModelKind, ModelEncoder], tuple[Arrays, EncodedMessage]] = {}
 
     def __repr__(self) -> str:
         return f"<Aggregator {self.federation_uuid}: {self._rounds!r}>"
@@ -126,15 +133,20 @@ class Aggregator:
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
             storage = self._given_storage
-            if storage is None and self._config.workspace is not None:
+            if storage is None and self._config.workspace is not None and self._config.durability != "memory":
                 storage = await stack.enter_async_context(Storage(self._config.workspace))
-            # in memory nothing is opened at all: no file, no database, no thread
-            self._journal: Journal = MemoryJournal() if storage is None else storage.journal
+            # in memory nothing is opened at all: no file, no database
+            self._journal: Journal
+            if storage is None or self._config.durability == "memory":
+                self._journal = MemoryJournal(self._offload)
+            else:
+                self._journal = storage.journal
             self._model_files = ModelFiles() if storage is None else storage.models
             # a federation begins at its initial round; what an earlier run left of it would pass for duplicates
             await self._journal.drop(self.federation_uuid, MAX_ROUND)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(self._tasks.cancel_scope.cancel)
+            self._saver = ModelSaver(self._model_files, start=self._tasks.start_soon, failed=self._not_saved)
             self._tasks.start_soon(self._timers.run)
             if self._config.listen is not None:
                 self._server = Server(
@@ -266,13 +278,15 @@ class Aggregator:
         if collaborator not in self.collaborators:
             raise AuthorizationError(f"{collaborator!r} is no collaborator of this federation")
         return Upload(
-            spool=self._journal.spool(),
+            spool=self._journal.spool(durable=self._config.durability == "power"),
             federation_uuid=self.federation_uuid,
             collaborator=collaborator,
             limits=self._config.limits,
             max_bytes=upload_limit(self._config.limits, self._models.nbytes),
             judge=lambda index: self._judge(collaborator, index),
+            check=partial(check_results, model=self._models.current),
             accept=self._accept,
+            start=self._tasks.start_soon,
         )
 
     def metrics(self, after: int = 0) -> AsyncIterator[Metric]:
@@ -284,9 +298,33 @@ class Aggregator:
         found = self._models.model(kind)
         return None if found is None else dict(found)
 
+    async def encoded_model(self, kind: ModelKind, encode: ModelEncoder) -> EncodedMessage | None:
+        """Return what ``encode`` makes of a model and its round, None if there is no such model yet.
+
+        It is called away from the event loop, and once for each model, however often that is asked for.
+        """
+        model = self._models.model(kind)
+        if model is None:
+            return None
+        known = self._encoded.get((kind, encode))
+        if known is not None and known[0] is model:
+            return known[1]
+        best = self._models.best_round if kind is ModelKind.BEST else None
+        number = self.round_number if best is None else best
+        encoded = await self._offload(lambda: encode(model, number))
+        if self._models.model(kind) is model:
+            self._encoded[kind, encode] = model, encoded
+        return encoded
+
     async def wait_complete(self) -> dict[str, NDArray[Any]]:
-        """Return the final model once there is one. Raises `ExperimentFailedError` if the federation was stopped."""
+        """Return the final model once there is one, and it is saved if it is to be.
+
+        Raises `ExperimentFailedError` if the federation was stopped, or its last model could not be saved.
+        """
         await self._waiters.wait_for("end", lambda: True if self.phase.ended else None, timeout=None)
+        await self._saver.settled()
+        if self.phase is Phase.COMPLETE and self._saver.error is not None:
+            raise ExperimentFailedError(f"all rounds are done, but the model was not saved: {self._saver.error}")
         if self.phase is Phase.ABORTED:
             raise ExperimentFailedError(f"the federation ended in round {self.round_number}: {self._rounds.reason}")
         return dict(self._models.current)
@@ -317,9 +355,7 @@ class Aggregator:
         if index.header.sender != collaborator:
             raise HeaderMismatchError(f"expected results of {collaborator!r}, got some of {index.header.sender!r}")
         verdict = self._rounds.admit(collaborator, index.round_number, index.task_name)
-        if verdict is Verdict.ACCEPTED:
-            check_results(index, self._models.current)
-        else:
+        if verdict is not Verdict.ACCEPTED:
             logger.warning("results of %s for %s ignored: %s", collaborator, index.task_name, verdict.value)
         return verdict
 
@@ -363,52 +399,72 @@ class Aggregator:
                 self._on_change()
 
     async def _close_round(self, closed: RoundClosed[Entry]) -> None:
+        number = closed.round_number
         try:
             before = self._models.current
             outcome = await self._offload(lambda: self._aggregate(closed, before))
             if self.phase is Phase.AGGREGATING:
                 await self._take(outcome, before)
+                await self._journal.drop(self.federation_uuid, number + 1)
         except OpenFLAioError as exc:
-            self.stop(f"round {closed.round_number} could not be aggregated: {exc}")
+            self.stop(f"round {number} could not be aggregated: {exc}")
         except Exception:
-            logger.exception("round %d could not be aggregated", closed.round_number)
-            self.stop(f"round {closed.round_number} could not be aggregated: an internal error, see the log")
+            logger.exception("round %d could not be aggregated", number)
+            self.stop(f"round {number} could not be aggregated: an internal error, see the log")
         finally:
-            for by_collaborator in closed.results.values():
-                for entry in by_collaborator.values():
-                    entry.close()
+            _close_all(closed)
 
     def _aggregate(self, closed: RoundClosed[Entry], model: Arrays) -> RoundOutcome:
-        return aggregate_round(
-            closed.round_number,
-            closed.results,
-            model,
-            codec=self._codec,
-            function_of=self._function_of,
-            origin=self.uuid,
-        )
+        try:
+            return aggregate_round(
+                closed.round_number,
+                closed.results,
+                model,
+                codec=self._codec,
+                function_of=self._function_of,
+                origin=self.uuid,
+            )
+        finally:
+            _close_all(closed)  # here, because giving the mapped memory back takes milliseconds a GiB
 
     def _function_of(self, task_name: str) -> AggregationFunction:
         return self._functions[task_name]
 
     async def _take(self, outcome: RoundOutcome, before: Arrays) -> None:
-        """Save what a round gave, then open the next one: who sees a model may rely on its file."""
+        """Take what a round gave and open the next one, after saving the models or before, as the durability says."""
         improved = self._models.close_round(outcome)
+        self._encoded.clear()
         number = outcome.round_number
         best, last = self._paths()
-        if improved and best is not None:
-            await self._model_files.save(best, before, round_number=number)
+        saves = [(best, before, number)] if improved and best is not None else []
         if last is not None:
-            await self._model_files.save(last, self._models.current, round_number=number + 1)
+            saves.append((last, self._models.current, number + 1))
+        for path, model, round_number in saves:
+            if self._config.durability == "power":
+                await self._model_files.save(path, model, round_number=round_number)
+            else:
+                self._saver.submit(path, model, round_number=round_number)
         self._metrics.append(Metric("aggregator", m.task_name, m.name, m.value, number) for m in outcome.metrics)
-        await self._journal.drop(self.federation_uuid, number + 1)
         if self.phase is Phase.AGGREGATING:
             self._rounds.round_aggregated(anyio.current_time())
             self._react()
 
+    def _not_saved(self, exc: Exception) -> None:
+        if not isinstance(exc, OpenFLAioError):
+            logger.error("the model could not be saved", exc_info=exc)
+        self.stop(f"the model could not be saved: {exc if isinstance(exc, OpenFLAioError) else 'see the log'}")
+
     def _paths(self) -> tuple[Path | None, Path | None]:
         folder = self._config.workspace
         best, last = self._config.best_model_path, self._config.last_model_path
+        if self._config.durability == "memory":
+            return None, None
         if folder is None:
             return best, last
         return best or folder / "best.pbuf", last or folder / "last.pbuf"
+
+
+def _close_all(closed: RoundClosed[Entry]) -> None:
+    for by_collaborator in closed.results.values():
+        for entry in by_collaborator.values():
+            entry.close()

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Final
 
+from openfl_aio.aggregator.closing import Arrays
 from openfl_aio.domain import Header
 from openfl_aio.errors import AuthenticationError, AuthorizationError, MalformedStreamError
 from openfl_aio.tensors.codec import TensorCodec
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.transport.identity import current_caller
 from openfl_aio.wire import convert, messages
-from openfl_aio.wire.codec import decode
+from openfl_aio.wire.codec import EncodedMessage, decode
 from openfl_aio.wire.framing import ChunkChecker
+from openfl_aio.wire.incremental import encode_model
 
 if TYPE_CHECKING:
     from openfl_aio.aggregator.service import Aggregator
@@ -91,16 +93,15 @@ class AggregatorServicer(messages.aggregator.AggregatorBase):
             async for chunk in messages_:
                 data = checker.check(chunk)
                 if upload is None:
-                    head += data
-                    peeked = peek_header(memoryview(bytes(head[: MAX_HEADER_BYTES + 8])))
+                    if head:
+                        data = memoryview(head + data)
+                    peeked = peek_header(data[: MAX_HEADER_BYTES + 8])
                     if peeked is None:
+                        head = bytearray(data)
                         continue
                     aggregator, header = self._check(peeked)
                     upload = aggregator.upload(header.sender)
-                    await upload.feed(bytes(head) if len(head) > len(data) else data)
-                    head.clear()
-                else:
-                    await upload.feed(data)
+                await upload.feed(data)
             checker.finish()
             if upload is None:
                 raise MalformedStreamError("the upload ended inside its header")
@@ -125,13 +126,10 @@ class AggregatorServicer(messages.aggregator.AggregatorBase):
         """Answer the best or last model, without tensors while there is no best one."""
         aggregator = self._observed(message.experiment_name)
         kind = convert.model_kind_from_proto(message.model_type)
-        model = (aggregator.model(kind) if kind is not None else None) or {}
-        codec = TensorCodec()
-        encoded = [
-            codec.encode(TensorKey(name, aggregator.uuid, aggregator.round_number, False, ("model",)), array)
-            for name, array in model.items()
-        ]
-        return messages.aggregator.TrainedModelResponse(model_proto=convert.model_to_proto(encoded))
+        encoded = None if kind is None else await aggregator.encoded_model(kind, _encode_model)
+        if encoded is None:
+            return messages.aggregator.TrainedModelResponse(model_proto=messages.ModelProto())
+        return messages.aggregator.TrainedModelResponse(model_proto=encoded)  # type: ignore[arg-type]
 
     async def get_experiment_description(
         self, message: messages.aggregator.GetExperimentDescriptionRequest
@@ -166,3 +164,10 @@ class AggregatorServicer(messages.aggregator.AggregatorBase):
 
 def _reply(aggregator: Aggregator, request: Header) -> Header:
     return Header(aggregator.uuid, request.sender, aggregator.federation_uuid, request.single_col_cert_common_name)
+
+
+def _encode_model(model: Arrays, round_number: int) -> EncodedMessage:
+    codec = TensorCodec()
+    return EncodedMessage(
+        encode_model(codec.encode(TensorKey(name, "", round_number, False, ("model",)), model[name]) for name in model)
+    )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import anyio
 
@@ -90,11 +93,22 @@ def _check_samples(index: TaskResultsIndex) -> None:
         )
 
 
+@dataclass(slots=True)
+class _Outcome:
+    """How the commit of an upload ended, which may be after its caller has gone."""
+
+    done: anyio.Event = field(default_factory=anyio.Event)
+    verdict: Verdict = Verdict.DUPLICATE
+    error: Exception | None = None
+
+
 class Upload:
     """Takes the serialized TaskResults of one collaborator in pieces of any size.
 
-    ``judge`` looks at the whole before it is kept: it raises to refuse, or says what would become of it. ``accept``
-    gets the kept entry. Any end but an accepted `finish` leaves nothing behind.
+    ``judge`` looks at what an upload is before it is kept: it raises to refuse, or says what would become of it.
+    ``check`` then looks at every tensor, away from the event loop, and raises to refuse. ``accept`` gets the kept
+    entry. Any end but an accepted `finish` leaves nothing behind. ``start`` runs a coroutine function in a task that
+    outlives the caller.
     """
 
     def __init__(
@@ -106,20 +120,27 @@ class Upload:
         limits: Limits,
         max_bytes: int,
         judge: Callable[[TaskResultsIndex], Verdict],
+        check: Callable[[TaskResultsIndex], None],
         accept: Callable[[Entry], Verdict],
+        start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
     ) -> None:
         self._spool = spool
         self._federation_uuid = federation_uuid
         self._collaborator = collaborator
         self._max_bytes = max_bytes
         self._judge = judge
+        self._check = check
         self._accept = accept
+        self._start = start
         self._decoder = TaskResultsDecoder(limits=limits)
         self._received = 0
         self._open = True
 
     async def feed(self, data: Buffer) -> None:
-        """Take the next piece. Raises `MessageTooLargeError`, `MalformedMessageError`, `StorageFullError`."""
+        """Take the next piece, whose memory may be used again afterwards.
+
+        Raises `MessageTooLargeError`, `MalformedMessageError`, `StorageFullError`.
+        """
         self._check_open()
         self._received += len(data)
         if self._received > self._max_bytes:
@@ -127,13 +148,13 @@ class Upload:
                 f"the upload has more than {self._max_bytes} bytes, which is all that this model can need; "
                 "raise limits.max_upload_bytes if it is meant"
             )
-        self._decoder.feed(data)
-        await self._spool.write(data)
+        await self._spool.write(data, inspect=self._decoder.feed)
 
     async def finish(self) -> Verdict:
         """Check the whole, keep it and count it. Only `Verdict.ACCEPTED` changed anything.
 
-        Raises `EmptyStreamError`, `MalformedMessageError`, `TensorError`, `HeaderMismatchError`, `InvalidStateError`.
+        Raises `EmptyStreamError`, `MalformedMessageError`, `TensorError`, `HeaderMismatchError`, `InvalidStateError`,
+        `StorageFullError`.
         """
         self._check_open()
         try:
@@ -146,19 +167,31 @@ class Upload:
             await self.abort()
             return verdict
         self._open = False
-        return await self._keep(self._record(index))
+        # in a task of its own: a caller who hangs up now must not leave an upload that is kept and not counted
+        outcome = _Outcome()
+        self._start(partial(self._keep, index, outcome))
+        await outcome.done.wait()
+        try:
+            if outcome.error is not None:
+                raise outcome.error
+        finally:
+            outcome.error = None  # its traceback has this frame
+        return outcome.verdict
 
-    async def _keep(self, record: UploadRecord) -> Verdict:
-        verdict = Verdict.DUPLICATE
-        # a caller who hangs up now must not leave an upload that is kept and not counted
-        with anyio.CancelScope(shield=True):
-            try:
-                verdict = self._accept(await self._spool.commit(record))
-            except AlreadyExistsError:
-                pass  # another upload of the same results was faster
-            finally:
-                await self._spool.abort()  # does nothing after a commit
-        return verdict
+    async def _keep(self, index: TaskResultsIndex, outcome: _Outcome) -> None:
+        try:
+            with anyio.CancelScope(shield=True):
+                try:
+                    entry = await self._spool.commit(self._record(index), inspect=partial(self._check, index))
+                    outcome.verdict = self._accept(entry)
+                except AlreadyExistsError:
+                    pass  # another upload of the same results was faster
+                except Exception as exc:
+                    outcome.error = exc
+                finally:
+                    await self._spool.abort()  # does nothing after a commit
+        finally:
+            outcome.done.set()
 
     async def abort(self) -> None:
         """Forget what came; nothing happens after an end."""

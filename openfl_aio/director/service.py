@@ -16,9 +16,10 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import anyio
+import anyio.to_thread
 import numpy as np
 
-from openfl_aio.aggregator.service import Aggregator
+from openfl_aio.aggregator.service import Aggregator, ModelEncoder
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.config import DirectorConfig, Endpoint
 from openfl_aio.director.execution import Execution, Review, serve_plan
@@ -42,6 +43,7 @@ from openfl_aio.storage.storage import Storage
 from openfl_aio.transport.identity import Caller
 from openfl_aio.transport.server import Server
 from openfl_aio.waiting import Waiters
+from openfl_aio.wire.codec import EncodedMessage
 
 if TYPE_CHECKING:
     from openfl_aio.storage.archives import Archive, ArchiveSink
@@ -266,7 +268,7 @@ class Director:
         self._archives[name] = archive
         execution = Execution(experiment, apply=partial(self._apply, experiment), linger=self.config.timeouts.long_poll)
         self._executions[name] = execution
-        self._tasks.start_soon(self._run, execution, model)
+        self._tasks.start_soon(self._run, execution, [model])
         await self._records.save(experiment)
         return True
 
@@ -307,6 +309,23 @@ class Director:
         if aggregator is not None:
             return aggregator.model(kind) or {}
         return await self._records.model(experiment, kind)
+
+    async def get_encoded_model(
+        self, caller: Caller, name: str, kind: ModelKind, encode: ModelEncoder
+    ) -> EncodedMessage | None:
+        """Return what ``encode`` makes of the model that `get_trained_model` returns, away from the event loop.
+
+        While the experiment's aggregator is here, that is done once for each model.
+        """
+        try:
+            experiment = self._experiments.visible(name, caller.name)
+        except ExperimentNotFoundError:
+            return None
+        aggregator = self._aggregator(name)
+        if aggregator is not None:
+            return await aggregator.encoded_model(kind, encode) or EncodedMessage(())
+        model = await self._records.model(experiment, kind)
+        return await anyio.to_thread.run_sync(encode, model, 0)
 
     async def get_metric_stream(self, caller: Caller, name: str) -> AsyncIterator[Metric]:
         """Yield every metric of an experiment of the caller from the first on, live, until it ends."""
@@ -359,7 +378,7 @@ class Director:
         execution = self._executions.get(name)
         return None if execution is None else execution.aggregator
 
-    async def _run(self, execution: Execution, model: Mapping[str, np.ndarray]) -> None:
+    async def _run(self, execution: Execution, model: list[Mapping[str, np.ndarray]]) -> None:
         try:
             await execution.run(partial(self._prepare, execution, model))
         finally:
@@ -369,7 +388,8 @@ class Director:
                 with anyio.CancelScope(shield=True):
                     await self._records.remove_files(execution.experiment)
 
-    async def _prepare(self, execution: Execution, model: Mapping[str, np.ndarray]) -> Aggregator | None:
+    async def _prepare(self, execution: Execution, initial: list[Mapping[str, np.ndarray]]) -> Aggregator | None:
+        """Make the aggregator. ``initial`` is emptied: nobody else may hold the initial model all through the rounds."""
         experiment = execution.experiment
         plan, archive = await serve_plan(
             self._storage.archives, self._archives[experiment.name], endpoint=self.endpoint, config=self.config
@@ -386,7 +406,7 @@ class Director:
                 "last_model_path": self._records.model_path(experiment, ModelKind.LAST),
             }
         )
-        aggregator = Aggregator(config, initial_model=model, storage=self._storage)
+        aggregator = Aggregator(config, initial_model=initial.pop(), storage=self._storage)
         experiment.federation_uuid = config.federation_uuid
         self._mounted[config.federation_uuid] = execution
         return aggregator

@@ -16,7 +16,8 @@ from openfl_aio.errors import MalformedMessageError
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.transport.identity import current_caller
-from openfl_aio.wire import convert
+from openfl_aio.wire import convert, incremental
+from openfl_aio.wire.codec import EncodedMessage
 from openfl_aio.wire.messages import director as director_messages
 
 if TYPE_CHECKING:
@@ -136,10 +137,10 @@ class DirectorServicer(director_messages.DirectorBase):
         kind = convert.model_kind_from_proto(message.model_type)
         if kind is None:
             return director_messages.TrainedModelResponse()
-        tensors = await self._director.get_trained_model(current_caller(), message.experiment_name, kind)
-        if tensors is None:
-            return director_messages.TrainedModelResponse()
-        return director_messages.TrainedModelResponse(model_proto=convert.model_to_proto(encode_model(tensors)))
+        encoded = await self._director.get_encoded_model(
+            current_caller(), message.experiment_name, kind, _serialised_model
+        )
+        return director_messages.TrainedModelResponse(model_proto=encoded)  # type: ignore[arg-type]
 
     async def get_metric_stream(
         self, message: director_messages.GetMetricStreamRequest
@@ -168,3 +169,7 @@ def encode_model(tensors: Mapping[str, np.ndarray]) -> Sequence[EncodedTensor]:
         replace(codec.encode(TensorKey(name, "", 0, False, ("model",)), array), tags=("model",))
         for name, array in sorted(tensors.items())
     )
+
+
+def _serialised_model(tensors: Mapping[str, np.ndarray], round_number: int) -> EncodedMessage:
+    return EncodedMessage(incremental.encode_model(encode_model(tensors)))

@@ -1,27 +1,37 @@
-"""One call on the server: messages within limits, who calls, and an answer with the right status whatever happens."""
+"""Calls on the server: found by their path, known by their caller, and answered with a status whatever happens."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-import anyio
+import grpclib.const
+import grpclib.server
 from grpclib.const import Status
-from grpclib.events import RecvRequest
+from grpclib.encoding.base import GRPC_CONTENT_TYPE
 from grpclib.exceptions import GRPCError, StreamTerminatedError
-from grpclib.server import Stream
+from grpclib.metadata import Deadline, decode_metadata, encode_grpc_message, encode_metadata
+from h2.exceptions import StreamClosedError
+from multidict import MultiDict
 
 from openfl_aio.config import Limits
-from openfl_aio.errors import DeadlineExceededError, MalformedMessageError, OpenFLAioError
-from openfl_aio.transport.frames import read_message
+from openfl_aio.errors import DeadlineExceededError, MalformedMessageError, MessageTooLargeError, OpenFLAioError
+from openfl_aio.transport.codec import StrictCodec, decode_message
+from openfl_aio.transport.http2.connection import Connection
+from openfl_aio.transport.http2.headers import Headers
+from openfl_aio.transport.http2.messages import BufferPool
+from openfl_aio.transport.http2.stream import CompressedMessageError
+from openfl_aio.transport.http2.stream import Stream as H2Stream
 from openfl_aio.transport.identity import Caller, as_caller, identify
 from openfl_aio.transport.status import is_internal, status_of
+from openfl_aio.wire import codec
+from openfl_aio.wire.messages import DataStream, director
 
-__all__ = ["WAITING_METHODS", "Calls", "CheckedStream"]
+__all__ = ["WAITING_METHODS", "Calls", "ServerStream"]
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +40,9 @@ STOPPING: Final = "the server is stopping; try again"
 # calls that may wait long before they answer: when the server stops they are told at once, for their answer is
 # state that can be asked for again
 WAITING_METHODS: Final = frozenset({"GetTasks", "GetAggregatedTensor", "WaitExperiment", "GetMetricStream"})
+
+# messages that hold a model, every other request is bounded by Limits.max_request_bytes
+LARGE_REQUESTS: Final = (director.ExperimentInfo,)
 
 # a 1.6 client repeats a refused call at once and for ever: its refusals are slowed down, in seconds
 REFUSAL_PAUSE: Final = (0.5, 1.5)
@@ -45,136 +58,331 @@ REFUSALS: Final = frozenset(
         Status.INTERNAL,
     }
 )
+_ANSWER: Final = [(":status", "200"), ("content-type", f"{GRPC_CONTENT_TYPE}+{StrictCodec.__content_subtype__}")]
+_CONTENT_TYPES: Final = frozenset({GRPC_CONTENT_TYPE, f"{GRPC_CONTENT_TYPE}+{StrictCodec.__content_subtype__}"})
 
 
-class CheckedStream:
-    """The part of grpclib's server stream that generated handlers use, with every message checked before it is read."""
+class ServerStream(grpclib.server.Stream[Any, Any]):
+    """grpclib's server stream over our data plane: the same to handlers, with messages that are not copied.
 
-    def __init__(self, stream: Stream[Any, Any], limits: Limits) -> None:
-        self._stream = stream
-        self._limits = limits
-        self.answering = False  # whether a message is being sent
-        self.after_message: Callable[[], None] | None = None  # called once the message being sent is out
+    A ``DataStream`` is valid until the next one is asked for: its payload is a view of memory that is used again.
+    """
 
-    @property
-    def metadata(self) -> Any:
-        """The metadata that came with the call."""
-        return self._stream.metadata
+    _stream: Any  # grpclib names its own class; ours has the methods of it that are used
+    after_message: Callable[[], None] | None = None  # called once the message being sent is out
+    answering = False  # whether a message is being sent
 
     async def recv_message(self) -> Any:
         """Return the next message, or None after the last of a stream.
 
-        Raises like `read_message`, and `MalformedMessageError` for a unary call without a message.
+        Raises `MessageTooLargeError`, `MalformedMessageError` (also for a unary call without a message), and
+        `StreamTerminatedError` if the call is given up.
         """
-        stream = self._stream
-        message = await read_message(stream._stream, stream._codec, stream._recv_type, self._limits)
-        if message is None and not stream._cardinality.client_streaming:
-            raise MalformedMessageError("the call ended before its message came")
+        data = await self._stream.receive()
+        if data is None:
+            if not self._cardinality.client_streaming:
+                raise MalformedMessageError("the call ended before its message came")
+            return None
+        message = await decode_message(self._codec, data, self._recv_type)
+        (message,) = await self._dispatch.recv_message(message)
+        self._messages_received += 1
         return message
 
     async def send_message(self, message: Any) -> None:
-        """Send ``message``."""
+        """Send ``message``; large values in it leave as they are, so they must not change until this returns."""
+        if not self._send_initial_metadata_done:
+            await self.send_initial_metadata()
+        if self._send_message_done and not self._cardinality.server_streaming:
+            raise grpclib.exceptions.ProtocolError("Message was already sent")
+        (message,) = await self._dispatch.send_message(message)
         self.answering = True
         try:
-            await self._stream.send_message(message)
+            await self._stream.send(codec.encode_parts(message))
         finally:
-            if self._stream._cardinality.server_streaming:
+            if self._cardinality.server_streaming:
                 self.answering = False
                 if self.after_message is not None:
                     self.after_message()
+        self._send_message_done = True
+        self._messages_sent += 1
 
-    def __aiter__(self) -> AsyncIterator[Any]:
-        return self
+    async def finish(self, status: Status, text: str | None, extra: Headers | None = None) -> None:
+        """Send the trailers, unless the handler did."""
+        if self._send_trailing_metadata_done or self._cancel_done:
+            return
+        headers: Headers = [] if self._send_initial_metadata_done else list(_ANSWER)
+        headers.append(("grpc-status", str(status.value)))
+        if text is not None:
+            headers.append(("grpc-message", encode_grpc_message(text)))
+        (metadata,) = await self._dispatch.send_trailing_metadata(
+            MultiDict(), status=status, status_message=text, status_details=None
+        )
+        headers += encode_metadata(metadata)
+        if extra:
+            headers += extra
+        await self._stream.send_headers(headers, end_stream=True)
+        self._send_trailing_metadata_done = True
 
-    async def __anext__(self) -> Any:
-        message = await self.recv_message()
-        if message is None:
-            raise StopAsyncIteration
-        return message
 
-
-@dataclass(eq=False, slots=True)
 class _Call:
-    method: str
-    stream: CheckedStream
-    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    """One call in flight. ``verdict`` is what it is told when it is ended from outside; None if nobody listens."""
+
+    __slots__ = ("method", "server_stream", "stream", "task", "verdict")
+
+    def __init__(self, stream: H2Stream, method: str) -> None:
+        self.stream = stream
+        self.method = method
+        self.task: asyncio.Task[None] | None = None
+        self.server_stream: ServerStream | None = None
+        self.verdict: GRPCError | None = None
 
     @property
     def waiting(self) -> bool:
         return self.method.rpartition("/")[2] in WAITING_METHODS
 
+    def end(self, verdict: GRPCError | None) -> None:
+        """Cancel the handler; its caller gets ``verdict``."""
+        if self.task is not None and not self.task.done():
+            self.verdict = verdict
+            self.task.cancel()
+
+    def abandoned(self, reason: str) -> None:
+        """Nobody waits for the answer any more."""
+        self.end(None)
+
 
 class Calls:
-    """Every call in flight on one server, and how each is answered."""
+    """Every call in flight on one server, and how each is answered.
 
-    def __init__(self, limits: Limits) -> None:
+    ``mapping`` is grpclib's: path -> handler, cardinality and message types. ``dispatch`` its events.
+    """
+
+    def __init__(
+        self, mapping: Mapping[str, grpclib.const.Handler], limits: Limits, *, dispatch: Any, buffers: BufferPool
+    ) -> None:
+        self._mapping = mapping
         self._limits = limits
+        self._dispatch = dispatch
+        self._buffers = buffers
+        self._codec = StrictCodec(limits)
         self._active: set[_Call] = set()
+        self._uploads = asyncio.Semaphore(limits.max_uploads)
         self._stopping = False
-        self._idle = anyio.Event()
+        self._idle = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._active)
 
-    async def on_request(self, event: RecvRequest) -> None:
-        """Wrap the handler of a call that begins; grpclib calls this in the task of the call."""
+    def prepare(self, stream: H2Stream, headers: Headers) -> None:
+        """Set what may be received on ``stream``, before any of it is."""
+        path = next((value for name, value in headers if name == ":path"), "")
+        handler = self._mapping.get(path)
+        if handler is None:
+            return
+        inbound = stream.record.inbound
+        if handler.request_type in LARGE_REQUESTS:
+            inbound.max_bytes = self._limits.max_message_bytes
+        elif handler.request_type is DataStream:
+            inbound.pool = self._buffers
+
+    def accept(self, stream: H2Stream, headers: Headers) -> None:
+        """Begin to answer a call."""
+        fields = dict(headers)
+        call = _Call(stream, fields[":path"])
+        self._active.add(call)
+        stream.on_reset = call.abandoned
+        call.task = stream.connection.loop.create_task(self._answer(call, headers, fields))
+        call.task.add_done_callback(lambda task: self._done(call, task))
+
+    def _done(self, call: _Call, task: asyncio.Task[None]) -> None:
+        # here and not in the task, which may be cancelled before it ever ran
+        self._active.discard(call)
+        stream, call.stream.on_reset = call.stream, None
+        if stream.closable:
+            stream.reset_nowait()  # the answer is complete, whatever the peer still sends
+        stream.release()
+        call.task = None
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("cannot answer %s", call.method, exc_info=error)
+        if not self._active:
+            self._idle.set()
+
+    async def _answer(self, call: _Call, headers: Headers, fields: dict[str, str]) -> None:
+        try:
+            refused = _refuse(fields, self._mapping)
+            if refused is not None:
+                await call.stream.send_headers(refused, end_stream=True)
+                return
+            await self._serve(call, headers, fields)
+        except StreamClosedError:
+            pass  # the peer is gone, and with it everybody who would want to know
+
+    async def _serve(self, call: _Call, headers: Headers, fields: dict[str, str]) -> None:
+        handler, connection = self._mapping[call.method], call.stream.connection
+        stream = call.server_stream = ServerStream(
+            call.stream,  # type: ignore[arg-type]
+            call.method,
+            handler.cardinality,
+            handler.request_type,
+            handler.reply_type,
+            codec=self._codec,
+            status_details_codec=None,
+            dispatch=self._dispatch,
+            user_agent=fields.get("user-agent"),
+        )
+        timer: asyncio.TimerHandle | None = None
+        try:
+            stream.deadline = Deadline.from_headers(headers)
+            stream.metadata = decode_metadata(headers)
+        except ValueError as exc:
+            await stream.finish(Status.INTERNAL, f"bad request headers: {exc}"[:200])
+            return
+        if stream.deadline is not None:
+            timer = connection.loop.call_later(stream.deadline.time_remaining(), call.end, _late())
+        refusal: GRPCError | None = None
+        extra: Headers | None = None
+        try:
+            await self._handle(stream, handler, fields, connection.address)
+            if not stream._send_message_done and not handler.cardinality.server_streaming:
+                raise TypeError(f"the handler of {call.method} returned without an answer")
+        except asyncio.CancelledError:
+            if call.verdict is None or call.task is None:
+                raise
+            call.task.uncancel()
+            refusal = call.verdict
+        except StreamTerminatedError:
+            return
+        except Exception as exc:
+            error = _single(exc)
+            if isinstance(error, StreamTerminatedError):
+                return
+            refusal = _answer_for(error, call.method, connection.address)
+            if isinstance(error, CompressedMessageError):
+                refusal = GRPCError(Status.UNIMPLEMENTED, str(error))
+                extra = [("grpc-accept-encoding", "identity")]
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if refusal is None:
+            await stream.finish(Status.OK, None)
+            return
+        if refusal.status in REFUSALS and STOCK_AGENT in (stream.user_agent or "") and not self._stopping:
+            await _pause(call)
+        await stream.finish(refusal.status, refusal.message, extra)
+
+    async def _handle(
+        self, stream: ServerStream, handler: grpclib.const.Handler, fields: dict[str, str], address: str
+    ) -> None:
         if self._stopping:
             raise GRPCError(Status.UNAVAILABLE, STOPPING)
-        handler, method = event.method_func, event.method_name
-        address = _address(event.peer.addr())
-        certificate, metadata, slow = event.peer.cert(), event.metadata, STOCK_AGENT in (event.user_agent or "")
-
-        async def answer(stream: Stream[Any, Any]) -> None:
-            try:
-                # an optional certificate that was not shown is an empty mapping or None: the name is then a claim
-                caller = identify(certificate=certificate or None, metadata=metadata, address=address)
-                await self._run(handler, method, stream, caller)
-            except (GRPCError, StreamTerminatedError) as exc:
-                refusal = exc
-            except Exception as exc:
-                refusal = _answer_for(_single(exc), method, address)
+        caller = self._caller(stream, address)
+        stream.metadata, method = await self._dispatch.recv_request(
+            stream.metadata,
+            handler.func,
+            method_name=stream._method_name,
+            deadline=stream.deadline,
+            content_type=fields["content-type"],
+            user_agent=stream.user_agent,
+            peer=stream.peer,
+        )
+        with as_caller(caller):
+            if handler.cardinality.client_streaming:
+                await self._upload(stream, method)
             else:
-                return
-            if slow and isinstance(refusal, GRPCError) and refusal.status in REFUSALS and not self._stopping:
-                await anyio.sleep(random.uniform(*REFUSAL_PAUSE))
-            raise refusal
+                await method(stream)
 
-        event.method_func = answer
-
-    async def _run(
-        self, handler: Callable[[Any], Awaitable[None]], method: str, stream: Stream[Any, Any], caller: Caller
-    ) -> None:
-        call = _Call(method, CheckedStream(stream, self._limits))
-        self._active.add(call)
+    async def _upload(self, stream: ServerStream, method: Callable[[Any], Awaitable[None]]) -> None:
+        """Read an upload when it is its turn; until then it has no more than the first window."""
+        connection = stream._stream.connection
+        if connection.uploads >= self._limits.max_uploads_per_connection:
+            raise MessageTooLargeError(
+                f"expected at most {self._limits.max_uploads_per_connection} uploads at once on one connection, got more"
+            )
+        connection.uploads += 1
         try:
-            with as_caller(caller), call.scope:
-                await handler(call.stream)
-            if call.scope.cancelled_caught:
-                raise GRPCError(Status.UNAVAILABLE, STOPPING)
+            async with self._uploads:
+                await method(stream)
         finally:
-            self._active.discard(call)
-            if not self._active:
-                self._idle.set()
+            connection.uploads -= 1
+
+    def _caller(self, stream: ServerStream, address: str) -> Caller:
+        """Return who calls: by certificate the same for the whole connection, else whoever the metadata say."""
+        connection: Connection = stream._stream.connection
+        if connection.caller is not None:
+            return connection.caller
+        # an optional certificate that was not shown is an empty mapping or None: the name is then a claim
+        certificate = connection.get_extra_info("peercert") or None
+        assert stream.metadata is not None
+        caller = identify(certificate=certificate, metadata=stream.metadata, address=address)
+        if caller.authenticated:
+            connection.caller = caller
+        return caller
 
     async def drain(self, seconds: float) -> None:
         """Refuse new calls, end waiting ones, let the others finish for ``seconds``, then end those too."""
         self._stopping = True
-        for call in self._active:
-            if call.waiting and call.stream.answering:
-                call.stream.after_message = call.scope.cancel
-            elif call.waiting:
-                call.scope.cancel()
-        with anyio.move_on_after(seconds):
-            await self._until_idle()
-        for call in self._active:
-            call.scope.cancel()
-        with anyio.move_on_after(1.0):  # handlers that do not end when cancelled are left to grpclib
-            await self._until_idle()
+        for call in list(self._active):
+            if not call.waiting:
+                continue
+            stream = call.server_stream
+            if stream is not None and stream.answering:
+                stream.after_message = lambda call=call: call.end(_stopping())
+            else:
+                call.end(_stopping())
+        await self._until_idle(seconds)
+        for call in list(self._active):
+            call.end(_stopping())
+        await self._until_idle(1.0)
 
-    async def _until_idle(self) -> None:
-        while self._active:
-            self._idle = anyio.Event()
-            await self._idle.wait()
+    async def _until_idle(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                while self._active:
+                    self._idle.clear()
+                    await self._idle.wait()
+        except TimeoutError:
+            pass
+
+
+async def _pause(call: _Call) -> None:
+    """Let an impatient peer wait; a call that is ended from outside meanwhile still gets its answer."""
+    try:
+        await asyncio.sleep(random.uniform(*REFUSAL_PAUSE))
+    except asyncio.CancelledError:
+        if call.verdict is None or call.task is None:
+            raise
+        call.task.uncancel()
+
+
+def _late() -> GRPCError:
+    return GRPCError(Status.DEADLINE_EXCEEDED, "the deadline of the call passed")
+
+
+def _stopping() -> GRPCError:
+    return GRPCError(Status.UNAVAILABLE, STOPPING)
+
+
+def _refuse(fields: dict[str, str], mapping: Mapping[str, grpclib.const.Handler]) -> Headers | None:
+    """Return the answer to a request that is no call of ours, by gRPC's rules for HTTP/2, or None."""
+    if fields[":method"] != "POST":
+        return [(":status", "405")]
+    if fields.get("content-type", "") not in _CONTENT_TYPES:
+        what = "Unacceptable" if "content-type" in fields else "Missing"
+        return [
+            (":status", "415"),
+            ("grpc-status", str(Status.UNKNOWN.value)),
+            ("grpc-message", f"{what} content-type header"),
+        ]
+    if fields.get("te") != "trailers":
+        text = 'Required "te: trailers" header is missing'
+        return [(":status", "400"), ("grpc-status", str(Status.UNKNOWN.value)), ("grpc-message", text)]
+    if fields[":path"] not in mapping:
+        return [
+            *_ANSWER,
+            ("grpc-status", str(Status.UNIMPLEMENTED.value)),
+            ("grpc-message", "Method not found"),
+        ]
+    return None
 
 
 def _single(exc: Exception) -> Exception:
@@ -188,8 +396,6 @@ def _answer_for(exc: Exception, method: str, address: str) -> GRPCError:
     """Return what the peer is told about ``exc``; only what is nobody's fault but ours is logged with a traceback."""
     if isinstance(exc, GRPCError):
         return exc
-    if isinstance(exc, StreamTerminatedError):
-        return GRPCError(Status.CANCELLED, "the call was given up by the peer")
     if isinstance(exc, OpenFLAioError) and not is_internal(exc):
         status, text = status_of(exc)
         logger.debug("call refused: %s from %s: %s: %r", method, address, status.name, str(exc))
@@ -199,10 +405,3 @@ def _answer_for(exc: Exception, method: str, address: str) -> GRPCError:
     correlation = secrets.token_hex(8)
     logger.error("internal error %s: %s from %s", correlation, method, address, exc_info=exc)
     return GRPCError(Status.INTERNAL, f"internal error {correlation}")
-
-
-def _address(peer: Any) -> str:
-    """Return ``host:port`` of what the transport says about the peer."""
-    if isinstance(peer, tuple) and len(peer) >= 2:
-        return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
-    return "unknown"

@@ -17,7 +17,6 @@ from grpclib.events import SendRequest, listen
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.exceptions import ProtocolError as GrpclibProtocolError
 from grpclib.metadata import Deadline
-from grpclib.protocol import H2Protocol
 from multidict import MultiDict
 
 from openfl_aio.config import Endpoint, Limits, RetryPolicy, Timeouts, TLSConfig
@@ -30,11 +29,13 @@ from openfl_aio.errors import (
     OpenFLAioError,
     TransportError,
 )
-from openfl_aio.transport.codec import StrictCodec
-from openfl_aio.transport.frames import CleanDeadlineWrapper, CleanWrapper, read_message
-from openfl_aio.transport.sockets import watch
+from openfl_aio.transport.codec import StrictCodec, decode_message
+from openfl_aio.transport.http2.connection import Connection, Shared
+from openfl_aio.transport.http2.tls import TLSProtocol
 from openfl_aio.transport.status import error_from_status
 from openfl_aio.transport.tls import client_context
+from openfl_aio.transport.wrappers import CleanDeadlineWrapper, CleanWrapper
+from openfl_aio.wire import codec
 
 __all__ = ["RETRYABLE", "Channel", "call_with_retries", "open_channel", "translate"]
 
@@ -44,9 +45,9 @@ RETRYABLE: Final[tuple[type[OpenFLAioError], ...]] = (ConnectError, ConnectionLo
 
 
 class _Stream(grpclib.client.Stream[Any, Any]):
-    """One call: replies are read within limits, and nothing of grpclib's cancellation stays behind."""
+    """One call: messages leave and arrive without a copy, and nothing of grpclib's cancellation stays behind."""
 
-    limits = Limits()
+    _stream: Any  # grpclib names its own class; ours has the methods of it that are used
 
     async def __aenter__(self) -> Self:
         if self._deadline is None:
@@ -57,15 +58,40 @@ class _Stream(grpclib.client.Stream[Any, Any]):
             self._wrapper_ctx.__enter__()
         return self
 
+    async def send_message(self, message: Any, *, end: bool = False) -> None:
+        """Send ``message``; large values in it leave as they are, so they must not change until this returns."""
+        if not self._send_request_done:
+            await self.send_request()
+        unary = not self._cardinality.client_streaming
+        if unary and self._send_message_done:
+            raise GrpclibProtocolError("Message was already sent")
+        if self._end_done:
+            raise GrpclibProtocolError("Stream is ended")
+        with self._wrapper:
+            (message,) = await self._dispatch.send_message(message)
+            if not isinstance(message, self._send_type):
+                raise LocalProtocolError(f"expected a {self._send_type.__name__} to send, got {type(message).__name__}")
+            await self._stream.send(codec.encode_parts(message), end=end or unary)
+            self._send_message_done = True
+            self._messages_sent += 1
+            self._end_done = end
+
     async def recv_message(self) -> Any:
+        """Return the next message, or None after the last; large ``bytes`` in it are views of memory of their own."""
         if not self._recv_initial_metadata_done:
             await self.recv_initial_metadata()
         with self._wrapper:
             try:
-                return await read_message(self._stream, self._codec, self._recv_type, self.limits)
+                data = await self._stream.receive()
+                if data is None:
+                    return None
+                message = await decode_message(self._codec, data, self._recv_type)
             except MalformedMessageError:
                 self._maybe_raise()  # the server broke off and said why
                 raise
+            (message,) = await self._dispatch.recv_message(message)
+            self._messages_received += 1
+            return message
 
 
 class Channel(grpclib.client.Channel):
@@ -74,11 +100,13 @@ class Channel(grpclib.client.Channel):
     Usable with the generated stubs. Calls raise what `translate` turns into our errors.
     """
 
+    _protocol: Any = None  # grpclib names its own class
+
     def __init__(self, endpoint: Endpoint, context: ssl.SSLContext | None, timeouts: Timeouts, limits: Limits) -> None:
         super().__init__(endpoint.host.strip("[]"), endpoint.port, ssl=context, codec=StrictCodec(limits))
         self.endpoint = endpoint
         self._connect_timeout = timeouts.connect
-        self._limits = limits
+        self._shared = Shared(limits, client=True)
 
     def request(
         self,
@@ -95,7 +123,7 @@ class Channel(grpclib.client.Channel):
         if timeout is not None:
             ours = Deadline.from_timeout(timeout)
             deadline = ours if deadline is None else min(ours, deadline)
-        stream = _Stream(
+        return _Stream(
             self,
             name,
             cast("Any", MultiDict(metadata or ())),
@@ -107,13 +135,21 @@ class Channel(grpclib.client.Channel):
             dispatch=self.__dispatch__,
             deadline=deadline,
         )
-        stream.limits = self._limits
-        return stream
 
-    async def _create_connection(self) -> H2Protocol:
+    @property
+    def _connected(self) -> bool:
+        return self._protocol is not None and self._protocol.usable
+
+    async def _create_connection(self) -> Any:
+        connection = Connection(self._shared)
+        tls: TLSProtocol | None = None
+        if self._ssl is not None:
+            tls = TLSProtocol(connection, self._ssl, server_hostname=self._host, server_side=False)
         try:
             with anyio.fail_after(self._connect_timeout):
-                protocol = await super()._create_connection()
+                await self._loop.create_connection(lambda: connection if tls is None else tls, self._host, self._port)
+                if tls is not None:
+                    await tls.handshake
         except TimeoutError:
             raise ConnectError(f"no connection to {self.endpoint} within {self._connect_timeout:g} s") from None
         except ssl.SSLCertVerificationError as exc:
@@ -127,8 +163,16 @@ class Channel(grpclib.client.Channel):
             ) from exc
         except OSError as exc:
             raise ConnectError(f"no connection to {self.endpoint} ({_reason(exc)})") from exc
-        watch(protocol.connection._transport)
-        return protocol
+        finally:
+            if tls is not None and not tls.established:
+                tls.abort()
+        return connection
+
+    def close(self) -> None:
+        """Close the connection. Calls in flight end with an error."""
+        self._protocol = None
+        for connection in list(self._shared.connections):
+            connection.close()
 
 
 def _reason(exc: OSError) -> str:

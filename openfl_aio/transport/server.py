@@ -5,37 +5,40 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hashlib
 import ipaddress
 import logging
 import socket
 import ssl
-import weakref
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import anyio
 import anyio.to_thread
 import grpclib.server
-import h2.exceptions
 from betterproto2.grpclib.grpclib_server import ServiceBase
-from grpclib.events import RecvRequest, listen
-from grpclib.protocol import H2Protocol
 
 from openfl_aio.config import Endpoint, Limits, Timeouts, TLSConfig
 from openfl_aio.errors import ConfigurationError, InvalidStateError
+from openfl_aio.transport.acceptor import Acceptor, Admission, Gate
 from openfl_aio.transport.calls import Calls
 from openfl_aio.transport.codec import StrictCodec
-from openfl_aio.transport.sockets import watch
+from openfl_aio.transport.http2.connection import Connection, Shared
+from openfl_aio.transport.http2.tls import TLSProtocol
 from openfl_aio.transport.tls import server_context
+from openfl_aio.transport.watchdog import LoopStatistics, StallWatch
 
-__all__ = ["Server", "is_loopback"]
+__all__ = ["Server", "ServerStatistics", "is_loopback"]
 
 logger = logging.getLogger(__name__)
 
-HANDSHAKE_SECONDS = 5.0
 BACKLOG = 1024
+SWEEP_SECONDS = 1.0
 GOODBYE_PAUSE = 0.05
+CLOSE_SECONDS = 1.0
 EVERYWHERE = ("", "*", "::")
 
 
@@ -47,90 +50,104 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
-def _send_at_once(transport: asyncio.BaseTransport) -> None:
-    """Turn Nagle's algorithm off: an answer is several small writes, which would wait for delayed acknowledgements."""
-    # asyncio does so only for sockets that know their protocol's number, and those of `socket.create_server` do not
-    with contextlib.suppress(OSError):  # the peer is gone already
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+@dataclass(frozen=True, slots=True)
+class ServerStatistics:
+    """What a server has done since it was entered, and does now."""
+
+    connections: int
+    unauthenticated: int  # of those: in the handshake, or before their first SETTINGS
+    refused: int  # connections, for lack of room
+    calls: int  # in flight
+    calmed: int  # connections ended because they passed a limit
+    faults: int  # connections ended by a violation of the protocol
+    loop: LoopStatistics  # of the event loop's stalls
 
 
-class _Protocol(H2Protocol):
-    """One connection. With TLS it must have agreed on HTTP/2, as gRPC demands."""
+class _Plane:
+    """The connections of one server: let in, watched, and sent away."""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        tls = transport.get_extra_info("ssl_object")
-        if tls is not None and tls.selected_alpn_protocol() != "h2":
-            assert isinstance(transport, asyncio.Transport)
-            transport.abort()
-            return
-        _send_at_once(transport)
-        watch(transport)
-        super().connection_made(transport)
+    def __init__(self, limits: Limits, context: ssl.SSLContext | None, handler: grpclib.server.Server) -> None:
+        self._limits = limits
+        self._context = context
+        self.gate = Gate(limits)
+        self.shared = Shared(limits)
+        self.calls = Calls(handler._mapping, limits, dispatch=handler.__dispatch__, buffers=self.shared.buffers)
+        self.shared.calls = self.calls
+        self._handshakes: dict[TLSProtocol, float] = {}
+        self._loop = asyncio.get_running_loop()
+        self._sweep = self._loop.call_later(SWEEP_SECONDS, self._check)
+        self.stopping = False
 
-    def data_received(self, data: bytes) -> None:
-        if hasattr(self, "processor"):
-            super().data_received(data)
+    def admit(self) -> asyncio.BaseProtocol | None:
+        """Return the protocol of a new connection, or None if there is no room for it."""
+        admission = None if self.stopping else self.gate.admit()
+        if admission is None:
+            return None
 
-    def connection_lost(self, exc: BaseException | None) -> None:
-        if hasattr(self, "processor"):
-            super().connection_lost(exc)
+        def ready(connection: Connection) -> bool:
+            return admission.authenticated(_fingerprint(connection))
 
-    def say_goodbye(self) -> None:
-        """Send GOAWAY and close once everything is sent."""
-        if not hasattr(self, "processor") or self.connection.is_closing():
-            return
-        try:
-            self.connection._connection.close_connection()
-            self.connection.flush()
-        except h2.exceptions.ProtocolError:
-            pass  # the connection is in no state to say anything
-        self.processor.close("Server is stopping")
+        connection = Connection(self.shared, on_ready=ready, on_lost=admission.leave)
+        if self._context is None:
+            admission.evictable(connection.abort)
+            return connection
+        tls = TLSProtocol(
+            connection, self._context, server_side=True, on_failed=lambda exc: self._failed(tls, admission, exc)
+        )
+        admission.evictable(tls.abort)
+        self._handshakes[tls] = self._loop.time()
+        return tls
+
+    def _failed(self, tls: TLSProtocol, admission: Admission, exc: Exception) -> None:
+        self._handshakes.pop(tls, None)
+        admission.leave()
+        logger.debug("no TLS connection: %s", exc)
+
+    def _check(self) -> None:
+        """End what has waited too long."""
+        now = self._loop.time()
+        self._sweep = self._loop.call_later(SWEEP_SECONDS, self._check)
+        for tls, began in list(self._handshakes.items()):
+            if tls.established:
+                del self._handshakes[tls]
+            elif now - began >= self._limits.handshake_seconds:
+                del self._handshakes[tls]
+                tls.abort()
+        for connection in list(self.shared.connections):
+            connection.check(now)
+
+    async def end(self, drain: float) -> None:
+        """Tell everybody at once, let calls in flight finish for ``drain`` seconds, and close every connection."""
+        self.stopping = True
+        for tls in list(self._handshakes):
+            if not tls.established:
+                tls.abort()
+        for connection in list(self.shared.connections):
+            connection.go_away()
+        await self.calls.drain(drain)
+        # stock grpclib drops an answer that arrives in one piece with the end of the connection
+        await asyncio.sleep(GOODBYE_PAUSE)
+        for connection in list(self.shared.connections):
+            connection.close("Server is stopping")
+        if self.shared.connections:
+            async with _at_most(CLOSE_SECONDS):
+                await self.shared.emptied.wait()
+        for connection in list(self.shared.connections):
+            connection.abort()
+        self._sweep.cancel()
 
 
-class _GrpcServer(grpclib.server.Server):
-    """grpclib's server on our own socket, with a handshake timeout, and with its connections known."""
+@asynccontextmanager
+async def _at_most(seconds: float) -> AsyncIterator[None]:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            yield
 
-    def __init__(self, services: Sequence[Any], limits: Limits) -> None:
-        super().__init__(services, codec=StrictCodec(limits))
-        self._protocols: weakref.WeakSet[_Protocol] = weakref.WeakSet()
 
-    def _protocol_factory(self) -> H2Protocol:
-        self.__gc_step__()
-        handler = grpclib.server.Handler(self._mapping, self._codec, self._status_details_codec, self.__dispatch__)
-        self._handlers.add(handler)
-        protocol = _Protocol(handler, self._config, self._h2_config)
-        self._protocols.add(protocol)
-        return protocol
-
-    async def listen_on(self, sockets: Sequence[socket.socket], context: ssl.SSLContext | None) -> None:
-        """Serve on bound ``sockets``."""
-        timeout = None if context is None else HANDSHAKE_SECONDS
-        self._listeners = [
-            await self._loop.create_server(
-                self._protocol_factory, sock=sock, ssl=context, backlog=BACKLOG, ssl_handshake_timeout=timeout
-            )
-            for sock in sockets
-        ]
-
-    def stop_accepting(self) -> None:
-        """Close the listening sockets; open connections go on."""
-        for listener in self._listeners:
-            listener.close()
-
-    async def end(self, *, seconds: float) -> None:
-        """Let handlers send their last frames for ``seconds``, then cancel them and close every connection."""
-        tasks = {task for handler in self._handlers for task in (*handler._tasks.values(), *handler._cancelled)}
-        if tasks:
-            await asyncio.wait(tasks, timeout=seconds)
-        # clients on grpclib drop an answer that arrives in one piece with GOAWAY
-        await anyio.sleep(GOODBYE_PAUSE)
-        for protocol in list(self._protocols):
-            protocol.say_goodbye()
-        for handler in self._handlers:
-            handler.close()
-        tasks = {task for handler in self._handlers for task in handler._cancelled if not task.done()}
-        if tasks:
-            await asyncio.wait(tasks, timeout=seconds)
+def _fingerprint(connection: Connection) -> str | None:
+    tls = connection.get_extra_info("ssl_object")
+    certificate = None if tls is None else tls.getpeercert(True)
+    return None if certificate is None else hashlib.sha256(certificate).hexdigest()
 
 
 class Server:
@@ -188,10 +205,14 @@ class Server:
             logger.warning("serving without TLS on %s: callers are believed whatever name they give", self._host)
         context = None if self._tls is None else await server_context(self._tls)
         sockets = await self._bind()
-        self._calls = Calls(self._limits)
-        self._server = _GrpcServer(self._services, self._limits)
-        listen(self._server, RecvRequest, self._calls.on_request)
-        await self._server.listen_on(sockets, context)
+        # grpclib's server knows methods and listeners; connections are our own
+        self._plane = _Plane(
+            self._limits, context, grpclib.server.Server(cast("Any", self._services), codec=StrictCodec(self._limits))
+        )
+        self._watch = StallWatch()
+        self._acceptor = Acceptor(sockets, self._plane.admit, limits=self._limits, log=logger, gate=self._plane.gate)
+        self._acceptor.start()
+        self._watch.start()
         self._endpoint = Endpoint(host=self._listen.host, port=sockets[0].getsockname()[1])
         return self
 
@@ -199,9 +220,24 @@ class Server:
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with anyio.CancelScope(shield=True):  # bounded by the drain time
-            self._server.stop_accepting()
-            await self._calls.drain(self._timeouts.drain)
-            await self._server.end(seconds=1.0)
+            self._acceptor.stop()
+            await self._plane.end(self._timeouts.drain)
+            self._watch.stop()
+
+    def statistics(self) -> ServerStatistics:
+        """Return what the server does and has done. Raises `InvalidStateError` before the server is entered."""
+        if self._endpoint is None:
+            raise InvalidStateError("the server is not bound yet; enter it first")
+        gate, shared = self._plane.gate, self._plane.shared
+        return ServerStatistics(
+            connections=gate.open,
+            unauthenticated=gate.unauthenticated,
+            refused=gate.refused,
+            calls=len(self._plane.calls),
+            calmed=shared.calmed,
+            faults=shared.faults,
+            loop=self._watch.statistics(),
+        )
 
     async def _bind(self) -> list[socket.socket]:
         try:

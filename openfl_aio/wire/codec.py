@@ -40,7 +40,7 @@ from openfl_aio.wire.schema import (
 )
 from openfl_aio.wire.varints import MAX_DEPTH, Buffer, encode_varint, read_tag, read_varint, skip_field
 
-__all__ = ["Buffer", "decode", "encode", "encode_parts"]
+__all__ = ["Buffer", "EncodedMessage", "decode", "encode", "encode_parts"]
 
 M = TypeVar("M", bound=bp.Message)
 
@@ -199,6 +199,22 @@ def decode(cls: type[M], data: Buffer, *, views: bool = False, limits: Limits | 
 # -------------------------------------------------------------------------------------------------------- encoding
 
 
+class EncodedMessage:
+    """A message that was encoded before, to stand for itself in a field of another one that is sent.
+
+    Encoded once and sent often: its large parts are sent as they are, without a copy, and must not change.
+    """
+
+    __slots__ = ("nbytes", "parts")
+
+    def __init__(self, parts: Iterable[Buffer]) -> None:
+        self.parts = tuple(_coalesced(parts))
+        self.nbytes = sum(map(len, self.parts))
+
+    def __repr__(self) -> str:
+        return f"<EncodedMessage of {self.nbytes} bytes in {len(self.parts)} parts>"
+
+
 def encode(message: bp.Message) -> bytes:
     """Return the bytes of ``message``; raises `LocalProtocolError` for a value that its field cannot hold."""
     parts: list[Buffer] = []
@@ -282,7 +298,12 @@ def _write_value(writer: Writer, value: Any, parts: list[Buffer]) -> int:
     return _write_nested(writer.tag, writer.wrap(value) if writer.wrap else value, parts)
 
 
-def _write_nested(tag: bytes, message: bp.Message, parts: list[Buffer]) -> int:
+def _write_nested(tag: bytes, message: bp.Message | EncodedMessage, parts: list[Buffer]) -> int:
+    if isinstance(message, EncodedMessage):
+        head = tag + encode_varint(message.nbytes)
+        parts.append(head)
+        parts.extend(message.parts)
+        return len(head) + message.nbytes
     place = len(parts)
     parts.append(b"")  # the length is known only after the fields
     size = _write_message(message, parts)

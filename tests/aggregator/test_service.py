@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from openfl_aio.aggregator.rounds import Phase
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.aggregator.uploads import upload_limit
-from openfl_aio.config import AggregatorConfig, Limits, StragglerConfig
+from openfl_aio.config import AggregatorConfig, Durability, Limits, StragglerConfig
 from openfl_aio.domain import ExperimentStatus, Header, Metric, ModelKind, TensorQuery, Verdict
 from openfl_aio.errors import (
     AuthorizationError,
@@ -24,13 +25,17 @@ from openfl_aio.errors import (
     InvalidStateError,
     MessageTooLargeError,
     ShapeMismatchError,
+    StorageFullError,
     TensorError,
     TensorNotFoundError,
 )
+from openfl_aio.storage.journal import Entry, MemoryJournal, Spool
 from openfl_aio.storage.models import ModelFiles
+from openfl_aio.storage.storage import Storage
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec, TransformerMetadata
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.testing.federation import InProcessAggregator, inline
+from openfl_aio.wire.codec import EncodedMessage
 from openfl_aio.wire.incremental import encode_task_results
 
 T = TypeVar("T")
@@ -426,6 +431,141 @@ async def test_models_are_saved_and_a_disk_that_refuses_ends_the_federation(tmp_
     saved = await ModelFiles().load(tmp_path / "best.pbuf")
     assert saved.round_number == 0
     np.testing.assert_array_equal(saved.tensors["w"], MODEL["w"])
+
+
+class RecordingFiles(ModelFiles):
+    """Takes a minute for each model and notes when it was begun and whether it had to be durable."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.saves: list[tuple[str, int, bool, float]] = []
+
+    async def save(
+        self, path: Path, tensors: Mapping[str, NDArray[Any]], *, round_number: int, durable: bool = True
+    ) -> None:
+        self.saves.append((path.name, round_number, durable, anyio.current_time()))
+        await anyio.sleep(60)
+
+
+class MemoryStorage(Storage):
+    """Storage that opens nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.journal = MemoryJournal()
+        self.models = self.files = RecordingFiles()
+
+
+@pytest.mark.parametrize(("durability", "pause"), [("process", 0), ("power", 60)])
+async def test_the_next_round_waits_for_the_model_on_the_disk_only_if_power_may_fail(
+    durability: Durability, pause: float
+) -> None:
+    storage = MemoryStorage()
+    config = configuration(collaborators=("one",), last_model_path=Path("last"), durability=durability)
+    async with aggregator(config, storage=storage) as service:
+        begun = anyio.current_time()
+        await play(service, "one", 1.0)
+        while (await service.get_tasks("one")).round_number != 1:
+            pass
+        assert anyio.current_time() - begun == pytest.approx(pause, abs=0.5)
+        await play(service, "one", 2.0)
+        await service.wait_complete()
+        assert anyio.current_time() - begun == pytest.approx(120, abs=1)  # complete is what is saved
+    saves = storage.files.saves
+    assert [save[:3] for save in saves] == [("last", 1, pause > 0), ("last", 2, pause > 0)]
+
+
+@pytest.mark.parametrize("durability", ["process", "power", "memory"])
+@pytest.mark.real_time
+async def test_what_is_left_on_disk_at_each_level(tmp_path: Path, durability: Durability) -> None:
+    folder = tmp_path / "workspace"
+    config = configuration(collaborators=("one",), rounds=1, workspace=folder, durability=durability)
+    async with Aggregator(config, initial_model=MODEL) as service:
+        assignment = await service.get_tasks("one")
+        assert await send(service, "one", TRAIN, trained(1.0)) is Verdict.ACCEPTED
+        journal = list((folder / "journal").rglob("*.upload"))
+        assert len(journal) == (0 if durability == "memory" else 1)
+        for task in assignment.tasks:
+            if task.name != TRAIN:
+                await send(service, "one", task.name, [tensor("acc", 1, "metric", "validate_agg", report=True)])
+        await service.wait_complete()
+        if durability != "memory":
+            saved = await ModelFiles().load(folder / "last.pbuf")
+            np.testing.assert_array_equal(saved.tensors["w"], np.ones((2, 2)))
+    assert folder.exists() is (durability != "memory")
+
+
+async def test_a_model_that_could_not_be_saved_at_the_end_is_told() -> None:
+    class FullFiles(RecordingFiles):
+        async def save(self, path: Path, tensors: Any, *, round_number: int, durable: bool = True) -> None:
+            raise StorageFullError("no space to write 'last'")
+
+    storage = MemoryStorage()
+    storage.models = FullFiles()
+    config = configuration(collaborators=("one",), rounds=1, last_model_path=Path("last"))
+    async with aggregator(config, storage=storage) as service:
+        await play(service, "one", 1.0)
+        with pytest.raises(ExperimentFailedError, match="no space to write 'last'"):
+            await service.wait_complete()
+
+
+class HangingJournal(MemoryJournal):
+    """Takes a second to commit."""
+
+    def spool(self, *, durable: bool = True) -> Spool:
+        spool = super().spool()
+        commit = spool.commit
+
+        async def late(*args: Any, **kwargs: Any) -> Entry:
+            await anyio.sleep(1)
+            return await commit(*args, **kwargs)
+
+        spool.commit = late  # type: ignore[method-assign]
+        return spool
+
+
+async def test_an_upload_whose_sender_hangs_up_while_it_is_kept_counts() -> None:
+    storage = MemoryStorage()
+    storage.journal = HangingJournal()
+    async with aggregator(storage=storage) as service:
+        task = asyncio.ensure_future(send(service, "one", TRAIN, trained(1)))
+        await anyio.sleep(0.5)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await anyio.sleep(1)
+        assert await send(service, "one", TRAIN, trained(1)) is Verdict.DUPLICATE
+        assert all(task.name != TRAIN for task in (await service.get_tasks("one")).tasks)
+
+
+async def test_a_model_is_encoded_once_however_often_it_is_asked_for() -> None:
+    made: list[tuple[float, int]] = []
+
+    def encode(model: Mapping[str, NDArray[Any]], round_number: int) -> EncodedMessage:
+        made.append((float(model["w"][0, 0]), round_number))
+        return EncodedMessage([b"model"])
+
+    async with aggregator(configuration(collaborators=("one",))) as service:
+        assert await service.encoded_model(ModelKind.BEST, encode) is None
+        first = await service.encoded_model(ModelKind.LAST, encode)
+        assert await service.encoded_model(ModelKind.LAST, encode) is first
+        await play(service, "one", 2.0)
+        await service.get_tasks("one")
+        assert await service.encoded_model(ModelKind.LAST, encode) is not first
+        await service.encoded_model(ModelKind.LAST, encode)
+        await service.encoded_model(ModelKind.BEST, encode)
+    assert made == [(1.0, 0), (2.0, 1), (1.0, 0)]
+
+
+async def test_an_initial_model_that_cannot_change_is_not_copied() -> None:
+    writable, constant = np.ones(3, np.float32), np.ones(3, np.float32)
+    constant.flags.writeable = False
+    service = Aggregator(configuration(), initial_model={"a": writable, "b": constant})
+    model = service.model(ModelKind.LAST)
+    assert model is not None
+    writable[:] = 7
+    np.testing.assert_array_equal(model["a"], np.ones(3))
+    assert np.shares_memory(model["b"], constant)
 
 
 async def test_a_federation_that_was_over_before() -> None:

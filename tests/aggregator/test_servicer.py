@@ -22,6 +22,7 @@ from openfl_aio.tensors.key import TensorKey
 from openfl_aio.testing.federation import inline
 from openfl_aio.transport.identity import Caller, as_caller
 from openfl_aio.wire import convert, messages
+from openfl_aio.wire.codec import decode, encode
 from openfl_aio.wire.framing import data_stream
 from openfl_aio.wire.incremental import encode_task_results
 
@@ -96,7 +97,9 @@ async def test_a_federation_through_all_six_calls(chunk_bytes: int) -> None:
                 model_type=messages.aggregator.GetTrainedModelRequestModelType.LAST_MODEL,
             )
         )
-        (encoded,) = convert.model_from_proto(last.model_proto)
+        received = decode(messages.aggregator.TrainedModelResponse, encode(last))
+        (encoded,) = convert.model_from_proto(received.model_proto)
+        assert (encoded.round_number, encoded.tags) == (1, ("compressed", "model"))
         np.testing.assert_array_equal(TensorCodec().decode(encoded), [5, 5])
         described = await servicer.get_experiment_description(
             messages.aggregator.GetExperimentDescriptionRequest(name=service.federation_uuid)
@@ -163,3 +166,24 @@ def test_a_header_that_is_not_there_yet(data: bytes) -> None:
 def test_a_header_that_is_too_long(data: bytes) -> None:
     with pytest.raises(MalformedStreamError, match="at most"):
         peek_header(memoryview(data))
+
+
+@pytest.mark.parametrize("chunk_bytes", [3, 50, 2**20])
+async def test_an_upload_whose_chunks_come_in_one_buffer(chunk_bytes: int) -> None:
+    """What the transport hands out is valid only until the next message is asked for."""
+
+    async def reused() -> AsyncIterator[messages.DataStream]:
+        buffer = bytearray(2**20)
+        async for chunk in upload(service, "train", chunk_bytes=chunk_bytes):
+            size = len(chunk.npbytes)
+            buffer[:size] = chunk.npbytes
+            view = memoryview(buffer)[:size]
+            yield messages.DataStream(size=size, npbytes=view)  # type: ignore[arg-type]
+            buffer[:size] = bytes(size)
+
+    async with aggregator() as service:
+        await AggregatorServicer(service.find).send_local_task_results(reused())
+        await service.get_tasks("one")
+        for task in ("aggregated_model_validation", "locally_tuned_model_validation"):
+            await AggregatorServicer(service.find).send_local_task_results(upload(service, task))
+        np.testing.assert_array_equal((await service.wait_complete())["w"], [5, 5])

@@ -439,8 +439,8 @@ async def test_small_answers_are_not_held_back() -> None:
         open_channel(server.endpoint, tls=None) as channel,
     ):
         await aggregator.AggregatorStub(channel).get_tasks(TASKS)
-        (protocol,) = server._server._protocols
-        sock = protocol.connection._transport.get_extra_info("socket")
+        (connection,) = server._plane.shared.connections
+        sock = connection.get_extra_info("socket")
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 

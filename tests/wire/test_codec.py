@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from openfl_aio.config import Limits
 from openfl_aio.errors import LocalProtocolError, MalformedMessageError, MessageTooLargeError
-from openfl_aio.wire.codec import decode, encode, encode_parts
+from openfl_aio.wire.codec import EncodedMessage, decode, encode, encode_parts
 from openfl_aio.wire.messages import DataStream, MetadataProto, ModelProto, NamedTensor, aggregator, director
 from openfl_aio.wire.varints import encode_varint
 
@@ -331,3 +331,18 @@ def test_special_floats() -> None:
 def test_a_value_that_its_field_cannot_hold_is_refused(message: bp.Message, field: str) -> None:
     with pytest.raises(LocalProtocolError, match=field):
         encode(message)
+
+
+def test_an_encoded_message_stands_for_the_message_itself() -> None:
+    big = bytes(range(256)) * 100
+    model = ModelProto(tensors=[NamedTensor(name="w", data_bytes=big), NamedTensor(name="b", data_bytes=b"small")])
+    response = aggregator.TrainedModelResponse(model_proto=model)
+    encoded = EncodedMessage(encode_parts(model))
+    assert encoded.nbytes == len(encode(model))
+    assert f"{encoded.nbytes} bytes" in repr(encoded)
+    standing = aggregator.TrainedModelResponse(model_proto=encoded)  # type: ignore[arg-type]
+    for _ in range(2):
+        assert encode(standing) == encode(response)
+        assert any(part is big for part in encode_parts(standing))
+    empty = aggregator.TrainedModelResponse(model_proto=EncodedMessage(()))  # type: ignore[arg-type]
+    assert decode(aggregator.TrainedModelResponse, encode(empty)).model_proto == ModelProto()

@@ -4,8 +4,11 @@ asyncio keeps a receive buffer of 256 KiB for every TLS connection. Here all con
 loop asks for a buffer, fills it and reports it without anything in between, so it is free again afterwards. Plaintext
 is decrypted straight into the buffer that the inner protocol hands out.
 
-OpenSSL's memory BIOs grow and never shrink, so a large transfer passes them in pieces: a connection that has moved a
-gigabyte is about as small afterwards as one that was always idle.
+OpenSSL's memory BIOs grow and never shrink, so they hold one TLS record at a time: after a gigabyte a connection has
+kept some 44 KiB more than an idle one, which has 30.
+
+Hostile records: OpenSSL takes any number of TLS 1.3's key updates, at 15 to 30 µs each. So records without data are
+counted here, and a connection has a bounded number of records a turn of the loop, however short they are.
 
 What the caller's context decides: versions, certificates, the offer of ALPN (`h2`) and `ssl.OP_NO_RENEGOTIATION`,
 which must be set, because TLS 1.2 could let a peer ask for handshakes without end. How long a handshake may take is
@@ -15,24 +18,21 @@ the caller's business too: see `TLSProtocol.established` and `TLSProtocol.abort`
 from __future__ import annotations
 
 import asyncio
-import logging
 import ssl
 import threading
-from collections.abc import Callable, Iterable
-from typing import Any, Final, cast
+from collections.abc import Callable
+from typing import Final, cast
+
+from openfl_aio.transport.http2.tls_transport import TLSTransport
 
 __all__ = ["TLSProtocol", "TLSTransport"]
 
-logger = logging.getLogger(__name__)
-
 SHARED_BYTES: Final = 512 << 10  # of ciphertext, received at once
-INCOMING_BYTES: Final = 64 << 10  # of ciphertext that OpenSSL is given at once
-OUTGOING_BYTES: Final = 256 << 10  # of ciphertext that OpenSSL may keep before it goes to the raw transport
-RECORD_BYTES: Final = 16 << 10  # of plaintext in the largest record
-SMALL_BYTES: Final = 1 << 10  # shorter pieces are copied together rather than sent as records of their own
-RECORDS_PER_TURN: Final = 256  # then other connections have their turn: records of one byte cost as much as full ones
-
-Bytes = bytes | bytearray | memoryview
+HEADER_BYTES: Final = 5  # of a record; its last two are the length of what follows
+RECORDS_PER_TURN: Final = 256  # then other connections have theirs; a full shared buffer has 32 records of full size
+HANDSHAKE_RECORDS: Final = 256  # that a peer may send until it is established; an ordinary one needs about five
+BARREN_RECORDS: Final = 64  # without data (tickets, key updates) that a peer may send, and one more ...
+BARREN_EVERY: Final = 1 << 20  # ... for so many bytes of data
 
 _thread = threading.local()
 
@@ -55,9 +55,25 @@ class TLSProtocol(asyncio.BufferedProtocol):
     """
 
     __slots__ = (
-        "__weakref__", "_backlog", "_context", "_inner", "_on_failed", "_raw", "_raw_full", "_server_hostname",
-        "_server_side", "_shared", "_transport", "_turn_due", "established", "handshake",
-    )  # fmt: skip
+        "__weakref__",
+        "_backlog",
+        "_context",
+        "_full",
+        "_head",
+        "_inner",
+        "_missing",
+        "_on_failed",
+        "_patience",
+        "_raw",
+        "_raw_full",
+        "_server_hostname",
+        "_server_side",
+        "_shared",
+        "_transport",
+        "_turn_due",
+        "established",
+        "handshake",
+    )
 
     def __init__(
         self,
@@ -69,8 +85,8 @@ class TLSProtocol(asyncio.BufferedProtocol):
         on_failed: Callable[[Exception], None] | None = None,
     ) -> None:
         self.handshake: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        """Done when the connection is established, or with the `ssl.SSLError` or `ConnectionError` that prevented it.
-        It may be left alone: an error that nobody asks for is not reported by asyncio."""
+        """Done when the connection is established, or with what prevented it: an `ssl.SSLError`, a `ConnectionError`, or for an
+        impossible hostname a `ValueError` or `TypeError`. It may be left alone: asyncio will not report the error."""
         self.established = False
         """True from the end of the handshake, and ever after."""
         self._inner = inner
@@ -84,6 +100,10 @@ class TLSProtocol(asyncio.BufferedProtocol):
         self._transport: TLSTransport | None = None
         self._backlog: memoryview = memoryview(b"")  # ciphertext that waits for a turn or for resume_reading
         self._turn_due = False
+        self._head = b""  # the beginning of a record's header
+        self._missing = 0  # bytes of the record that OpenSSL has the beginning of
+        self._full = False  # the last buffer was filled to its end: OpenSSL may have the rest of a record
+        self._patience = HANDSHAKE_RECORDS  # with records that carry no data
 
     def __repr__(self) -> str:
         state = "established" if self.established else "in its handshake"
@@ -100,7 +120,13 @@ class TLSProtocol(asyncio.BufferedProtocol):
         """Keep the raw transport; a client says hello."""
         self._raw = cast("asyncio.Transport", transport)
         if not self._server_side:
-            self._shake_hands(self._wrap(self._raw))
+            try:
+                hello = self._wrap(self._raw)
+            except (TypeError, ValueError) as exc:  # a hostname that no certificate can have, in OpenSSL's view
+                self._handshake_failed(exc)
+                self._raw.abort()
+            else:
+                self._shake_hands(hello)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         """Return the buffer that all connections share; it is used up in the next call of `buffer_updated`."""
@@ -118,12 +144,19 @@ class TLSProtocol(asyncio.BufferedProtocol):
         transport = self._transport
         if transport is None:  # a server spends OpenSSL's memory only on a peer that has sent something
             transport = self._wrap(self._raw)
-        if not self.established:
-            transport.incoming.write(data)
-            if not self._shake_hands(transport):
-                return
-            data = data[:0]
-        self._deliver(transport, data)
+        position = 0
+        while not self.established:
+            position = self._next_record(transport.incoming, data, position)
+            if not (self._missing or self._head):
+                self._patience -= 1
+            if self._patience < 0:
+                self._refuse(transport, ssl.SSLError("the handshake has too many records"))
+            else:
+                self._shake_hands(transport)
+            if position == nbytes or self._raw.is_closing():
+                break
+        if self.established:
+            self._deliver(transport, data[position:])
 
     def eof_received(self) -> None:
         """The peer has closed its side without goodbye: pass it on; the raw transport closes itself."""
@@ -138,8 +171,9 @@ class TLSProtocol(asyncio.BufferedProtocol):
         if not self.established:
             self._handshake_failed(exc or ConnectionResetError("the connection was closed during the TLS handshake"))
         elif transport is not None:
-            transport.lost()
             self._inner.connection_lost(transport.error or exc)
+        if transport is not None:
+            transport.lost()
 
     def pause_writing(self) -> None:
         """Pass it on, if there is anybody to pause."""
@@ -161,32 +195,34 @@ class TLSProtocol(asyncio.BufferedProtocol):
         )
         return transport
 
-    def _shake_hands(self, transport: TLSTransport) -> bool:
-        """Take the handshake as far as what was received allows. Returns True when it is complete."""
+    def _shake_hands(self, transport: TLSTransport) -> None:
+        """Take the handshake as far as what was received allows."""
         try:
             transport.tls.do_handshake()
         except ssl.SSLWantReadError:
             transport.flush()
-            return False
+            return
         except ssl.SSLError as exc:
-            transport.flush()  # the alert that tells the peer why
-            self._handshake_failed(exc)
-            transport.abort()
-            return False
+            self._refuse(transport, exc)
+            return
         chosen = transport.tls.selected_alpn_protocol()
         if chosen != "h2":
-            transport.flush()
-            self._handshake_failed(ssl.SSLError(f"the peer does not speak HTTP/2 (ALPN chose {chosen or 'nothing'})"))
-            transport.abort()
-            return False
+            self._refuse(transport, ssl.SSLError(f"the peer does not speak HTTP/2 (ALPN chose {chosen or 'nothing'})"))
+            return
         self.established = True
+        self._patience = BARREN_RECORDS * BARREN_EVERY
+        full = self._raw_full  # what happens from now on reaches the inner protocol at once
         self._inner.connection_made(transport)
         transport.flush()  # the end of the handshake, together with what the inner protocol has just said
-        if self._raw_full:
+        if full and self._raw_full:
             self._inner.pause_writing()
         if not self.handshake.done():
             self.handshake.set_result(None)
-        return True
+
+    def _refuse(self, transport: TLSTransport, exc: ssl.SSLError) -> None:
+        transport.flush()  # the alert that tells the peer why
+        self._handshake_failed(exc)
+        transport.abort()
 
     def _handshake_failed(self, exc: Exception) -> None:
         if not self.handshake.done():
@@ -198,46 +234,79 @@ class TLSProtocol(asyncio.BufferedProtocol):
 
     # -- reading
 
+    def _next_record(self, incoming: ssl.MemoryBIO, data: memoryview, position: int) -> int:
+        """Give OpenSSL the record that begins (or goes on) at ``position``, as far as ``data`` has it.
+
+        Returns the position after it. The record is complete if ``_missing`` is 0 and ``_head`` is empty. OpenSSL's
+        buffer stays as small as one record, and reading is tried only when it must succeed: an exception for every
+        piece of a record would cost as much as decrypting it.
+        """
+        missing = self._missing
+        if not missing:
+            if self._head or len(data) - position < HEADER_BYTES:
+                end = position + HEADER_BYTES - len(self._head)
+                self._head += data[position:end]
+                if len(self._head) < HEADER_BYTES:
+                    return len(data)
+                incoming.write(self._head)
+                missing = self._head[3] << 8 | self._head[4]
+                self._head = b""
+                position = end
+            else:
+                missing = (data[position + 3] << 8 | data[position + 4]) + HEADER_BYTES
+        piece = data[position : position + missing]
+        incoming.write(piece)
+        self._missing = missing - len(piece)
+        return position + len(piece)
+
     def _deliver(self, transport: TLSTransport, data: memoryview) -> None:
         """Decrypt what OpenSSL has and then ``data`` into the inner protocol's buffers, until it is all delivered, the
         inner protocol wants no more, or the turn is over.
         """
-        read = cast("Callable[[int, memoryview], int]", transport.tls.read)
-        incoming, inner = transport.incoming, self._inner
-        position, size = 0, len(data)
-        records = 0
+        tls, incoming, inner = transport.tls, transport.incoming, self._inner
+        read = cast("Callable[[int, memoryview], int]", tls.read)
+        position, size, records = 0, len(data), 0
         while transport.is_reading():
+            ready = self._full and tls.pending() > 0
+            if not ready and position >= size:
+                return
             if records >= RECORDS_PER_TURN:
                 self._yield_turn()
                 break
             target = memoryview(inner.get_buffer(-1))
             filled, room = 0, len(target)
-            more = True
+            count = -1
+            broken: ssl.SSLError | None = None
             while filled < room and records < RECORDS_PER_TURN:
-                if not incoming.pending and not transport.tls.pending():
+                if not ready:
                     if position >= size:
-                        more = False
                         break
-                    incoming.write(data[position : position + INCOMING_BYTES])
-                    position += INCOMING_BYTES
+                    position = self._next_record(incoming, data, position)
+                    if self._missing or self._head:
+                        break
+                ready = False
+                records += 1
                 try:
                     count = read(room - filled, target[filled:])
                 except ssl.SSLWantReadError:
-                    continue  # what OpenSSL has is the beginning of a record
+                    self._patience -= BARREN_EVERY
+                    continue
                 except ssl.SSLError as exc:
-                    transport.fail(exc)
-                    return
+                    broken = exc
+                    break
                 if not count:
-                    if filled:
-                        inner.buffer_updated(filled)
-                    self._peer_closed(transport)
-                    return
-                records += 1
+                    break
                 filled += count
+            self._full = filled == room
             if filled:
+                self._patience += filled
                 inner.buffer_updated(filled)
-            if not more:
-                return
+            if not count:
+                self._peer_closed(transport)
+            elif self._patience < 0:
+                broken = ssl.SSLError("the peer sends TLS records without data")
+            if broken is not None:
+                transport.fail(broken)
         if position < size and not transport.is_closing():
             rest = data[position:]
             # the shared buffer is another connection's next, what was kept before is our own
@@ -280,182 +349,3 @@ class TLSProtocol(asyncio.BufferedProtocol):
     def inner(self) -> asyncio.BufferedProtocol:
         """The protocol that plaintext is for."""
         return self._inner
-
-
-class TLSTransport(asyncio.Transport):
-    """What the inner protocol writes to. Bytes are encrypted, and so copied, before a write returns.
-
-    `get_extra_info` knows `ssl_object`, `sslcontext`, `peercert` and `cipher`, also after the connection was lost, and
-    asks the raw transport for the rest.
-    """
-
-    __slots__ = ("__weakref__", "_closing", "_outgoing", "_protocol", "_raw", "error", "incoming", "paused", "tls")
-
-    def __init__(
-        self,
-        protocol: TLSProtocol,
-        raw: asyncio.Transport,
-        context: ssl.SSLContext,
-        *,
-        server_side: bool,
-        server_hostname: str | None,
-    ) -> None:
-        super().__init__()
-        self.incoming = ssl.MemoryBIO()
-        """Ciphertext from the peer, for OpenSSL."""
-        self._outgoing = ssl.MemoryBIO()
-        self.tls = context.wrap_bio(
-            self.incoming, self._outgoing, server_side=server_side, server_hostname=server_hostname
-        )
-        """OpenSSL's side of the connection."""
-        self.paused = False
-        """True while the inner protocol wants nothing."""
-        self.error: Exception | None = None
-        """The TLS error that ended the connection."""
-        self._protocol: TLSProtocol | None = protocol
-        self._raw = raw
-        self._closing = False
-
-    def __repr__(self) -> str:
-        return f"<TLSTransport {self.tls.version()} over {self._raw!r}>"
-
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return what is known about the connection under ``name``."""
-        if name == "ssl_object":
-            return self.tls
-        if name == "peercert":
-            return self.tls.getpeercert()
-        if name == "cipher":
-            return self.tls.cipher()
-        if name == "sslcontext":
-            return self.tls.context
-        return self._raw.get_extra_info(name, default)
-
-    def get_protocol(self) -> asyncio.BaseProtocol:
-        """Return the inner protocol. Raises `ConnectionResetError` after the connection was lost."""
-        if self._protocol is None:
-            raise ConnectionResetError("the connection was lost")
-        return self._protocol.inner
-
-    # -- reading
-
-    def is_reading(self) -> bool:
-        """Tell whether plaintext may be delivered."""
-        return not self.paused and not self.is_closing()
-
-    def pause_reading(self) -> None:
-        """Deliver no more plaintext, not even what was received already, until `resume_reading`."""
-        if self._protocol is not None and not self.paused:
-            self.paused = True
-            self._protocol.pause_reading()
-
-    def resume_reading(self) -> None:
-        """Deliver plaintext again, from the loop's next round on."""
-        if self._protocol is not None and self.paused:
-            self.paused = False
-            self._protocol.resume_reading()
-
-    # -- writing
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Set the limits of ciphertext in the raw transport, in bytes."""
-        self._raw.set_write_buffer_limits(high, low)
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        """Return the limits of ciphertext in the raw transport, in bytes."""
-        return self._raw.get_write_buffer_limits()
-
-    def get_write_buffer_size(self) -> int:
-        """Return the bytes of ciphertext that the raw transport has not yet sent."""
-        return self._raw.get_write_buffer_size()
-
-    def can_write_eof(self) -> bool:
-        """Return False: TLS 1.2 cannot close one side only."""
-        return False
-
-    def write(self, data: Bytes) -> None:
-        """Encrypt and send ``data``. Does nothing on a connection that is closing."""
-        if self.is_closing():
-            return
-        self._encrypt(memoryview(data))
-        self.flush()
-
-    def writelines(self, list_of_data: Iterable[Bytes]) -> None:
-        """Encrypt and send pieces, the short ones together with their neighbours: a frame's header is no record of
-        its own. Does nothing on a connection that is closing.
-        """
-        if self.is_closing():
-            return
-        small: list[Bytes] = []
-        smalls = 0
-        for piece in list_of_data:
-            size = len(piece)
-            if size < SMALL_BYTES:
-                small.append(piece)
-                smalls += size
-                if smalls >= RECORD_BYTES:
-                    self._encrypt(memoryview(b"".join(small)))
-                    small, smalls = [], 0
-                continue
-            view = memoryview(piece)
-            if small:
-                room = RECORD_BYTES - smalls
-                small.append(view[:room])
-                self._encrypt(memoryview(b"".join(small)))
-                small, smalls = [], 0
-                view = view[room:]
-            self._encrypt(view)
-        if small:
-            self._encrypt(memoryview(b"".join(small)))
-        self.flush()
-
-    def _encrypt(self, view: memoryview) -> None:
-        write, outgoing = self.tls.write, self._outgoing
-        position, size = 0, len(view)
-        try:
-            while position < size:
-                position += write(view[position:])
-                if outgoing.pending >= OUTGOING_BYTES:
-                    self.flush()
-        except ssl.SSLError as exc:
-            self.fail(exc)
-
-    def flush(self) -> None:
-        """Give the raw transport what OpenSSL has for the peer."""
-        if self._outgoing.pending:
-            self._raw.write(self._outgoing.read())
-
-    # -- the end
-
-    def is_closing(self) -> bool:
-        """Tell whether the connection is closing or closed."""
-        return self._closing or self._raw.is_closing()
-
-    def close(self) -> None:
-        """Say goodbye to the peer, send everything, then close. Nothing more is delivered."""
-        if self.is_closing():
-            return
-        self._closing = True
-        try:
-            self.tls.unwrap()
-        except ssl.SSLError:
-            pass  # the goodbye is written, and the peer's is not waited for
-        self.flush()
-        self._raw.close()
-
-    def abort(self) -> None:
-        """Close at once, without what is not yet sent."""
-        self._closing = True
-        self._raw.abort()
-
-    def fail(self, exc: ssl.SSLError) -> None:
-        """End a connection whose TLS is broken. The inner protocol is told ``exc`` in `connection_lost`."""
-        if self.error is None:
-            logger.debug("TLS connection broken: %s", exc)
-            self.error = exc
-            self.flush()  # the alert
-            self.abort()
-
-    def lost(self) -> None:
-        """Let go of the protocols, so that no cycle keeps OpenSSL's memory until a garbage collection."""
-        self._protocol = None

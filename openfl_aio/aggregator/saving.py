@@ -1,0 +1,72 @@
+"""Models written to disk while the federation goes on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from typing import Any
+
+import anyio
+from numpy.typing import NDArray
+
+from openfl_aio.storage.models import ModelFiles
+
+__all__ = ["ModelSaver"]
+
+logger = logging.getLogger(__name__)
+
+
+class ModelSaver:
+    """Saves models one after another; of those that wait for the same path only the newest.
+
+    ``start`` runs a coroutine function in somebody's task group, which then ends after what is being written.
+    ``failed`` is told of every error.
+    """
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        *,
+        start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._files = files
+        self._start = start
+        self._failed = failed
+        self._waiting: dict[Path, tuple[Mapping[str, NDArray[Any]], int]] = {}
+        self._settled = anyio.Event()
+        self._settled.set()
+        self.error: Exception | None = None
+        """Why the last model that was tried could not be saved; None if it was."""
+
+    def __repr__(self) -> str:
+        return f"<ModelSaver {'settled' if self._settled.is_set() else 'writing'}, {len(self._waiting)} waiting>"
+
+    def submit(self, path: Path, model: Mapping[str, NDArray[Any]], *, round_number: int) -> None:
+        """Have ``model`` saved soon; its arrays must not change."""
+        self._waiting[path] = model, round_number
+        if self._settled.is_set():
+            self._settled = anyio.Event()
+            self._start(self._write)
+
+    async def settled(self) -> None:
+        """Return once nothing is left to be written."""
+        while not self._settled.is_set():
+            await self._settled.wait()
+
+    async def _write(self) -> None:
+        try:
+            with anyio.CancelScope(shield=True):  # a closing federation waits for its last model
+                while self._waiting:
+                    path = next(iter(self._waiting))
+                    model, round_number = self._waiting.pop(path)
+                    try:
+                        await self._files.save(path, model, round_number=round_number, durable=False)
+                        self.error = None
+                    except Exception as exc:
+                        self.error = exc
+                        self._failed(exc)
+                    del model  # or it would live as long as this waits for the next
+        finally:
+            self._settled.set()

@@ -1,0 +1,551 @@
+"""An HTTP/2 connection on asyncio: the engine between a transport and the calls.
+
+Bytes from the socket go straight into the memory of the message that they belong to where they can, and through one
+buffer shared by all connections otherwise, so a connection that waits has no buffer. What is sent is gathered during
+one turn of the event loop and leaves in one system call; large messages leave as views of the sender's memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol, cast
+
+from grpclib.protocol import Peer
+
+from openfl_aio.config import Limits
+from openfl_aio.transport.budgets import LogLimiter
+from openfl_aio.transport.http2.engine import Engine
+from openfl_aio.transport.http2.frames import ConnectionFault, ErrorCode
+from openfl_aio.transport.http2.headers import Headers
+from openfl_aio.transport.http2.messages import BufferPool
+from openfl_aio.transport.http2.outgoing import Piece
+from openfl_aio.transport.http2.stream import Stream
+from openfl_aio.transport.http2.streams import StreamRecord
+from openfl_aio.transport.http2.windows import WindowPool
+from openfl_aio.transport.identity import Caller
+from openfl_aio.transport.sockets import watch
+
+__all__ = ["Calls", "Connection", "Shared"]
+
+logger = logging.getLogger(__name__)
+
+SCRATCH_BYTES: Final = 512 * 1024
+POOLED_BYTES: Final = 32 * 1024 * 1024
+LINGER_BYTES: Final = 1024 * 1024
+LINGER_SECONDS: Final = 0.5
+_UNSENT_BYTES: Final = 64 * 1024  # answers to control frames that a peer may leave unread before it is not read either
+_GATHERED: Final = 512  # buffers of one system call; Linux takes 1024
+_JOINED_BYTES: Final = 64 * 1024
+
+_local = threading.local()
+
+
+def _scratch() -> memoryview:
+    """Return the buffer that all connections of this thread receive into, one at a time."""
+    buffer: memoryview | None = getattr(_local, "scratch", None)
+    if buffer is None:
+        buffer = _local.scratch = memoryview(bytearray(SCRATCH_BYTES))
+    return buffer
+
+
+class Calls(Protocol):
+    """Who answers calls (server)."""
+
+    def prepare(self, stream: Stream, headers: Headers) -> None:
+        """Set what may be received on the stream of a call that begins."""
+
+    def accept(self, stream: Stream, headers: Headers) -> None:
+        """Answer the call; ``stream.release()`` when it is done."""
+
+
+@dataclass(slots=True)
+class Shared:
+    """What the connections of one server, or of one channel, have in common."""
+
+    limits: Limits
+    client: bool = False
+    calls: Calls | None = None
+    pool: WindowPool = field(init=False)
+    buffers: BufferPool = field(default_factory=lambda: BufferPool(POOLED_BYTES))
+    connections: set[Connection] = field(default_factory=set)
+    emptied: asyncio.Event = field(default_factory=asyncio.Event)  # set while there are no connections
+    log: LogLimiter = field(default_factory=LogLimiter)
+    calmed: int = 0  # connections ended because they passed a limit
+    faults: int = 0  # connections ended by a violation of the protocol
+
+    def __post_init__(self) -> None:
+        self.pool = WindowPool(self.limits.window_pool_bytes)
+
+
+class Connection(asyncio.BufferedProtocol):
+    """See the module. ``on_ready`` is called at the peer's first SETTINGS and may refuse by returning False.
+
+    For grpclib's client it is protocol, connection and events processor in one.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_aborted",
+        "_began",
+        "_direct",
+        "_fd",
+        "_flushing",
+        "_heard",
+        "_idle_since",
+        "_lingering",
+        "_new",
+        "_openers",
+        "_paused",
+        "_pinged",
+        "_shared",
+        "_transport",
+        "address",
+        "caller",
+        "engine",
+        "last_message_received",
+        "last_message_sent",
+        "loop",
+        "messages_received",
+        "messages_sent",
+        "on_lost",
+        "on_ready",
+        "senders",
+        "uploads",
+        "writable",
+    )
+
+    engine: Engine
+
+    def __init__(
+        self,
+        shared: Shared,
+        *,
+        on_ready: Callable[[Connection], bool] | None = None,
+        on_lost: Callable[[], None] | None = None,
+    ) -> None:
+        self._shared = shared
+        self.on_ready = on_ready
+        self.on_lost = on_lost
+        self.loop = asyncio.get_running_loop()
+        self.address = "unknown"  # host:port of the peer, for logs
+        self.writable = True
+        self.senders: set[Stream] = set()
+        self.caller: Caller | None = None  # who it is, once somebody found out
+        self.uploads = 0  # being read, or waiting for it
+        self.messages_sent = self.messages_received = 0
+        self.last_message_sent = self.last_message_received = 0.0
+        self._aborted = False
+        self._transport: asyncio.Transport | None = None
+        self._fd = -1
+        self._direct = False
+        self._flushing = False
+        self._paused = False
+        self._lingering: int | None = None
+        self._new: list[tuple[Stream, Headers]] = []
+        self._openers: set[asyncio.Future[None]] = set()
+        self._began = self._heard = self._idle_since = self.now()
+        self._pinged: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.address}>"
+
+    @property
+    def connection(self) -> Connection:
+        """Itself; see the class."""
+        return self
+
+    processor = connection
+
+    def now(self) -> float:
+        """Return the loop's time, in seconds."""
+        return self.loop.time()
+
+    # ---------------------------------------------------------------------------------------------- asyncio's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin to speak HTTP/2."""
+        transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
+        self._transport = transport
+        self.address = _address(transport.get_extra_info("peername"))
+        transport.set_write_buffer_limits(high=self._shared.limits.max_queued_bytes)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and transport.get_extra_info("ssl_object") is None and _is_plain_asyncio(transport):
+            self._fd = sock.fileno()
+        shared = self._shared
+        self.engine = Engine(self, shared.limits, client=shared.client, pool=shared.pool, now=self.now())
+        shared.connections.add(self)
+        shared.emptied.clear()
+        watch(transport)
+        self.flush()
+        if self._aborted:
+            transport.abort()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return where the next bytes are to go."""
+        target = self.engine.target() if self._lingering is None else None
+        self._direct = target is not None
+        return _scratch() if target is None else target
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Take what was received."""
+        if self._lingering is not None:
+            self._lingering -= nbytes
+            if self._lingering < 0:
+                self.abort()
+            return
+        now = self._heard = self.now()
+        self._pinged = None
+        if self._direct:
+            self.engine.advance(nbytes, now)
+        else:
+            self.engine.receive(_scratch()[:nbytes], now)
+        if self.engine.fault is not None:
+            self._end_by_fault(self.engine.fault)
+        self._start_calls()
+        if self.engine.out:
+            self.flush()
+
+    def eof_received(self) -> bool:
+        """Close: a peer that sends no more cannot read on in HTTP/2's sense."""
+        return False
+
+    def pause_writing(self) -> None:
+        """The peer does not take what is sent."""
+        self.writable = False
+
+    def resume_writing(self) -> None:
+        """The peer takes it again."""
+        self.writable = True
+        if self._transport is not None:
+            self.flush()
+        if self._paused:
+            self._paused = False
+            assert self._transport is not None
+            self._transport.resume_reading()
+        self._wake_senders()
+        self._wake_openers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell every call, and let go of everything."""
+        self._terminate("Connection lost")
+        self._shared.connections.discard(self)
+        if not self._shared.connections:
+            self._shared.emptied.set()
+        self._transport = None
+        self._fd = -1
+        self._wake_openers()
+        if self.on_lost is not None:
+            self.on_lost()
+            self.on_lost = None
+
+    # ---------------------------------------------------------------------------------------------- writing
+
+    def flush_soon(self) -> None:
+        """Send what the engine has at the end of this turn of the loop, together with what others add."""
+        if not self._flushing:
+            self._flushing = True
+            self.loop.call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flushing = False
+        self.flush()
+
+    def flush(self) -> None:
+        """Send what the engine has, or keep it, and read no more, while the peer takes nothing."""
+        out = self.engine.out
+        if not out or self._transport is None:
+            return
+        if not self.writable and self._lingering is None:
+            # only a server holds back: two sides that do would wait for each other
+            if not self._paused and not self._shared.client and sum(map(len, out)) > _UNSENT_BYTES:
+                self._paused = True
+                self._transport.pause_reading()
+            return
+        self.write(())
+
+    def write(self, pieces: Iterable[Piece]) -> None:
+        """Send what the engine has, and then ``pieces``."""
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            self.engine.out.clear()
+            return
+        parts: list[Piece] = [*self.engine.out, *pieces]
+        self.engine.out.clear()
+        size = sum(map(len, parts))
+        if size <= _JOINED_BYTES:
+            transport.write(b"".join(parts))
+        elif self._fd < 0 or transport.get_write_buffer_size():
+            transport.writelines(parts)
+        else:
+            self._write_through(transport, parts, size)
+
+    def _write_through(self, transport: asyncio.Transport, parts: list[Piece], size: int) -> None:
+        """Hand ``parts`` to the system as they are; the transport gets, and copies, only what it does not take."""
+        try:
+            sent = os.writev(self._fd, parts[:_GATHERED])
+        except OSError:
+            sent = 0  # the transport will find out what it is
+        if sent == size:
+            return
+        index = 0
+        while sent >= len(parts[index]):
+            sent -= len(parts[index])
+            index += 1
+        rest = parts[index:]
+        rest[0] = memoryview(rest[0])[sent:]
+        transport.writelines(rest)
+
+    # ---------------------------------------------------------------------------------------------- the engine's owner
+
+    def settings_received(self) -> None:
+        """See `Owner`."""
+        if self.on_ready is not None and not self.on_ready(self):
+            self.engine.break_off(ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many connections of this peer"))
+        self._wake_openers()
+
+    def request_received(self, record: StreamRecord, headers: Headers) -> None:
+        """See `Owner`."""
+        stream = Stream(self, max_bytes=record.inbound.max_bytes, record=record)
+        assert self._shared.calls is not None
+        self._shared.calls.prepare(stream, headers)
+        self._new.append((stream, headers))
+        self.engine.busy += 1
+
+    def _start_calls(self) -> None:
+        """Begin the calls that came with the last bytes: those that were also given up in them cost no task."""
+        if not self._new:
+            return
+        new, self._new = self._new, []
+        calls = self._shared.calls
+        assert calls is not None
+        for stream, headers in new:
+            if stream.lost is None:
+                calls.accept(stream, headers)
+            else:
+                stream.release()
+
+    def response_received(self, record: StreamRecord, headers: Headers) -> None:
+        """See `Owner`."""
+        if record.user is not None:
+            record.user.headers_received(headers)
+
+    def trailers_received(self, record: StreamRecord, headers: Headers) -> None:
+        """See `Owner`."""
+        if record.user is not None:
+            record.user.trailers_received(headers)
+
+    def data_received(self, record: StreamRecord) -> None:
+        """See `Owner`."""
+        if record.user is not None:
+            record.user.data_received()
+        else:
+            self.engine.read(record)
+
+    def stream_ended(self, record: StreamRecord) -> None:
+        """See `Owner`."""
+        if record.user is not None:
+            record.user.ended()
+
+    def stream_reset(self, record: StreamRecord, code: int, reason: str) -> None:
+        """See `Owner`."""
+        if record.user is None:
+            return
+        if self._shared.client and code == ErrorCode.NO_ERROR and record.inbound.ended:
+            record.user.stopped(reason)
+        else:
+            record.user.terminated(reason, code)
+
+    def window_opened(self, record: StreamRecord | None) -> None:
+        """See `Owner`."""
+        if record is None:
+            self._wake_senders()
+        elif record.user is not None:
+            record.user.window_opened()
+
+    def goaway_received(self, code: int, reason: str) -> None:
+        """See `Owner`."""
+        if not self._shared.client:
+            return
+        if code != ErrorCode.NO_ERROR:
+            logger.warning("%s ended the connection: %s %s", self.address, ErrorCode(code).name, reason)
+            self._terminate(f"Received GOAWAY frame, closing connection; error_code: {code}")
+        elif not self.engine.streams:
+            self.close()
+
+    def ping_acknowledged(self) -> None:
+        """See `Owner`."""
+
+    # ---------------------------------------------------------------------------------------------- for streams
+
+    def settle(self, record: StreamRecord) -> None:
+        """What this stream received was read: tell the peer when it is time."""
+        self.engine.read(record)
+        if self.engine.out:
+            self.flush_soon()
+
+    def released(self) -> None:
+        """A stream was let go of."""
+        if self._shared.client:
+            self._wake_openers()
+            if self.engine.peer_draining and not self.engine.streams:
+                self.close()
+        else:
+            self.engine.busy -= 1
+        if not self.engine.streams:
+            self._idle_since = self.now()
+
+    async def until_open(self) -> None:
+        """Wait until the peer takes another call (client)."""
+        while self._transport is not None and not (self.writable and self.engine.may_open):
+            waiter: asyncio.Future[None] = self.loop.create_future()
+            self._openers.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._openers.discard(waiter)
+        if self._transport is None or self.engine.exhausted:
+            raise ConnectionResetError("the connection is closed")
+
+    def _wake_openers(self) -> None:
+        for waiter in self._openers:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _wake_senders(self) -> None:
+        for stream in list(self.senders):
+            stream.window_opened()
+
+    def create_stream(self, *, wrapper: Any = None) -> Stream:
+        """Return a stream for a call that is about to begin (client); grpclib's name."""
+        stream = Stream(self, max_bytes=self._shared.limits.max_message_bytes)
+        stream.wrapper = wrapper
+        return stream
+
+    def get_peer(self) -> Peer:
+        """Return grpclib's description of the other side."""
+        return Peer(self._transport)  # type: ignore[arg-type] # it only asks for extra info
+
+    def get_extra_info(self, name: str) -> Any:
+        """Return what the transport knows."""
+        return self._transport.get_extra_info(name) if self._transport is not None else None
+
+    # ---------------------------------------------------------------------------------------------- the end
+
+    def is_closing(self) -> bool:
+        """Whether nothing can be sent any more."""
+        return self._transport is None or self._transport.is_closing() or self._lingering is not None
+
+    @property
+    def usable(self) -> bool:
+        """Whether a call can be made (client)."""
+        return not self.is_closing() and not self.engine.exhausted
+
+    def _end_by_fault(self, fault: ConnectionFault) -> None:
+        shared = self._shared
+        calm = fault.code is ErrorCode.ENHANCE_YOUR_CALM
+        if calm:
+            shared.calmed += 1
+        else:
+            shared.faults += 1
+        level = logging.WARNING if calm and not shared.client else logging.DEBUG
+        suppressed = shared.log.allow(self.now()) if level == logging.WARNING else 0
+        if suppressed is not None:
+            more = f" ({suppressed} more such lines were left out)" if suppressed else ""
+            logger.log(level, "%s: connection ended: %s, %s%s", self.address, fault.code.name, fault.reason, more)
+        self._terminate("Protocol error")
+        self._linger()
+
+    def _linger(self) -> None:
+        """Send what is left, say no more, and hear the peer out for a moment: else it might never see why."""
+        transport = self._transport
+        if transport is None:
+            return
+        self._lingering = LINGER_BYTES
+        self.write(())
+        if transport.can_write_eof() and not transport.is_closing():
+            with contextlib.suppress(OSError):
+                transport.write_eof()
+        if self._paused:
+            transport.resume_reading()
+        self.loop.call_later(LINGER_SECONDS, self.abort)
+
+    def _terminate(self, reason: str) -> None:
+        engine = getattr(self, "engine", None)
+        if engine is None:
+            return
+        for record in list(engine.streams.values()):
+            if record.user is not None:
+                record.user.terminated(reason)
+        self._start_calls()
+
+    def go_away(self) -> None:
+        """Take no more calls; those in flight go on."""
+        if self._transport is not None and not self.engine.draining:
+            self.engine.go_away()
+            self.flush()
+
+    def close(self, reason: str = "Connection closed") -> None:
+        """Tell every call, send what is left, and close; a peer that does not take it has a moment."""
+        self._terminate(reason)
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            self.flush()
+            transport.close()
+            if transport.get_write_buffer_size():
+                self.loop.call_later(LINGER_SECONDS, transport.abort)
+
+    def abort(self) -> None:
+        """Close at once; a connection that is not made yet, as soon as it is."""
+        self._aborted = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    # ---------------------------------------------------------------------------------------------- deadlines
+
+    def check(self, now: float) -> None:
+        """End what has waited too long (server); called about once a second."""
+        limits, engine = self._shared.limits, self.engine
+        if self._transport is None or self._lingering is not None:
+            return
+        if not engine.got_settings:
+            if now - self._began >= limits.preface_seconds:
+                self._break_off(ErrorCode.SETTINGS_TIMEOUT, "no SETTINGS in time")
+        elif engine.header_started is not None and now - engine.header_started >= limits.header_seconds:
+            self._break_off(ErrorCode.PROTOCOL_ERROR, "a header block that does not end")
+        elif not engine.streams and not engine.busy and now - self._idle_since >= limits.idle_seconds:
+            self.go_away()
+            self.close()
+        elif self._pinged is not None and now - self._pinged >= limits.keepalive_timeout:
+            self._terminate("Connection lost")
+            self.abort()
+        else:
+            for record in list(engine.streams.values()):
+                if record.user is not None and record.user.stalled(now, limits.progress_seconds):
+                    engine.reset(record, ErrorCode.CANCEL)
+                    record.user.terminated("no progress in time")
+            if self._pinged is None and now - self._heard >= limits.keepalive_seconds:
+                self._pinged = now
+                engine.ping(b"openflai")
+            self.flush()
+
+    def _break_off(self, code: ErrorCode, reason: str) -> None:
+        self.engine.break_off(ConnectionFault(code, reason))
+        assert self.engine.fault is not None
+        self._end_by_fault(self.engine.fault)
+
+
+def _address(peer: Any) -> str:
+    if isinstance(peer, tuple) and len(peer) >= 2:
+        return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
+    return "unknown"
+
+
+def _is_plain_asyncio(transport: asyncio.Transport) -> bool:
+    """Return whether writing to the socket past the transport is sound, as it is while asyncio has nothing to write."""
+    return type(transport).__module__.partition(".")[0] == "asyncio"

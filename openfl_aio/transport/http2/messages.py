@@ -1,0 +1,279 @@
+"""gRPC messages out of the DATA of one stream: each received once, into the memory where it stays.
+
+A message is a prefix of five bytes (whether it is compressed, and its length, big-endian) and as many bytes. Large ones
+get memory of their own as soon as the prefix is known, and the socket writes into it. What comes while nobody asks
+is bounded by the stream's flow-control window, however the peer cuts it: messages that are ahead of the reader by more
+than a few are kept as plain bytes, not as objects.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from enum import Enum
+from typing import Final, TypeAlias
+
+import numpy as np
+
+__all__ = ["PREFIX_BYTES", "BufferPool", "Fault", "Inbound", "Message"]
+
+PREFIX_BYTES: Final = 5
+PREFIX: Final = struct.Struct(">BI")
+OWN_MEMORY: Final = 64 * 1024
+"""From this size on a message gets memory of its own; smaller ones are cut out of what was received."""
+
+_AHEAD: Final = 32
+_read_prefix = PREFIX.unpack_from
+
+Message: TypeAlias = bytes | memoryview
+
+
+class Fault(Enum):
+    """Why no more messages can be taken from a stream."""
+
+    COMPRESSED = "a message is compressed"
+    TOO_LARGE = "a message is larger than accepted"
+    CUT = "the stream ended within a message"
+
+
+def allocate(size: int) -> memoryview:
+    """Return ``size`` writable bytes that nobody has set."""
+    return np.empty(size, np.uint8).data  # unlike bytearray: without a pass that writes zeros
+
+
+class BufferPool:
+    """Memory for messages that are gone before the next one is read: fresh pages cost more than the copy into them."""
+
+    __slots__ = ("_free", "_kept", "_most")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._kept = 0
+        self._free: dict[int, list[memoryview]] = {}
+
+    def take(self, size: int) -> memoryview:
+        """Return memory of at least ``size`` bytes; `give` it back whole."""
+        capacity = 1 << max(size - 1, 1).bit_length()
+        free = self._free.get(capacity)
+        if free:
+            self._kept -= capacity
+            return free.pop()
+        return allocate(capacity)
+
+    def give(self, memory: memoryview) -> None:
+        """Take back what `take` returned. Nobody may read it afterwards."""
+        if self._kept + len(memory) <= self._most:
+            self._kept += len(memory)
+            self._free.setdefault(len(memory), []).append(memory)
+
+
+class Inbound:
+    """The receiving side of one stream.
+
+    ``max_bytes`` bounds one message. With ``pool`` set, large messages live in its memory and are valid until
+    `release`. ``unread`` counts bytes of flow control that were received and not settled with the peer.
+    """
+
+    __slots__ = (
+        "_at",
+        "_backlog",
+        "_body",
+        "_filled",
+        "_leased",
+        "_memory",
+        "_need",
+        "_prefix",
+        "_ready",
+        "ended",
+        "fault",
+        "fault_bytes",
+        "max_bytes",
+        "pool",
+        "received",
+        "unread",
+    )
+
+    def __init__(self, max_bytes: int) -> None:
+        self.max_bytes = max_bytes
+        self.pool: BufferPool | None = None
+        self.ended = False
+        self.fault: Fault | None = None
+        self.fault_bytes = 0  # length of the message that is at fault, 0 if even that is not known
+        self.unread = 0
+        self.received = 0  # bytes in all, for whoever watches progress
+        self._prefix = b""
+        self._need = -1  # length of the message under way, -1 between messages
+        self._filled = 0
+        self._body: memoryview | None = None
+        self._memory: memoryview | None = None  # of the pool, under the body
+        self._ready: deque[tuple[Message, memoryview | None]] = deque()
+        self._backlog: bytearray | None = None
+        self._at = 0
+        self._leased: memoryview | None = None
+
+    def __repr__(self) -> str:
+        return f"<Inbound ready={len(self._ready)} need={self._need} filled={self._filled} ended={self.ended}>"
+
+    # -- the side of the connection
+
+    def feed(self, view: memoryview) -> None:
+        """Take bytes; ``view`` may be reused afterwards."""
+        count = len(view)
+        self.unread += count
+        self.received += count
+        if self.fault is not None:
+            return
+        if self._backlog is not None:
+            self._backlog += view
+            return
+        position = self._cut(view, 0)
+        if position < count and self.fault is None:
+            self._backlog = bytearray(view[position:])
+            self._at = 0
+
+    def target(self, most: int) -> memoryview | None:
+        """Return where the next bytes belong, at most ``most`` of them, or None if they must come through `feed`."""
+        body = self._body
+        if body is None or self._backlog is not None:
+            return None
+        filled = self._filled
+        return body[filled : min(self._need, filled + most)]
+
+    def advance(self, count: int) -> None:
+        """Take note that ``count`` bytes were written to the `target`."""
+        self.unread += count
+        self.received += count
+        self._filled += count
+        if self._filled == self._need:
+            self._complete()
+
+    def end(self) -> None:
+        """Take note that the peer sends no more."""
+        self.ended = True
+        if self._backlog is None:
+            self._check_cut()
+
+    # -- the side of the reader
+
+    def take(self) -> Message | None:
+        """Return the next message, or None if there is none yet (or, with ``ended`` or ``fault``, will be none)."""
+        if not self._ready:
+            if self._backlog is None:
+                return None
+            self._cut_backlog()
+            if not self._ready:
+                return None
+        message, self._leased = self._ready.popleft()
+        return message
+
+    def release(self) -> None:
+        """Give back the memory of the message taken last, if it is the pool's."""
+        memory, self._leased = self._leased, None
+        if memory is not None and self.pool is not None:
+            self.pool.give(memory)
+
+    def close(self) -> None:
+        """Forget everything, and whatever is still to come."""
+        self.fault = self.fault or Fault.CUT
+        self.release()
+        self._ready.clear()
+        self._body = self._memory = self._backlog = None
+        self._need = -1
+        self._prefix = b""
+
+    def settle(self) -> int:
+        """Return ``unread`` and set it to zero: these bytes are read, the peer may send as many again."""
+        count, self.unread = self.unread, 0
+        return count
+
+    @property
+    def partial(self) -> bool:
+        """Whether a message has begun and is not complete."""
+        return self._need >= 0 or bool(self._prefix)
+
+    @property
+    def available(self) -> bool:
+        """Whether `take` may return something."""
+        return bool(self._ready) or self._backlog is not None
+
+    # -- cutting
+
+    def _cut(self, view: memoryview, position: int) -> int:
+        """Cut messages out of ``view`` until it is used up or enough are ready; return how far."""
+        end = len(view)
+        ready = self._ready
+        while position < end:
+            if self._need < 0:
+                if len(ready) >= _AHEAD:
+                    return position
+                if not self._prefix and end - position >= PREFIX_BYTES:
+                    compressed, need = _read_prefix(view, position)
+                    position += PREFIX_BYTES
+                else:
+                    part = bytes(view[position : position + PREFIX_BYTES - len(self._prefix)])
+                    position += len(part)
+                    self._prefix += part
+                    if len(self._prefix) < PREFIX_BYTES:
+                        break
+                    compressed, need = _read_prefix(self._prefix, 0)
+                    self._prefix = b""
+                if compressed or need > self.max_bytes:
+                    self._need = need
+                    self._fail(Fault.COMPRESSED if compressed else Fault.TOO_LARGE)
+                    return end
+                if need <= OWN_MEMORY and end - position >= need:
+                    ready.append((bytes(view[position : position + need]), None))
+                    position += need
+                    continue
+                self._begin(need)
+            body = self._body
+            assert body is not None
+            filled = self._filled
+            count = min(self._need - filled, end - position)
+            body[filled : filled + count] = view[position : position + count]
+            position += count
+            self._filled = filled + count
+            if self._filled == self._need:
+                self._complete()
+        return position
+
+    def _begin(self, need: int) -> None:
+        self._need = need
+        self._filled = 0
+        if need > OWN_MEMORY and self.pool is not None:
+            self._memory = self.pool.take(need)
+            self._body = self._memory[:need]
+        else:
+            self._body = allocate(need)
+
+    def _complete(self) -> None:
+        assert self._body is not None
+        self._ready.append((self._body.toreadonly(), self._memory))
+        self._body = self._memory = None
+        self._need = -1
+
+    def _cut_backlog(self) -> None:
+        backlog = self._backlog
+        assert backlog is not None
+        with memoryview(backlog) as view:
+            self._at = self._cut(view, self._at)
+        if self._at == len(backlog):
+            self._backlog = None
+            if self.ended:
+                self._check_cut()
+        elif self._at * 2 > len(backlog):
+            del backlog[: self._at]
+            self._at = 0
+
+    def _check_cut(self) -> None:
+        if self.partial and self.fault is None:
+            self._fail(Fault.CUT)
+
+    def _fail(self, fault: Fault) -> None:
+        self.fault = fault
+        self.fault_bytes = max(self._need, 0)
+        if self._memory is not None and self.pool is not None:
+            self.pool.give(self._memory)
+        self._body = self._memory = self._backlog = None
+        self._need = -1
+        self._prefix = b""
