@@ -330,12 +330,12 @@ async def deadline_reaches_the_server(peer: Peer) -> None:
     key = uuid.uuid4().hex
     await peer.test.EmptyCall(empty.Empty(), timeout=SECONDS)  # connected, so that the whole time is the call's
     started = time.monotonic()
-    call = peer.probe.Park(probe.ParkRequest(key=key, milliseconds=15_000), timeout=1.0)
+    call = peer.probe.Park(probe.ParkRequest(key=key, milliseconds=15_000), timeout=0.5)
     assert await status(call) == "DEADLINE_EXCEEDED"
-    assert 0.8 < time.monotonic() - started < 3
+    assert 0.4 < time.monotonic() - started < 3
     seen = await peer.observe(key)
     assert seen.state == "cancelled"
-    assert 0.2 < seen.seconds_left < 1.2, seen.seconds_left
+    assert 0.05 < seen.seconds_left < 0.7, seen.seconds_left
 
 
 @case
@@ -387,9 +387,9 @@ async def cancel_midway(peer: Peer) -> None:
         while True:
             yield probe.Chunk(body=bytes(300_000))
 
-    for number in range(40):
-        call = peer.probe.Download(probe.DownloadRequest(chunks=8, size=MIB, seed=number), timeout=SECONDS)
-        assert (await call.read()).body == pattern(number, MIB)
+    for number in range(24):
+        call = peer.probe.Download(probe.DownloadRequest(chunks=16, size=MIB // 4, seed=number), timeout=SECONDS)
+        assert (await call.read()).body == pattern(number, MIB // 4)
         call.cancel()
         sending = peer.probe.Upload(chunks(), timeout=SECONDS)
         await asyncio.sleep(0.01)
@@ -421,7 +421,7 @@ async def drain(peer: Peer) -> dict[str, str]:
     keys = {name: uuid.uuid4().hex for name in ("parked", "waiting")}
     uploading = peer.probe.Upload(timeout=SECONDS)
     await uploading.write(probe.Chunk(body=b"first"))
-    parked = peer.probe.Park(probe.ParkRequest(key=keys["parked"], milliseconds=1500), timeout=SECONDS)
+    parked = peer.probe.Park(probe.ParkRequest(key=keys["parked"], milliseconds=800), timeout=SECONDS)
     waiting = peer.probe.WaitExperiment(probe.ParkRequest(key=keys["waiting"], milliseconds=15_000), timeout=SECONDS)
     for key in keys.values():
         await peer.until_running(key)
