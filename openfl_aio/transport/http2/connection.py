@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol, cast
 
 from grpclib.protocol import Peer
@@ -28,6 +29,7 @@ from openfl_aio.transport.http2.messages import OWN_MEMORY, BufferPool
 from openfl_aio.transport.http2.outgoing import Piece
 from openfl_aio.transport.http2.stream import Stream
 from openfl_aio.transport.http2.streams import StreamRecord
+from openfl_aio.transport.http2.turns import Turns
 from openfl_aio.transport.http2.windows import WindowPool
 from openfl_aio.transport.http2.writer import Writer
 from openfl_aio.transport.identity import Caller
@@ -75,6 +77,7 @@ class Shared:
     calls: Calls | None = None
     pool: WindowPool = field(init=False)
     tide: Tide = field(default_factory=Tide)
+    turns: Turns = field(default_factory=Turns)
     buffers: BufferPool = field(default_factory=lambda: BufferPool(POOLED_BYTES))
     connections: set[Connection] = field(default_factory=set)
     emptied: asyncio.Event = field(default_factory=asyncio.Event)  # set while there are no connections
@@ -336,13 +339,22 @@ class Connection(asyncio.BufferedProtocol):
         if not self._new:
             return
         new, self._new = self._new, []
-        calls = self._shared.calls
-        assert calls is not None
         for stream, headers in new:
-            if stream.lost is None:
-                calls.accept(stream, headers)
-            else:
-                stream.release()
+            self.in_turn(partial(self._start_call, stream, headers))
+
+    def _start_call(self, stream: Stream, headers: Headers) -> None:
+        assert self._shared.calls is not None
+        if stream.lost is None:
+            self._shared.calls.accept(stream, headers)
+        else:
+            stream.release()
+
+    def in_turn(self, act: Callable[[], None]) -> None:
+        """Do what wakes a call; on a server when it is this peer's turn."""
+        if self._shared.client:
+            act()
+        else:
+            self._shared.turns.take(self, act, self.loop)
 
     def response_received(self, record: StreamRecord, headers: Headers) -> None:
         """See `Owner`."""
