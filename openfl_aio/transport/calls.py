@@ -83,6 +83,8 @@ class ServerStream(grpclib.server.Stream[Any, Any]):
             if not self._cardinality.client_streaming:
                 raise MalformedMessageError("the call ended before its message came")
             return None
+        if not self._cardinality.client_streaming and self._stream.record.inbound.more:
+            raise MalformedMessageError("expected one message, got more")
         message = await decode_message(self._codec, data, self._recv_type)
         (message,) = await self._dispatch.recv_message(message)
         self._messages_received += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
@@ -53,6 +54,21 @@ def _on_first_signal(act: Callable[[], None]) -> Iterator[None]:
         restore()
 
 
+@contextmanager
+def _settled_heap() -> Iterator[None]:
+    """Take what exists now out of the garbage collector's sight: modules, mostly, which live as long as the process.
+
+    Else every full collection goes through all of it, and the event loop, and so everybody, waits for a tenth of a
+    second; a peer who makes garbage could cause that at will.
+    """
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 async def serve_until_signalled(
     service: AbstractAsyncContextManager[S],
     *,
@@ -67,12 +83,13 @@ async def serve_until_signalled(
     stopped = anyio.Event()
     with _single_errors(), _on_first_signal(stopped.set):
         async with service as entered:
-            if started is not None:
-                started(entered)
-            if until is None:
-                await stopped.wait()
-            else:
-                await _first(until(entered), stopped.wait())
+            with _settled_heap():
+                if started is not None:
+                    started(entered)
+                if until is None:
+                    await stopped.wait()
+                else:
+                    await _first(until(entered), stopped.wait())
 
 
 async def _first(*work: Awaitable[object]) -> None:

@@ -7,7 +7,8 @@ The classes are betterproto2's; the bytes go through here, because a peer's byte
 - a known field in a wire type that it cannot have is skipped like an unknown one, as in Google's implementation;
 - a repeated singular field: the last wins, sub-messages merge;
 - unknown fields are skipped and not kept;
-- the number of objects that a message may make this side build is bounded (a byte can ask for a whole Python object).
+- the number of objects that a message may make this side build is bounded (a byte can ask for a whole Python object),
+  and counted by `openfl_aio.wire.scan` before the first is built.
 
 Encoding gives a list of buffers in which large ``bytes`` values appear as they are, without a copy. Such a field may
 also hold a ``bytearray`` or ``memoryview``.
@@ -26,6 +27,7 @@ import betterproto2 as bp
 
 from openfl_aio.config import Limits
 from openfl_aio.errors import LocalProtocolError, MalformedMessageError, MessageTooLargeError
+from openfl_aio.wire.scan import ENTRY_OBJECTS, MESSAGE_OBJECTS, check_contents, most_objects
 from openfl_aio.wire.schema import (
     READ_BYTES,
     READ_FIXED,
@@ -45,8 +47,7 @@ __all__ = ["Buffer", "EncodedMessage", "decode", "encode", "encode_parts"]
 M = TypeVar("M", bound=bp.Message)
 
 _VIEW_BYTES: Final = 4096  # from here on a buffer is passed on as it is; below, joining is cheaper than another part
-_MESSAGE_ELEMENTS: Final = 8  # what a sub-message counts in the number of elements: it takes as long to build
-_LEAST_ELEMENTS: Final = 10_000
+_SCAN_BYTES: Final = 1024  # what is smaller cannot ask for much, and is counted while it is built
 _DEFAULT_LIMITS: Final = Limits()
 
 
@@ -67,7 +68,7 @@ class _Decoder:
         self.budget -= objects
         if self.budget < 0:
             raise MessageTooLargeError(
-                f"expected at most {self.maximum} elements in one message, got more; raise the limits if it is meant"
+                f"expected at most {self.maximum} objects in a message, got more; raise the limits if it is meant"
             )
 
     def fields(
@@ -108,7 +109,7 @@ class _Decoder:
             elif kind == READ_MESSAGE:
                 self._message(reader, position, stop, state, depth)
             elif kind == READ_MAP:
-                self.spend(1)
+                self.spend(ENTRY_OBJECTS)
                 entry = self.build(reader.message, self.fields(reader.message, position, stop, {}, depth + 1))
                 state.setdefault(reader.name, {})[entry.key] = entry.value
             else:
@@ -132,7 +133,7 @@ class _Decoder:
             raise MalformedMessageError(f"expected UTF-8 text in field {name!r}, got other bytes") from None
 
     def _message(self, reader: Reader, position: int, stop: int, state: dict[str, Any], depth: int) -> None:
-        self.spend(_MESSAGE_ELEMENTS)
+        self.spend(MESSAGE_OBJECTS)
         if reader.repeated:
             built = self.build(reader.message, self.fields(reader.message, position, stop, {}, depth + 1))
             state.setdefault(reader.name, []).append(built)
@@ -176,9 +177,8 @@ def decode(cls: type[M], data: Buffer, *, views: bool = False, limits: Limits | 
     """Return the message of type ``cls`` that ``data`` holds.
 
     With ``views=True`` every ``bytes`` field is a ``memoryview`` of ``data`` (which must not change while they live),
-    otherwise a copy. ``limits`` bounds the bytes of the message (``max_message_bytes``) and the number of list elements
-    and map entries: ``max_tensors * (max_tags + max_metadata)``, but at least 10 000; a sub-message counts as 8 of them.
-    Without it the bytes are not limited, and the elements by the default limits.
+    otherwise a copy. ``limits`` bounds the bytes of the message (``max_message_bytes``) and what it asks to build, see
+    `openfl_aio.wire.scan`. Without it the bytes are not limited, and what is built by the default limits.
 
     Raises `MalformedMessageError` and `MessageTooLargeError`.
     """
@@ -187,11 +187,11 @@ def decode(cls: type[M], data: Buffer, *, views: bool = False, limits: Limits | 
             f"expected a message of at most {limits.max_message_bytes} bytes, got {len(data)}; "
             "raise max_message_bytes if it is meant"
         )
-    bound = limits or _DEFAULT_LIMITS
     # indexing bytes is faster than indexing a view; slicing a view is free
     source: Buffer = memoryview(data) if views or len(data) > _VIEW_BYTES else bytes(data)
-    maximum = max(_LEAST_ELEMENTS, bound.max_tensors * (bound.max_tags + bound.max_metadata))
-    decoder = _Decoder(source, views=views, maximum=maximum)
+    if len(source) >= _SCAN_BYTES:
+        check_contents(cls, source, limits or _DEFAULT_LIMITS)
+    decoder = _Decoder(source, views=views, maximum=most_objects(len(source)))
     message: M = decoder.build(cls, decoder.fields(cls, 0, len(source), {}, 0))
     return message
 

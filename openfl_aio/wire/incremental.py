@@ -25,6 +25,7 @@ from openfl_aio.tensors.codec import EncodedTensor, TransformerMetadata
 from openfl_aio.wire.codec import Buffer, decode, encode
 from openfl_aio.wire.convert import header_from_proto, header_to_proto, metadata_from_proto, tensor_to_proto
 from openfl_aio.wire.messages import NamedTensor, aggregator
+from openfl_aio.wire.scan import most_fields
 from openfl_aio.wire.varints import FIXED32, FIXED64, GROUP_END, GROUP_START, LENGTH, VARINT, encode_varint
 
 __all__ = [
@@ -81,7 +82,8 @@ class TaskResultsDecoder:
     """Indexes one serialized ``TaskResults`` as its bytes arrive, in any pieces.
 
     Nothing of what is fed is kept but the small fields: at most `MAX_INDEX_BYTES`, ``max_tensors`` tensors, and
-    ``max_tags`` tags and ``max_metadata`` metadata a tensor. ``max_upload_bytes`` bounds the whole, if it is set.
+    ``max_tags`` tags and ``max_metadata`` metadata a tensor, and as many fields in all as any message may have
+    (`openfl_aio.wire.scan`). ``max_upload_bytes`` bounds the whole, if it is set.
     After an error the decoder is of no more use.
     """
 
@@ -92,6 +94,7 @@ class TaskResultsDecoder:
         self._before = 0  # bytes of all chunks before it
         self._total = 0
         self._kept = 0
+        self._fields_left = self._most_fields = most_fields(limits)
         self._between_fields = True
         self._usable = True
         self._message = bytearray()  # the fields of TaskResults itself, as they came
@@ -167,6 +170,11 @@ class TaskResultsDecoder:
             count += 1
             if count > most:
                 raise MessageTooLargeError(f"expected at most {most} fields in a message of an upload, got more")
+            self._fields_left -= 1
+            if self._fields_left < 0:
+                raise MessageTooLargeError(
+                    f"expected at most {self._most_fields} fields in an upload, got more; raise max_tensors if it is meant"
+                )
             if tag == tag_apart and not groups:
                 yield from read_apart((yield from self._length(end)))
                 continue

@@ -187,7 +187,10 @@ def main() -> int:
         arena = Arena(folder, seconds, bounded=options.bounded)
         try:
             for attack, link in chosen(options):
-                seen = arena.play(attack, link)
+                try:
+                    seen = arena.play(attack, link)
+                except (RuntimeError, subprocess.TimeoutExpired) as exc:  # the others are to be seen nevertheless
+                    seen = Seen(attack.name, link, seconds, broken=[f"not measured: {exc}"])
                 everything.append(seen)
                 sys.stdout.write(row(seen) + "\n")
                 sys.stdout.flush()

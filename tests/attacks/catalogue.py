@@ -148,11 +148,12 @@ class Stage:
                 return
 
     def report(self) -> dict[str, Any]:
-        """Return the record; connections that are still open count as alive."""
+        """Hang up and return the record; connections that were still open count as alive."""
         for wire in self._open:
             if wire.ended is None and wire.reading:
                 wire.read()
             self._record(wire)
+            wire.drop()
         self._open.clear()
         return {
             "connections": self.connections,

@@ -254,7 +254,7 @@ def bad_frames(stage: Stage) -> None:
     stage.flood(script)
 
 
-@attack(ends=FLOW)
+@attack(ends=FLOW, outcomes=("rst:3",))
 def beyond_window(stage: Stage) -> None:
     """DATA without regard to the windows."""
 

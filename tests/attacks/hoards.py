@@ -234,6 +234,18 @@ def empty_chunks(stage: Stage) -> None:
     stage.flood(script)
 
 
+@attack(service="director")
+def large_promises(stage: Stage) -> None:
+    """Announce 6,400 submissions of 2 GiB each, and send a byte of each."""
+    fields = stage.fields(payloads.DIRECTOR + "SetNewExperiment", [("client_id", stage.target.name)])
+    begun = payloads.message(b"")[:1] + (2**31 - 1).to_bytes(4, "big") + b"\x0a"
+    calls = b"".join(frames.headers(stream, fields) + frames.data(stream, begun) for stream in range(1, 200, 2))
+    wires = stage.many(64)
+    for wire in wires:
+        wire.send(calls)
+    stage.watch(wires)
+
+
 @attack()
 def waiting_calls(stage: Stage) -> None:
     """Make 6,400 calls that wait for the next round."""

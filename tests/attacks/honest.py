@@ -56,6 +56,7 @@ class Honest:
         self._endpoint = Endpoint(port=question["port"])
         self._director = question["service"] == "director"
         self.kept, self.fresh = Record(), Record()
+        self.late = Record()  # how late our own timers were: what the machine adds to every latency
 
     async def run(self) -> None:
         """Call until cancelled; calls in flight are then waited for."""
@@ -71,7 +72,9 @@ class Honest:
                     if ticks % (KEPT_A_SECOND // FRESH_A_SECOND) == 0:
                         calls.start_soon(self._fresh)
                     ticks += 1
-                    await anyio.sleep(max(0.0, start + ticks / KEPT_A_SECOND - time.monotonic()))
+                    due = start + ticks / KEPT_A_SECOND
+                    await anyio.sleep(max(0.0, due - time.monotonic()))
+                    self.late.seconds.append(time.monotonic() - due)
 
     def begin(self) -> None:
         self.ready = anyio.Event()
@@ -124,7 +127,8 @@ async def serve(options: dict[str, Any]) -> None:
         elif client is not None:
             client.stop()
             await client.task
-            say({"kept": client.kept.summary(), "fresh": client.fresh.summary()})
+            kinds = {"kept": client.kept, "fresh": client.fresh, "late": client.late}
+            say({name: record.summary() for name, record in kinds.items()})
 
 
 if __name__ == "__main__":

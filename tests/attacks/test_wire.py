@@ -132,11 +132,12 @@ def test_a_flood_begins_again_where_it_was_ended() -> None:
         sock.sendall(goodbye(11))
 
     with peer(talk) as target:
-        stage = Stage(target, 0.3)
+        stage = Stage(target, 1.0)
         stage.flood(lambda wire: iter([frames.ping()] * 1_000_000))
         report = stage.report()
-    assert report["endings"]["goaway:11"] > 1
-    assert report["longest_life"] < 0.3
+    assert report["connections"] > 1
+    assert report["endings"]["goaway:11"] >= 1
+    assert report["longest_life"] < 1.0
 
 
 def test_messages_by_hand_are_what_the_codec_reads() -> None:

@@ -12,7 +12,11 @@ __all__ = ["Promises", "Seen", "judge"]
 
 @dataclass(frozen=True)
 class Promises:
-    """What holds whatever a peer does. Milliseconds, MiB, per cent; ``slack`` multiplies every time."""
+    """What holds whatever a peer does. Milliseconds, MiB, per cent; ``slack`` multiplies every time.
+
+    To the latencies that are allowed comes what the honest client's own timers were late: on a machine that has more
+    to do than it can, the server is not to blame for that part.
+    """
 
     good: float = 99.0
     kept_p99: float = 250.0
@@ -48,13 +52,14 @@ def judge(attack: Attack, seen: Seen, promises: Promises) -> list[str]:
     if not seen.alive:
         return ["R1: the server died"]
     broken = []
+    noise = seen.honest.get("late", {}).get("p99") or 0.0
     for kind, limit in (("kept", promises.kept_p99), ("fresh", promises.fresh_p99)):
         calls = seen.honest.get(kind, {})
         if kind not in attack.honest:
             continue
         if not calls.get("calls") or calls["good"] < promises.good:
             broken.append(f"R1: {calls.get('good')} % of {kind} calls, {calls.get('failures')}")
-        elif calls["p99"] > limit * promises.slack:
+        elif calls["p99"] > limit * promises.slack + noise:
             broken.append(f"R1: p99 {kind} {calls['p99']:.0f} ms")
     if seen.memory_peak > attack.memory:
         broken.append(f"R2: +{seen.memory_peak:.0f} MiB")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -52,6 +53,18 @@ async def test_service_ends_with_its_work() -> None:
     with anyio.fail_after(5):
         await serve_until_signalled(log.service(), until=work)
     assert log.lines == ["entered", "worked", "left"]
+
+
+async def test_the_garbage_collector_leaves_alone_what_was_there_when_the_service_began() -> None:
+    counts: list[int] = []
+
+    async def work(address: str) -> None:
+        counts.append(gc.get_freeze_count())
+
+    before = gc.get_freeze_count()
+    await serve_until_signalled(Log().service(), until=work)
+    assert counts[0] > before + 10_000
+    assert gc.get_freeze_count() == 0
 
 
 async def test_failing_work_still_leaves() -> None:

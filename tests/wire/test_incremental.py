@@ -244,6 +244,13 @@ def test_the_number_of_fields_is_bounded(raw: bytes) -> None:
         index(raw)
 
 
+def test_the_fields_of_all_tensors_together_are_bounded() -> None:
+    limits = Limits(max_tensors=1_000)
+    raw = field(5, b"\x10\x01" * 100) * 1_000
+    with pytest.raises(MessageTooLargeError, match="at most 16000 fields"):
+        index(raw, limits=limits)
+
+
 def test_a_decoder_is_used_once() -> None:
     failed, ended = TaskResultsDecoder(limits=Limits()), TaskResultsDecoder(limits=Limits())
     with pytest.raises(MalformedMessageError):

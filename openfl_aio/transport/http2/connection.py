@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -21,13 +20,14 @@ from grpclib.protocol import Peer
 from openfl_aio.config import Limits
 from openfl_aio.transport.budgets import LogLimiter
 from openfl_aio.transport.http2.engine import Engine
-from openfl_aio.transport.http2.frames import ConnectionFault, ErrorCode
+from openfl_aio.transport.http2.frames import ConnectionFault, ErrorCode, code_name
 from openfl_aio.transport.http2.headers import Headers
 from openfl_aio.transport.http2.messages import BufferPool
 from openfl_aio.transport.http2.outgoing import Piece
 from openfl_aio.transport.http2.stream import Stream
 from openfl_aio.transport.http2.streams import StreamRecord
 from openfl_aio.transport.http2.windows import WindowPool
+from openfl_aio.transport.http2.writer import Writer
 from openfl_aio.transport.identity import Caller
 from openfl_aio.transport.sockets import watch
 
@@ -35,13 +35,11 @@ __all__ = ["Calls", "Connection", "Shared"]
 
 logger = logging.getLogger(__name__)
 
-SCRATCH_BYTES: Final = 512 * 1024
+SCRATCH_BYTES: Final = 64 * 1024
 POOLED_BYTES: Final = 32 * 1024 * 1024
 LINGER_BYTES: Final = 1024 * 1024
 LINGER_SECONDS: Final = 0.5
 _UNSENT_BYTES: Final = 64 * 1024  # answers to control frames that a peer may leave unread before it is not read either
-_GATHERED: Final = 512  # buffers of one system call; Linux takes 1024
-_JOINED_BYTES: Final = 64 * 1024
 
 _local = threading.local()
 
@@ -94,17 +92,18 @@ class Connection(asyncio.BufferedProtocol):
         "_aborted",
         "_began",
         "_direct",
-        "_fd",
         "_flushing",
         "_heard",
         "_idle_since",
         "_lingering",
+        "_lingers",
         "_new",
         "_openers",
         "_paused",
         "_pinged",
         "_shared",
         "_transport",
+        "_writer",
         "address",
         "caller",
         "engine",
@@ -117,10 +116,10 @@ class Connection(asyncio.BufferedProtocol):
         "on_ready",
         "senders",
         "uploads",
-        "writable",
     )
 
     engine: Engine
+    _writer: Writer
 
     def __init__(
         self,
@@ -134,7 +133,6 @@ class Connection(asyncio.BufferedProtocol):
         self.on_lost = on_lost
         self.loop = asyncio.get_running_loop()
         self.address = "unknown"  # host:port of the peer, for logs
-        self.writable = True
         self.senders: set[Stream] = set()
         self.caller: Caller | None = None  # who it is, once somebody found out
         self.uploads = 0  # being read, or waiting for it
@@ -142,11 +140,11 @@ class Connection(asyncio.BufferedProtocol):
         self.last_message_sent = self.last_message_received = 0.0
         self._aborted = False
         self._transport: asyncio.Transport | None = None
-        self._fd = -1
         self._direct = False
         self._flushing = False
         self._paused = False
         self._lingering: int | None = None
+        self._lingers: asyncio.TimerHandle | None = None
         self._new: list[tuple[Stream, Headers]] = []
         self._openers: set[asyncio.Future[None]] = set()
         self._began = self._heard = self._idle_since = self.now()
@@ -162,6 +160,16 @@ class Connection(asyncio.BufferedProtocol):
 
     processor = connection
 
+    @property
+    def serves(self) -> bool:
+        """Whether this side answers calls."""
+        return not self._shared.client
+
+    @property
+    def writable(self) -> bool:
+        """Whether the peer takes what is sent."""
+        return self._writer.writable
+
     def now(self) -> float:
         """Return the loop's time, in seconds."""
         return self.loop.time()
@@ -173,12 +181,9 @@ class Connection(asyncio.BufferedProtocol):
         transport = cast("asyncio.Transport", transport)  # uvloop's are no subclasses
         self._transport = transport
         self.address = _address(transport.get_extra_info("peername"))
-        transport.set_write_buffer_limits(high=self._shared.limits.max_queued_bytes)
-        sock = transport.get_extra_info("socket")
-        if sock is not None and transport.get_extra_info("ssl_object") is None and _is_plain_asyncio(transport):
-            self._fd = sock.fileno()
         shared = self._shared
         self.engine = Engine(self, shared.limits, client=shared.client, pool=shared.pool, now=self.now())
+        self._writer = Writer(transport, self.engine.out, high=shared.limits.max_queued_bytes)
         shared.connections.add(self)
         shared.emptied.clear()
         watch(transport)
@@ -217,16 +222,17 @@ class Connection(asyncio.BufferedProtocol):
 
     def pause_writing(self) -> None:
         """The peer does not take what is sent."""
-        self.writable = False
+        self._writer.writable = False
 
     def resume_writing(self) -> None:
-        """The peer takes it again."""
-        self.writable = True
-        if self._transport is not None:
+        """The peer takes it again: what waited goes first."""
+        self._writer.resume()
+        if self.writable:
             self.flush()
-        if self._paused:
+        if not self.writable:
+            return
+        if self._paused and self._transport is not None:
             self._paused = False
-            assert self._transport is not None
             self._transport.resume_reading()
         self._wake_senders()
         self._wake_openers()
@@ -238,7 +244,10 @@ class Connection(asyncio.BufferedProtocol):
         if not self._shared.connections:
             self._shared.emptied.set()
         self._transport = None
-        self._fd = -1
+        self._writer.close()
+        if self._lingers is not None:
+            self._lingers.cancel()  # it would keep what is left of us in memory
+            self._lingers = None
         self._wake_openers()
         if self.on_lost is not None:
             self.on_lost()
@@ -258,48 +267,20 @@ class Connection(asyncio.BufferedProtocol):
 
     def flush(self) -> None:
         """Send what the engine has, or keep it, and read no more, while the peer takes nothing."""
-        out = self.engine.out
-        if not out or self._transport is None:
+        if not self.engine.out or self._transport is None:
             return
         if not self.writable and self._lingering is None:
             # only a server holds back: two sides that do would wait for each other
-            if not self._paused and not self._shared.client and sum(map(len, out)) > _UNSENT_BYTES:
+            if not self._paused and not self._shared.client and self._writer.queued > _UNSENT_BYTES:
                 self._paused = True
                 self._transport.pause_reading()
             return
         self.write(())
 
     def write(self, pieces: Iterable[Piece]) -> None:
-        """Send what the engine has, and then ``pieces``."""
-        transport = self._transport
-        if transport is None or transport.is_closing():
-            self.engine.out.clear()
-            return
-        parts: list[Piece] = [*self.engine.out, *pieces]
-        self.engine.out.clear()
-        size = sum(map(len, parts))
-        if size <= _JOINED_BYTES:
-            transport.write(b"".join(parts))
-        elif self._fd < 0 or transport.get_write_buffer_size():
-            transport.writelines(parts)
-        else:
-            self._write_through(transport, parts, size)
-
-    def _write_through(self, transport: asyncio.Transport, parts: list[Piece], size: int) -> None:
-        """Hand ``parts`` to the system as they are; the transport gets, and copies, only what it does not take."""
-        try:
-            sent = os.writev(self._fd, parts[:_GATHERED])
-        except OSError:
-            sent = 0  # the transport will find out what it is
-        if sent == size:
-            return
-        index = 0
-        while sent >= len(parts[index]):
-            sent -= len(parts[index])
-            index += 1
-        rest = parts[index:]
-        rest[0] = memoryview(rest[0])[sent:]
-        transport.writelines(rest)
+        """Send what the engine has, and then ``pieces``; see `Writer.write`."""
+        if self._transport is not None:
+            self._writer.write(pieces)
 
     # ---------------------------------------------------------------------------------------------- the engine's owner
 
@@ -365,6 +346,7 @@ class Connection(asyncio.BufferedProtocol):
         """See `Owner`."""
         if record is None:
             self._wake_senders()
+            self._wake_openers()
         elif record.user is not None:
             record.user.window_opened()
 
@@ -373,10 +355,11 @@ class Connection(asyncio.BufferedProtocol):
         if not self._shared.client:
             return
         if code != ErrorCode.NO_ERROR:
-            logger.warning("%s ended the connection: %s %s", self.address, ErrorCode(code).name, reason)
+            logger.warning("%s ended the connection: %s %r", self.address, code_name(code), reason)
             self._terminate(f"Received GOAWAY frame, closing connection; error_code: {code}")
         elif not self.engine.streams:
             self.close()
+        self._wake_openers()
 
     def ping_acknowledged(self) -> None:
         """See `Owner`."""
@@ -402,14 +385,15 @@ class Connection(asyncio.BufferedProtocol):
 
     async def until_open(self) -> None:
         """Wait until the peer takes another call (client)."""
-        while self._transport is not None and not (self.writable and self.engine.may_open):
+        engine = self.engine
+        while self._transport is not None and not engine.exhausted and not (self.writable and engine.may_open):
             waiter: asyncio.Future[None] = self.loop.create_future()
             self._openers.add(waiter)
             try:
                 await waiter
             finally:
                 self._openers.discard(waiter)
-        if self._transport is None or self.engine.exhausted:
+        if self._transport is None or engine.exhausted:
             raise ConnectionResetError("the connection is closed")
 
     def _wake_openers(self) -> None:
@@ -467,13 +451,14 @@ class Connection(asyncio.BufferedProtocol):
         if transport is None:
             return
         self._lingering = LINGER_BYTES
+        self._writer.copy_unsent()
         self.write(())
         if transport.can_write_eof() and not transport.is_closing():
             with contextlib.suppress(OSError):
                 transport.write_eof()
         if self._paused:
             transport.resume_reading()
-        self.loop.call_later(LINGER_SECONDS, self.abort)
+        self._lingers = self.loop.call_later(LINGER_SECONDS, self.abort)
 
     def _terminate(self, reason: str) -> None:
         engine = getattr(self, "engine", None)
@@ -495,7 +480,8 @@ class Connection(asyncio.BufferedProtocol):
         self._terminate(reason)
         transport = self._transport
         if transport is not None and not transport.is_closing():
-            self.flush()
+            self._writer.copy_unsent()
+            self.write(())
             transport.close()
             if transport.get_write_buffer_size():
                 self.loop.call_later(LINGER_SECONDS, transport.abort)
@@ -544,8 +530,3 @@ def _address(peer: Any) -> str:
     if isinstance(peer, tuple) and len(peer) >= 2:
         return f"[{peer[0]}]:{peer[1]}" if ":" in peer[0] else f"{peer[0]}:{peer[1]}"
     return "unknown"
-
-
-def _is_plain_asyncio(transport: asyncio.Transport) -> bool:
-    """Return whether writing to the socket past the transport is sound, as it is while asyncio has nothing to write."""
-    return type(transport).__module__.partition(".")[0] == "asyncio"

@@ -12,25 +12,23 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from openfl_aio.config import Limits
-from openfl_aio.transport.budgets import TokenBucket
 from openfl_aio.transport.http2 import frames, headers, streams
+from openfl_aio.transport.http2.blocks import Block, HeaderBlocks
+from openfl_aio.transport.http2.budget import FrameBudget
 from openfl_aio.transport.http2.frames import (
     ACK,
     CONTINUATION,
     DATA,
     DEFAULT_FRAME_BYTES,
     DEFAULT_WINDOW,
-    END_HEADERS,
     END_STREAM,
     GOAWAY,
     HEADERS,
     MAX_FRAME_BYTES,
     MAX_WINDOW,
-    PADDED,
     PING,
     PREFACE,
     PRIORITY,
-    PRIORITY_FLAG,
     PUSH_PROMISE,
     RST_STREAM,
     SETTINGS,
@@ -39,21 +37,19 @@ from openfl_aio.transport.http2.frames import (
     ErrorCode,
     Setting,
     StreamFault,
-    pack_head,
 )
-from openfl_aio.transport.http2.headers import HeaderDecoder, Headers, encode_headers
+from openfl_aio.transport.http2.headers import Headers
 from openfl_aio.transport.http2.messages import Inbound
 from openfl_aio.transport.http2.outgoing import Outgoing, Piece
 from openfl_aio.transport.http2.reader import FrameReader
+from openfl_aio.transport.http2.sender import Sender
 from openfl_aio.transport.http2.streams import Act, State, StreamRecord, Verdict
 from openfl_aio.transport.http2.windows import ReceiveWindow, WindowPool
 
 __all__ = ["Engine", "Owner"]
 
 _SMALL_DATA: Final = 256  # a DATA frame with fewer bytes that ends nothing is paid for
-_HARD_HEADERS: Final = 4  # headers beyond the limit end their call; beyond so many times the limit, the connection
 _REMEMBERED: Final = 256  # closed streams whose late frames are told from nonsense
-_REFUND_BYTES: Final = 64 * 1024  # so many bytes of DATA, either way, earn one frame of control
 
 
 class Owner(Protocol):
@@ -81,7 +77,7 @@ class Owner(Protocol):
         """The stream is gone, by the peer's will or its fault."""
 
     def window_opened(self, record: StreamRecord | None) -> None:
-        """More may be sent on this stream, or on all."""
+        """More may be sent on this stream, or on all, new ones included."""
 
     def goaway_received(self, code: int, reason: str) -> None:
         """The peer takes no more calls on this connection."""
@@ -94,37 +90,29 @@ class Engine:
     """See the module. ``out`` is what to send next, in order; whoever sends it empties it."""
 
     __slots__ = (
-        "_block",
+        "_blocks",
         "_budget",
         "_client",
-        "_control",
         "_data",
         "_data_flags",
-        "_decoder",
+        "_first_window",
         "_highest",
         "_limits",
         "_next_id",
         "_owner",
+        "_peer_window",
         "_pool",
         "_reader",
         "_recent",
-        "_refund",
-        "_resets",
-        "_small",
-        "_table_told",
+        "_sender",
         "_window",
         "busy",
         "draining",
         "fault",
         "got_settings",
-        "header_started",
-        "now",
         "out",
-        "out_window",
         "peer_draining",
-        "peer_frame_bytes",
         "peer_max_streams",
-        "peer_window",
         "streams",
     )
 
@@ -133,34 +121,28 @@ class Engine:
         self._limits = limits
         self._client = client
         self._pool = pool
-        self.now = now
-        self.out: list[bytes] = []
+        self._budget = FrameBudget(limits, now)
         self.streams: dict[int, StreamRecord] = {}
         self.busy = 0  # handlers alive, as the owner counts them
         self.fault: ConnectionFault | None = None  # how it ended, if by the peer's fault
         self.draining = False
-        self.peer_draining = False
-        self.got_settings = False
-        self.header_started: float | None = None
-        self.out_window = DEFAULT_WINDOW
-        self.peer_window = DEFAULT_WINDOW
-        self.peer_frame_bytes = DEFAULT_FRAME_BYTES
-        self.peer_max_streams = 100  # until it says: what RFC 9113, 6.5.2, recommends as the least
-        # receiving
+        # what the peer sends
         self._reader = FrameReader(self, max_bytes=limits.max_frame_bytes, preface=not client)
-        self._data: StreamRecord | None = None
+        self._blocks = HeaderBlocks(limits)
+        self._data: StreamRecord | None = None  # whose DATA is under way
         self._data_flags = 0
-        self._block: tuple[int, int, bytearray, list[int]] | None = None
-        self._decoder = HeaderDecoder(_HARD_HEADERS * limits.max_header_bytes)
-        self._highest = 0
+        self._highest = 0  # stream of the peer so far
+        self._recent: dict[int, State] = {}  # closed streams
+        # what it takes
+        self._sender = Sender()
+        self.out = self._sender.queue
         self._next_id = 1
-        self._recent: dict[int, State] = {}
-        self._table_told = False
-        # budgets
-        self._control = TokenBucket(limits.control_burst, limits.control_rate, now)
-        self._small = TokenBucket(limits.small_frame_burst, limits.small_frame_rate, now)
-        self._resets = TokenBucket(limits.reset_burst, limits.reset_rate, now)
-        self._refund = 0
+        self._peer_window = DEFAULT_WINDOW
+        self.got_settings = False
+        self.peer_draining = False
+        self.peer_max_streams = 100  # until it says: what RFC 9113, 6.5.2, recommends as the least
+        # a server's word is enough for a client: it gets the largest windows at once
+        self._first_window = limits.max_stream_window if client else limits.stream_window
         size = limits.max_connection_window if client else limits.connection_window
         self._window = ReceiveWindow(size, limits.max_connection_window, pool)
         self._start(size)
@@ -184,8 +166,9 @@ class Engine:
         self.out.append(frames.window_frame(0, window - DEFAULT_WINDOW))
 
     @property
-    def _first_window(self) -> int:
-        return self._limits.max_stream_window if self._client else self._limits.stream_window
+    def header_started(self) -> float | None:
+        """When the header block under way began, None between blocks."""
+        return self._blocks.started
 
     # ------------------------------------------------------------------------------------------------- receiving
 
@@ -195,7 +178,7 @@ class Engine:
 
     def advance(self, count: int, now: float) -> None:
         """Take note that ``count`` bytes were received into the `target`."""
-        self.now = now
+        self._budget.now = now
         try:
             self._reader.advance(count)
         except ConnectionFault as fault:
@@ -203,7 +186,7 @@ class Engine:
 
     def receive(self, view: memoryview, now: float) -> None:
         """Take bytes from the peer; ``view`` may be reused afterwards. After `fault` is set nothing is taken."""
-        self.now = now
+        self._budget.now = now
         if self.fault is None:
             try:
                 self._reader.receive(view)
@@ -230,25 +213,13 @@ class Engine:
     def take_unknown(self, kind: int, stream_id: int) -> None:
         """See `FrameTaker`."""
         self._check_order(kind, 0, stream_id)
-        self._pay(self._control, "frames of unknown types")
+        self._budget.control("frames of unknown types")
 
     def _check_order(self, kind: int, flags: int, stream_id: int) -> None:
         if not self.got_settings and (kind != SETTINGS or flags & ACK):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "the first frame must be SETTINGS")
-        if self._block is not None and (kind != CONTINUATION or stream_id != self._block[0]):
+        if self._blocks.started is not None and (kind != CONTINUATION or stream_id != self._blocks.stream_id):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "expected CONTINUATION")
-
-    def _pay(self, bucket: TokenBucket, what: str, price: float = 1.0) -> None:
-        if not bucket.take(self.now, price):
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, f"too many {what}")
-
-    def _earn(self, count: int) -> None:
-        """Let real traffic pay for the control frames that it causes."""
-        self._refund += count
-        if self._refund >= _REFUND_BYTES:
-            frames_earned, self._refund = divmod(self._refund, _REFUND_BYTES)
-            self._control.give(frames_earned)
-            self._small.give(8 * frames_earned)
 
     # ------------------------------------------------------------------------------------------------- DATA
 
@@ -260,15 +231,14 @@ class Engine:
         self._window.left -= length
         if self._window.left < 0:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
-        if content < _SMALL_DATA and not flags & END_STREAM:
-            # an empty one costs no flow control, so it is a control frame
-            self._pay(self._small if content else self._control, "small DATA frames")
-        self._earn(length)
+        self._budget.earn(length)
         record = None
         try:
             record = self._receiver(stream_id, length, content)
         except StreamFault as fault:
             self._end_stream_by_fault(fault)
+        if content < _SMALL_DATA and not flags & END_STREAM:
+            self._pay_for_small_data(record, content)
         self._data, self._data_flags = record, flags
         if record is None:
             self._read(None, length)
@@ -290,6 +260,13 @@ class Engine:
                 self._end_remote(record)
             except StreamFault as fault:
                 self._end_stream_by_fault(fault)
+
+    def _pay_for_small_data(self, record: StreamRecord | None, content: int) -> None:
+        if not content:  # costs no flow control, so it is a control frame
+            self._budget.control("empty DATA frames")
+        elif not self._client and (record is None or record.inbound.received):
+            # a call has one for nothing; a server's stream of small messages is what its client asked for
+            self._budget.small("small DATA frames")
 
     def _receiver(self, stream_id: int, length: int, content: int) -> StreamRecord | None:
         """Return the stream that DATA is for, or None if it is to be ignored. Raises `StreamFault`."""
@@ -343,57 +320,23 @@ class Engine:
     # ------------------------------------------------------------------------------------------------- HEADERS
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:
-        if not stream_id:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "HEADERS on stream 0")
-        if flags & PADDED:
-            if not payload:
-                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "padded HEADERS without the length of the padding")
-            if payload[0] >= len(payload):
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "more padding than HEADERS")
-            payload = payload[1 : len(payload) - payload[0]]
-        if flags & PRIORITY_FLAG:
-            if len(payload) < 5:
-                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "HEADERS too short for their priority")
-            if int.from_bytes(payload[:4], "big") & 0x7FFFFFFF == stream_id:
-                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
-            payload = payload[5:]
-        if flags & END_HEADERS:
-            self._on_block(flags, stream_id, payload)
-        else:
-            self.header_started = self.now
-            self._block = (stream_id, flags, bytearray(payload), [])
-            self._check_block_size(len(payload))
+        block = self._blocks.begin(flags, stream_id, payload, self._budget.now)
+        if block is not None:
+            self._on_block(block)
 
     def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:
-        if self._block is None:
-            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "CONTINUATION of nothing")
-        _, first_flags, block, counts = self._block
-        counts.append(len(payload))
-        if len(counts) > self._limits.max_continuations:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many CONTINUATION frames")
-        block += payload
-        self._check_block_size(len(block))
-        if flags & END_HEADERS:
-            self._block = self.header_started = None
-            self._on_block(first_flags, stream_id, bytes(block))
+        block = self._blocks.go_on(flags, payload)
+        if block is not None:
+            self._on_block(block)
 
-    def _check_block_size(self, size: int) -> None:
-        if size > _HARD_HEADERS * self._limits.max_header_bytes:
-            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "the header block is too long")
-
-    def _on_block(self, flags: int, stream_id: int, block: bytes) -> None:
-        # decoded whatever becomes of the stream: the blocks that follow depend on it
-        fields, size = self._decoder.decode(block)
-        if size > self._limits.max_header_bytes:
-            raise StreamFault(stream_id, ErrorCode.ENHANCE_YOUR_CALM, f"headers of {size} bytes")
-        ends = bool(flags & END_STREAM)
-        record = self.streams.get(stream_id)
+    def _on_block(self, block: Block) -> None:
+        record = self.streams.get(block.stream_id)
         if record is not None:
-            self._on_more_headers(record, fields, ends)
-        elif self._client or stream_id <= self._highest:
-            self._on_late_headers(stream_id)
+            self._on_more_headers(record, block)
+        elif self._client or block.stream_id <= self._highest:
+            self._on_late_headers(block.stream_id)
         else:
-            self._on_request(stream_id, fields, ends)
+            self._on_request(block)
 
     def _on_late_headers(self, stream_id: int) -> None:
         if self._is_idle(stream_id):
@@ -403,15 +346,18 @@ class Engine:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"stream {stream_id} is older than the last one")
         if streams.verdict_on_payload(state) is Verdict.STREAM_CLOSED:
             raise StreamFault(stream_id, ErrorCode.STREAM_CLOSED, "HEADERS after the end of the stream")
-        self._pay(self._control, "frames on closed streams")
+        self._budget.control("frames on closed streams")
 
-    def _on_request(self, stream_id: int, fields: Headers, ends: bool) -> None:
+    def _on_request(self, block: Block) -> None:
+        stream_id, ends, fields, too_long = block
         if not stream_id & 1:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"the client may not open stream {stream_id}")
         self._highest = stream_id
         limits = self._limits
         if self.draining or self.busy >= limits.max_streams or len(self.streams) >= limits.max_streams:
             raise StreamFault(stream_id, ErrorCode.REFUSED_STREAM, "too many streams")
+        if too_long:
+            raise StreamFault(stream_id, ErrorCode.ENHANCE_YOUR_CALM, "too many headers")
         fault = headers.malformed_request(fields)
         expected, number = _content_length(fields)
         if fault is None and (not number or (ends and expected)):
@@ -425,9 +371,12 @@ class Engine:
         if ends and not record.closed:
             self._end_remote(record)
 
-    def _on_more_headers(self, record: StreamRecord, fields: Headers, ends: bool) -> None:
+    def _on_more_headers(self, record: StreamRecord, block: Block) -> None:
+        _, ends, fields, too_long = block
         if not record.remote_open:
             raise StreamFault(record.id, ErrorCode.STREAM_CLOSED, "HEADERS after the end of the stream")
+        if too_long:
+            raise StreamFault(record.id, ErrorCode.ENHANCE_YOUR_CALM, "too many headers")
         if record.got_headers:
             fault = headers.malformed_trailers(fields) if ends else "headers that do not end the stream"
             if fault is not None:
@@ -438,7 +387,7 @@ class Engine:
             if fault is not None:
                 raise StreamFault(record.id, ErrorCode.PROTOCOL_ERROR, f"malformed response: {fault}")
             if dict(fields)[":status"].startswith("1") and not ends:
-                self._pay(self._control, "informational responses")
+                self._budget.control("informational responses")
                 return
             record.got_headers = True
             record.expected, _ = _content_length(fields)
@@ -448,7 +397,7 @@ class Engine:
 
     def _new_record(self, stream_id: int, max_bytes: int) -> StreamRecord:
         window = ReceiveWindow(self._first_window, self._limits.max_stream_window, self._pool)
-        record = StreamRecord(stream_id, window=window, out_window=self.peer_window, inbound=Inbound(max_bytes))
+        record = StreamRecord(stream_id, window=window, out_window=self._peer_window, inbound=Inbound(max_bytes))
         self.streams[stream_id] = record
         return record
 
@@ -471,7 +420,7 @@ class Engine:
             del self._recent[next(iter(self._recent))]
 
     def _end_stream_by_fault(self, fault: StreamFault) -> None:
-        self._pay(self._control, "faults")
+        self._budget.control("faults")
         self.out.append(frames.reset_frame(fault.stream_id, fault.code))
         record = self.streams.get(fault.stream_id)
         if record is None:
@@ -483,19 +432,23 @@ class Engine:
     # ------------------------------------------------------------------------------------------------- control
 
     def _on_priority(self, flags: int, stream_id: int, payload: bytes) -> None:
-        self._pay(self._control, "PRIORITY frames")
+        self._budget.control("PRIORITY frames")
         if not stream_id:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PRIORITY on stream 0")
+        # faults of the connection and not of the stream, which may be idle: those cannot be reset
         if len(payload) != 5:
-            raise StreamFault(stream_id, ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another size than 5")
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PRIORITY of another size than 5")
         if int.from_bytes(payload[:4], "big") & 0x7FFFFFFF == stream_id:
-            raise StreamFault(stream_id, ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a stream that depends on itself")
 
     def _on_rst_stream(self, flags: int, stream_id: int, payload: bytes) -> None:
         if not stream_id or len(payload) != 4:
             code = ErrorCode.PROTOCOL_ERROR if not stream_id else ErrorCode.FRAME_SIZE_ERROR
             raise ConnectionFault(code, "RST_STREAM on stream 0, or of another size than 4")
-        self._pay(self._control if self._client else self._resets, "RST_STREAM frames")
+        if self._client:
+            self._budget.control("RST_STREAM frames")
+        else:
+            self._budget.reset()
         record = self.streams.get(stream_id)
         if record is None:
             self._state_of(stream_id)  # an idle stream is a fault
@@ -509,7 +462,7 @@ class Engine:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "SETTINGS on a stream")
         if len(payload) % 6 or (flags & ACK and payload):
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, f"SETTINGS of {len(payload)} bytes")
-        self._pay(self._control, "SETTINGS frames", 1 + len(payload) / 60)
+        self._budget.control("SETTINGS frames", 1 + len(payload) / 60)
         if flags & ACK:
             return
         for key, value in frames.read_settings(payload):
@@ -523,14 +476,15 @@ class Engine:
         if key == Setting.INITIAL_WINDOW_SIZE:
             if value > MAX_WINDOW:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, f"INITIAL_WINDOW_SIZE {value}")
-            self._change_windows(value - self.peer_window)
-            self.peer_window = value
+            self._change_windows(value - self._peer_window)
+            self._peer_window = value
         elif key == Setting.MAX_FRAME_SIZE:
             if not DEFAULT_FRAME_BYTES <= value <= MAX_FRAME_BYTES:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"MAX_FRAME_SIZE {value}")
-            self.peer_frame_bytes = value
+            self._sender.max_bytes = value
         elif key == Setting.MAX_CONCURRENT_STREAMS:
             self.peer_max_streams = value
+            self._owner.window_opened(None)
         elif key == Setting.ENABLE_PUSH and (value > 1 or (self._client and value)):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"ENABLE_PUSH {value}")
 
@@ -550,7 +504,7 @@ class Engine:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "PING on a stream")
         if len(payload) != 8:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PING of another size than 8")
-        self._pay(self._control, "PING frames")
+        self._budget.control("PING frames")
         if flags & ACK:
             self._owner.ping_acknowledged()
         else:
@@ -561,7 +515,7 @@ class Engine:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "GOAWAY on a stream")
         if len(payload) < 8:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "GOAWAY of less than 8 bytes")
-        self._pay(self._control, "GOAWAY frames")
+        self._budget.control("GOAWAY frames")
         last, code = int.from_bytes(payload[:4], "big") & 0x7FFFFFFF, int.from_bytes(payload[4:8], "big")
         reason = payload[8:200].decode("ascii", "replace")
         self.peer_draining = True
@@ -574,11 +528,11 @@ class Engine:
     def _on_window_update(self, stream_id: int, payload: memoryview) -> None:
         if len(payload) != 4:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "WINDOW_UPDATE of another size than 4")
-        self._pay(self._small, "WINDOW_UPDATE frames")
+        self._budget.small("WINDOW_UPDATE frames")
         increment = int.from_bytes(payload, "big") & 0x7FFFFFFF
         if not stream_id:
-            self.out_window += increment
-            if not increment or self.out_window > MAX_WINDOW:
+            self._sender.window += increment
+            if not increment or self._sender.window > MAX_WINDOW:
                 code = ErrorCode.FLOW_CONTROL_ERROR if increment else ErrorCode.PROTOCOL_ERROR
                 raise ConnectionFault(code, f"WINDOW_UPDATE of {increment}")
             self._owner.window_opened(None)
@@ -616,46 +570,24 @@ class Engine:
 
     def send_headers(self, record: StreamRecord, fields: Headers, *, end: bool = False) -> None:
         """Send headers or trailers."""
-        block = encode_headers(tuple(fields))
-        if not self._table_told:
-            self._table_told = True
-            block = headers.NO_TABLE + block
-        flags = END_STREAM if end else 0
-        most = self.peer_frame_bytes
-        if len(block) <= most:
-            self.out.append(pack_head(len(block) << 8 | HEADERS, flags | END_HEADERS, record.id) + block)
-        else:
-            pieces = [block[start : start + most] for start in range(0, len(block), most)]
-            self.out.append(frames.frame(HEADERS, flags, record.id, pieces[0]))
-            for piece in pieces[1:-1]:
-                self.out.append(frames.frame(CONTINUATION, 0, record.id, piece))
-            self.out.append(frames.frame(CONTINUATION, END_HEADERS, record.id, pieces[-1]))
+        self._sender.headers(record.id, fields, end=end)
         if end:
             self._move(record, Act.SENT_END)
 
     def sendable(self, record: StreamRecord) -> int:
         """Return how many bytes of DATA the peer takes on this stream now."""
-        return max(0, min(record.out_window, self.out_window))
+        return self._sender.room(record)
 
     def send_data(self, record: StreamRecord, outgoing: Outgoing, most: int, *, end: bool) -> list[Piece]:
         """Return frames with as much of ``outgoing`` as the windows and ``most`` bytes allow.
 
-        They belong behind what is in `out`. With ``end`` the last one ends the stream.
+        They belong behind what is in `out`. With ``end`` the one with the last byte ends the stream.
         """
-        room = min(record.out_window, self.out_window, most, outgoing.left)
-        record.out_window -= room
-        self.out_window -= room
-        self._earn(room)
-        pieces: list[Piece] = []
-        while room > 0:
-            size = min(room, self.peer_frame_bytes)
-            room -= size
-            content = outgoing.take(size)
-            last = end and not outgoing.left
-            pieces.append(pack_head(size << 8 | DATA, END_STREAM if last else 0, record.id))
-            pieces += content
-            if last:
-                self._move(record, Act.SENT_END)
+        before = outgoing.left
+        pieces = self._sender.data(record, outgoing, most, end=end)
+        self._budget.earn(before - outgoing.left)
+        if end and not outgoing.left:
+            self._move(record, Act.SENT_END)
         return pieces
 
     def send_empty(self, record: StreamRecord, *, end: bool) -> None:

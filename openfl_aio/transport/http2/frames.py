@@ -13,6 +13,7 @@ __all__ = [
     "ErrorCode",
     "Setting",
     "StreamFault",
+    "code_name",
     "frame",
     "goaway_frame",
     "read_head",
@@ -74,6 +75,14 @@ class ErrorCode(IntEnum):
     ENHANCE_YOUR_CALM = 11
     INADEQUATE_SECURITY = 12
     HTTP_1_1_REQUIRED = 13
+
+
+_CODES: Final = frozenset(ErrorCode)
+
+
+def code_name(code: int) -> str:
+    """Return the name of an error code; peers may send ones that have none."""
+    return ErrorCode(code).name if code in _CODES else f"error code {code}"
 
 
 class Setting(IntEnum):

@@ -192,6 +192,11 @@ class Inbound:
         return self._need >= 0 or bool(self._prefix)
 
     @property
+    def more(self) -> bool:
+        """Whether there is anything behind the message taken last."""
+        return self.available or self.partial or self.fault is not None
+
+    @property
     def available(self) -> bool:
         """Whether `take` may return something."""
         return bool(self._ready) or self._backlog is not None

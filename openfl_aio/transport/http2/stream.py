@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CompressedMessageError", "Stream"]
 
-TURN_BYTES: Final = 1024 * 1024
+TURN_BYTES: Final = 2 * 1024 * 1024 + 4096
 """What one stream may send before the others have their turn."""
 
 STATUSES: Final[dict[int | None, Status]] = {
@@ -236,7 +236,9 @@ class Stream:
                 await self._until(lambda: connection.writable and engine.sendable(record) > 0)
                 self._check_open()
                 connection.write(engine.send_data(record, outgoing, TURN_BYTES, end=end))
-                if outgoing.left:
+                if not connection.writable:
+                    await self._until(lambda: connection.writable)  # until then it is our memory that is being sent
+                elif outgoing.left:
                     await asyncio.sleep(0)
         finally:
             self._blocked = None
@@ -275,7 +277,8 @@ class Stream:
     def reset_nowait(self, error_code: ErrorCode | None = None) -> None:
         """Do the same without waiting."""
         if error_code is None:
-            error_code = ErrorCode.CANCEL if self.record.local_open else ErrorCode.NO_ERROR
+            answered = self.connection.serves and not self.record.local_open
+            error_code = ErrorCode.NO_ERROR if answered else ErrorCode.CANCEL
         self.connection.engine.reset(self.record, error_code)
         self.connection.flush_soon()
 

@@ -94,8 +94,9 @@ def stream_error(stream: int, *codes: Code, connection: tuple[Code, ...] = ()) -
 
     def check(peer: Peer) -> None:
         answer = peer.answer(stream)
+        ended = answer.ended  # a fault after the end has a code too; an answer instead of it has none
         peer.wait(
-            lambda: bool(answer.resets) or answer.ended or peer.goaway is not None,
+            lambda: bool(answer.resets) or answer.ended > ended or peer.goaway is not None,
             f"RST_STREAM on stream {stream}",
         )
         if peer.goaway is not None:

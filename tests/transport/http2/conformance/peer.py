@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import ssl
 import struct
 import time
 from collections.abc import Callable, Iterable
@@ -58,6 +59,7 @@ class Peer:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
+        self.secure = isinstance(sock, ssl.SSLSocket)
         self._until = time.monotonic() + SECONDS
         self._buffer = bytearray()
         self._decoder = hpack.Decoder()
@@ -94,14 +96,17 @@ class Peer:
         self._socket.settimeout(self._left())
         try:
             self._socket.sendall(octets)
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):
             pass  # what the server said before that is still to be read
         except TimeoutError:
             raise AssertionError(f"the server does not read; {self.story()}") from None
 
     def send_end(self) -> None:
         """Send no more, but go on reading."""
-        self._socket.shutdown(socket.SHUT_WR)
+        try:
+            socket.socket.shutdown(self._socket, socket.SHUT_WR)  # that of TLS sockets would end reading too
+        except OSError:
+            pass  # the server was faster
 
     def start(self, *pairs: tuple[int, int]) -> None:
         """Send the preface and settings."""
@@ -121,6 +126,8 @@ class Peer:
 
     def wait_closed(self) -> None:
         """Read until the server closes the connection."""
+        if self.secure:
+            self.send_end()  # over TLS the server cannot say the end alone: it would hear us out for half a second
         while not self.closed:
             self._read("the end of the connection")
 
@@ -156,7 +163,7 @@ class Peer:
             piece = self._socket.recv(262_144)
         except TimeoutError:
             return
-        except ConnectionResetError:
+        except (ConnectionResetError, ssl.SSLEOFError):
             piece = b""
         if not piece:
             self.closed = True

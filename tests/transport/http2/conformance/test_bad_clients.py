@@ -33,6 +33,7 @@ from tests.transport.http2.conformance.wire import (
     frame,
     headers,
     message,
+    ping,
     request,
     reset,
     settings,
@@ -80,7 +81,7 @@ MESSAGES = [
     sent("grpc-message-truncated-field", message(b"\x0a\x7f"), BAD_MESSAGE),
     sent(
         "grpc-message-with-text-that-is-not-utf-8",
-        message(b"\x12\x02\xff\xfe"),
+        message(b"\x0a\x02\xff\xfe"),
         BAD_MESSAGE,
         fields=call("GetMetricStream"),
     ),
@@ -167,11 +168,12 @@ def replaced(name: str, field: str, value: str | None, *, expect: Check) -> Case
 
 
 TOO_LARGE = any_of(
-    connection_error(Code.ENHANCE_YOUR_CALM, Code.PROTOCOL_ERROR),
-    stream_error(1, Code.ENHANCE_YOUR_CALM, Code.PROTOCOL_ERROR, Code.REFUSED_STREAM),
+    stream_error(1, Code.ENHANCE_YOUR_CALM, Code.PROTOCOL_ERROR, connection=(Code.ENHANCE_YOUR_CALM,)),
     refused(http="431"),
     refused(RESOURCE_EXHAUSTED),
 )
+
+TOO_MANY_FIELDS = block([*REQUEST, *((f"name-{number}", "v") for number in range(500))])  # some 20 KiB as they count
 
 REQUESTS = [
     replaced("grpc-unknown-method", ":path", "/openfl.aggregator.Aggregator/None", expect=refused(UNIMPLEMENTED)),
@@ -230,6 +232,24 @@ def garbage_instead(position: int) -> bytes:
 
 
 CUT_CALL = PREFACE + settings() + headers(1, block(REQUEST)) + data(1, message(), end=True)
+
+
+def goaway_names(stream: int) -> Check:
+    """The last stream that GOAWAY names."""
+
+    def check(peer: Peer) -> None:
+        connection_error(Code.FRAME_SIZE_ERROR)(peer)
+        assert peer.goaway is not None
+        assert peer.goaway[0] == stream, peer.story()
+
+    return check
+
+
+REQUESTS += [
+    Case("grpc-large-metadata-of-500-fields", [headers(1, TOO_MANY_FIELDS), data(1, message(), end=True)], TOO_LARGE),
+    Case("grpc-large-metadata-counts-as-a-stream", [headers(5, TOO_MANY_FIELDS), ping(b"short")], goaway_names(5)),
+    Case("grpc-large-metadata-on-an-even-stream", [headers(4, TOO_MANY_FIELDS)], connection_error(Code.PROTOCOL_ERROR)),
+]
 
 # the settings a connection may begin with, and not
 FIRST_SETTINGS = [

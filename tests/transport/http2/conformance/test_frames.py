@@ -133,6 +133,7 @@ PRIORITIES = [
     Case("9113-6.3-exclusive", [OPEN, priority(1, 3, exclusive=True), LAST], answered()),
     Case("9113-6.3-priority-on-stream-0", [priority(0)], WRONG),
     Case("9113-6.3-priority-of-4-bytes", [OPEN, bare(Kind.PRIORITY, 4, 1)], WRONG_SIZE_OF_STREAM),
+    Case("9113-6.3-priority-of-4-bytes-for-an-idle-stream", [bare(Kind.PRIORITY, 4, 1)], WRONG_SIZE),
     Case("9113-6.3-priority-of-6-bytes", [OPEN, bare(Kind.PRIORITY, 6, 1)], WRONG_SIZE_OF_STREAM),
 ]
 
