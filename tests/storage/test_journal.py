@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import threading
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,16 @@ RECORD = UploadRecord("f", 3, "train", "one", 100, (TENSOR,), 30)
 DATA = bytes(range(30))
 
 
+OPENED: list[FileJournal] = []
+
+
+@pytest.fixture(autouse=True)
+async def close_journals() -> AsyncIterator[None]:
+    yield
+    while OPENED:
+        await OPENED.pop().close()
+
+
 @pytest.fixture(params=["memory", "file"])
 async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Journal:
     if request.param == "memory":
@@ -50,6 +61,7 @@ async def journal(request: pytest.FixtureRequest, tmp_path: Path) -> Journal:
 async def file_journal(tmp_path: Path) -> FileJournal:
     journal = FileJournal(tmp_path / "journal")
     await journal.open()
+    OPENED.append(journal)
     return journal
 
 

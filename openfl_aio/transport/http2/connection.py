@@ -240,6 +240,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell every call, and let go of everything."""
         self._terminate("Connection lost")
+        self.engine.close()
         self._shared.connections.discard(self)
         if not self._shared.connections:
             self._shared.emptied.set()

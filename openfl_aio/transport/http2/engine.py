@@ -96,6 +96,7 @@ class Engine:
         "_data",
         "_data_flags",
         "_first_window",
+        "_goodbye",
         "_highest",
         "_limits",
         "_next_id",
@@ -132,6 +133,7 @@ class Engine:
         self._data: StreamRecord | None = None  # whose DATA is under way
         self._data_flags = 0
         self._highest = 0  # stream of the peer so far
+        self._goodbye: int | None = None  # last stream that a GOAWAY promised to look at
         self._recent: dict[int, State] = {}  # closed streams
         # what it takes
         self._sender = Sender()
@@ -163,7 +165,8 @@ class Engine:
         else:
             settings[Setting.MAX_CONCURRENT_STREAMS] = limits.max_streams
         self.out.append(frames.settings_frame(settings))
-        self.out.append(frames.window_frame(0, window - DEFAULT_WINDOW))
+        if window > DEFAULT_WINDOW:  # an update by 0 is an error
+            self.out.append(frames.window_frame(0, window - DEFAULT_WINDOW))
 
     @property
     def header_started(self) -> float | None:
@@ -197,7 +200,12 @@ class Engine:
         """End the connection for ``fault``: the last frame to send is a GOAWAY that says why."""
         if self.fault is None:
             self.fault = fault
-            self.out.append(frames.goaway_frame(self._highest, fault.code, fault.reason))
+            self._say_goodbye(fault.code, fault.reason)
+
+    def _say_goodbye(self, code: ErrorCode, reason: str) -> None:
+        if self._goodbye is None:
+            self._goodbye = self._highest  # what was said once cannot grow (RFC 9113, section 6.8)
+        self.out.append(frames.goaway_frame(self._goodbye, code, reason))
 
     def take_frame(self, kind: int, flags: int, stream_id: int, payload: memoryview) -> None:
         """See `FrameTaker`."""
@@ -249,8 +257,8 @@ class Engine:
 
     def data_received(self) -> None:
         """See `FrameTaker`."""
-        if self._data is not None:
-            self._owner.data_received(self._data)
+        assert self._data is not None  # who got an `Inbound` is still there
+        self._owner.data_received(self._data)
 
     def end_data(self) -> None:
         """See `FrameTaker`."""
@@ -471,6 +479,8 @@ class Engine:
         if not self.got_settings:
             self.got_settings = True
             self._owner.settings_received()
+            if self.fault is not None:
+                raise self.fault  # the owner turned the peer away: nothing that came with this is looked at
 
     def _apply_setting(self, key: int, value: int) -> None:
         if key == Setting.INITIAL_WINDOW_SIZE:
@@ -610,7 +620,13 @@ class Engine:
         """Tell the peer that no new calls are taken; those in flight go on."""
         if self.fault is None:
             self.draining = True
-            self.out.append(frames.goaway_frame(self._highest, code, reason))
+            self._say_goodbye(code, reason)
+
+    def close(self) -> None:
+        """Give back what the connection had in common with others: it is gone, and nothing more comes."""
+        self._window.close()
+        for record in self.streams.values():
+            record.window.close()
 
 
 def _content_length(fields: Headers) -> tuple[int | None, bool]:

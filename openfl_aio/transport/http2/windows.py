@@ -56,6 +56,6 @@ class ReceiveWindow:
         return increment
 
     def close(self) -> None:
-        """Give back what was had of the pool."""
+        """Give back what was had of the pool, and grow no more."""
         self._pool.give(self.size - self._first)
-        self.size = self._first
+        self.size = self._most = self._first

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import hpack
 import pytest
 from hypothesis import given, settings
@@ -30,10 +32,10 @@ REQUEST: Headers = [(":method", "POST"), (":scheme", "http"), (":path", "/s/m"),
 @LAW
 @given(blocks=st.lists(FIELDS, min_size=1, max_size=5))
 def test_our_blocks_are_read_in_any_order_and_any_number_of_times(blocks: list[Headers]) -> None:
-    decoder = hpack.Decoder()
+    decoder: Any = hpack.Decoder()
     decoder.decode(NO_TABLE + encode_headers((("a", "b"),)))
     for fields in [*blocks, *reversed(blocks)]:
-        assert [tuple(field) for field in decoder.decode(encode_headers(tuple(fields)))] == fields
+        assert decoder.decode(encode_headers(tuple(fields))) == fields
     assert len(decoder.header_table.dynamic_entries) == 0
 
 
