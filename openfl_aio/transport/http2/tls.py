@@ -11,8 +11,9 @@ Hostile records: OpenSSL takes any number of TLS 1.3's key updates, at 15 to 30 
 counted here, and a connection has a bounded number of records a turn of the loop, however short they are.
 
 What the caller's context decides: versions, certificates, the offer of ALPN (`h2`) and `ssl.OP_NO_RENEGOTIATION`,
-which must be set, because TLS 1.2 could let a peer ask for handshakes without end. How long a handshake may take is
-the caller's business too: see `TLSProtocol.established` and `TLSProtocol.abort`.
+without which OpenSSL before 3.0 renegotiates TLS 1.2 at a peer's will. (3.0 refuses by itself; each attempt counts as
+a record without data.) How long a handshake may take is the caller's business too: see `TLSProtocol.established` and
+`TLSProtocol.abort`.
 """
 
 from __future__ import annotations
@@ -134,29 +135,15 @@ class TLSProtocol(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take ``nbytes`` of ciphertext from the shared buffer."""
-        if self._raw is None or self._raw.is_closing():
-            return
-        data = self._shared[:nbytes]
+        data, transport = self._shared[:nbytes], self._transport
         if self._backlog or self._turn_due:
             # a loop that had read before it was told to pause
             self._backlog = memoryview(bytes(self._backlog) + bytes(data))
-            return
-        transport = self._transport
-        if transport is None:  # a server spends OpenSSL's memory only on a peer that has sent something
-            transport = self._wrap(self._raw)
-        position = 0
-        while not self.established:
-            position = self._next_record(transport.incoming, data, position)
-            if not (self._missing or self._head):
-                self._patience -= 1
-            if self._patience < 0:
-                self._refuse(transport, ssl.SSLError("the handshake has too many records"))
-            else:
-                self._shake_hands(transport)
-            if position == nbytes or self._raw.is_closing():
-                break
-        if self.established:
-            self._deliver(transport, data[position:])
+        elif transport is not None and self.established:
+            self._deliver(transport, data)
+        elif self._raw is not None and not self._raw.is_closing():
+            # a server spends OpenSSL's memory only on a peer that has sent something
+            self._take_handshake(self._raw, transport or self._wrap(self._raw), data)
 
     def eof_received(self) -> None:
         """The peer has closed its side without goodbye: pass it on; the raw transport closes itself."""
@@ -194,6 +181,21 @@ class TLSProtocol(asyncio.BufferedProtocol):
             self, raw, self._context, server_side=self._server_side, server_hostname=self._server_hostname
         )
         return transport
+
+    def _take_handshake(self, raw: asyncio.Transport, transport: TLSTransport, data: memoryview) -> None:
+        """Go on with the handshake; deliver what comes after it."""
+        position = 0
+        while position < len(data) and not raw.is_closing():
+            position = self._next_record(transport.incoming, data, position)
+            if not (self._missing or self._head):
+                self._patience -= 1
+            if self._patience < 0:
+                self._refuse(transport, ssl.SSLError("the handshake has too many records"))
+                return
+            self._shake_hands(transport)
+            if self.established:
+                self._deliver(transport, data[position:])
+                return
 
     def _shake_hands(self, transport: TLSTransport) -> None:
         """Take the handshake as far as what was received allows."""
@@ -287,7 +289,7 @@ class TLSProtocol(asyncio.BufferedProtocol):
                 ready = False
                 records += 1
                 try:
-                    count = read(room - filled, target[filled:])
+                    count = read(room - filled, target[filled:] if filled else target)
                 except ssl.SSLWantReadError:
                     self._patience -= BARREN_EVERY
                     continue
@@ -307,6 +309,8 @@ class TLSProtocol(asyncio.BufferedProtocol):
                 broken = ssl.SSLError("the peer sends TLS records without data")
             if broken is not None:
                 transport.fail(broken)
+            if position >= size and not self._full:
+                return
         if position < size and not transport.is_closing():
             rest = data[position:]
             # the shared buffer is another connection's next, what was kept before is our own

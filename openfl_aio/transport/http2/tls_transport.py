@@ -133,7 +133,16 @@ class TLSTransport(asyncio.Transport):
 
     def write(self, data: Bytes) -> None:
         """Encrypt and send ``data``. Does nothing on a connection that is closing."""
-        if not self.is_closing():
+        if self.is_closing():
+            return
+        if 0 < len(data) <= RECORD_BYTES:  # small calls are many: the short way
+            try:
+                self.tls.write(data)
+            except ssl.SSLError as exc:
+                self.fail(exc)
+            else:
+                self._raw.write(self._outgoing.read())
+        else:
             self._encrypt(data)
             self.flush()
 
@@ -181,6 +190,7 @@ class TLSTransport(asyncio.Transport):
         ready = self._ready
         if self._raw.is_closing():
             ready.clear()
+            self._ready_bytes = 0
             return
         if self._outgoing.pending:
             ready.append(self._outgoing.read())
