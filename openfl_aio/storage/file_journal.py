@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 import anyio
 import anyio.to_thread
@@ -43,14 +43,13 @@ from openfl_aio.storage.journal import (
 )
 from openfl_aio.storage.spares import SpareFiles
 from openfl_aio.storage.upload_file import read_record, trailer
+from openfl_aio.storage.workers import Workers
 
 __all__ = ["FileJournal"]
 
 SUFFIX: Final = ".upload"
 HELD_BYTES: Final = 64 * 1024  # an upload of at most so many bytes touches the disk once, when it is committed
 THREADS: Final = 4  # that write at a time: more do not make a disk faster, and others need threads too
-
-T = TypeVar("T")
 
 
 class FileJournal:
@@ -59,7 +58,8 @@ class FileJournal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._spares = SpareFiles(folder)
-        self._limiter = anyio.CapacityLimiter(THREADS)
+        self._workers = Workers(THREADS)
+        self.run = self._workers.run
         self._naming = threading.Lock()  # in worker threads only
         self._lock = threading.Lock()  # held for moments, by `Entry.close` on the event loop too
         self._mapped: Counter[Path] = Counter()
@@ -69,11 +69,13 @@ class FileJournal:
 
     async def open(self) -> None:
         """Make the folder, and remove every file that was never acknowledged."""
-        await self.run(self._sweep)
+        await anyio.to_thread.run_sync(self._sweep)
+        await anyio.to_thread.run_sync(self._workers.start)
 
     async def close(self) -> None:
-        """Remove what was kept for reuse. Uploads stay."""
-        await self.run(self._spares.clear)
+        """Remove what was kept for reuse, and end the threads. Uploads stay."""
+        await anyio.to_thread.run_sync(self._spares.clear)
+        await anyio.to_thread.run_sync(self._workers.close)
 
     def spool(self, *, durable: bool = True) -> Spool:
         """See `Journal`."""
@@ -86,10 +88,6 @@ class FileJournal:
     async def drop(self, federation_uuid: str, before_round: int) -> None:
         """See `Journal`."""
         await self.run(partial(self._drop, federation_uuid, before_round))
-
-    async def run(self, function: Callable[[], T]) -> T:
-        """Run ``function`` in one of the journal's threads."""
-        return await anyio.to_thread.run_sync(function, limiter=self._limiter)
 
     def _sweep(self) -> None:
         with disk_errors(self.folder):

@@ -34,7 +34,7 @@ from tests.transport.http2.conformance.wire import (
 
 __all__ = ["HEAD", "OK", "SECONDS", "TASKS", "Connection", "Script", "Scripted", "answer", "calling", "outcome"]
 
-SECONDS: Final = 2.0
+SECONDS: Final = 5.0
 TASKS: Final = aggregator.GetTasksRequest()
 
 HEAD: Final = block([(":status", "200"), ("content-type", "application/grpc")])

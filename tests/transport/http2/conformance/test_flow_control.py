@@ -28,6 +28,7 @@ from tests.transport.http2.conformance.wire import (
     headers,
     message,
     request,
+    reset,
     settings,
     window_update,
 )
@@ -206,6 +207,59 @@ WINDOWS.append(
         stream_error(1, Code.FLOW_CONTROL_ERROR, connection=(Code.FLOW_CONTROL_ERROR,)),
     )
 )
+
+
+def stalled_upload(peer: Peer, stream: int) -> None:
+    """Use up the window of ``stream`` with an upload that is not read."""
+    peer.send(headers(stream, block(UPLOAD)))
+    peer.upload(stream, chunk(b"do not read on"))
+    peer.barrier()
+    peer.upload(stream, chunk(bytes(peer.room(stream) - 9)))
+
+
+def blocked_stream(peer: Peer) -> None:
+    stalled_upload(peer, 1)
+
+
+def padded_upload(peer: Peer) -> None:
+    """Upload three times the connection's first window, a fifth of it padding."""
+    peer.barrier()
+    size = 3 * peer.window
+    peer.send(headers(1, block(UPLOAD)))
+    peer.upload(1, chunk(bytes(size // 2)) * 2, padding=255)
+    peer.send(data(1, end=True))
+
+
+def uploads_that_are_given_up(peer: Peer) -> None:
+    """Use up the window of one stream after the other, three times the connection's in all."""
+    peer.barrier()
+    needed = 3 * peer.window
+    for stream in range(1, 100, 2):
+        stalled_upload(peer, stream)
+        peer.send(reset(stream))
+        needed -= 65_535
+        if needed < 0:
+            return
+
+
+def data_for_closed_streams(peer: Peer) -> None:
+    """Send three times the connection's first window on streams that the server has reset."""
+    peer.barrier()
+    needed = 3 * peer.window
+    for stream in range(1, 100, 2):
+        peer.send(headers(stream, block([*REQUEST, ("Upper", "case")])))
+        peer.upload(stream, bytes(60_000))
+        needed -= 60_000
+        if needed < 0:
+            return
+
+
+WINDOWS += [
+    Case("9113-5.2.1-a-stream-that-is-not-read-holds-up-no-other", [blocked_stream, request(3)], answered(3)),
+    Case("9113-6.1-padding-comes-back-to-the-windows", [padded_upload], answered()),
+    Case("9113-6.9-what-was-not-read-comes-back-with-a-reset", [uploads_that_are_given_up], goes_on),
+    Case("9113-6.9-data-on-closed-streams-comes-back", [data_for_closed_streams], goes_on),
+]
 
 
 @rows(*WINDOWS)
