@@ -2,8 +2,8 @@
 
 Ours checks the upload, indexes it, keeps it in the journal's file in a folder of the temporary directory, and answers
 when it is ready to be aggregated; the round that it ends is aggregated, and its model written, before the next upload
-begins, outside of the clock. grpcio receives, parses the chunks and looks at their bytes through a view, no more. Server and client are
-processes, over TCP on the loopback.
+begins, outside of the clock. grpcio receives, parses the chunks and looks at their bytes through a view, no more.
+Server and client are processes, over TCP on the loopback.
 """
 
 from __future__ import annotations
