@@ -1,4 +1,4 @@
-"""Models written to disk while the federation goes on."""
+"""Models written to disk: before the federation goes on, or meanwhile."""
 
 from __future__ import annotations
 
@@ -10,28 +10,42 @@ from typing import Any
 import anyio
 from numpy.typing import NDArray
 
+from openfl_aio.config import AggregatorConfig
 from openfl_aio.storage.models import ModelFiles
 
-__all__ = ["ModelSaver"]
+__all__ = ["ModelSaver", "model_paths"]
 
 logger = logging.getLogger(__name__)
 
 
-class ModelSaver:
-    """Saves models one after another; of those that wait for the same path only the newest.
+def model_paths(config: AggregatorConfig) -> tuple[Path | None, Path | None]:
+    """Return where the best and the last model are to be saved; None for one that is not."""
+    if config.durability == "memory":
+        return None, None
+    best, last = config.best_model_path, config.last_model_path
+    if config.workspace is None:
+        return best, last
+    return best or config.workspace / "best.pbuf", last or config.workspace / "last.pbuf"
 
-    ``start`` runs a coroutine function in somebody's task group, which then ends after what is being written.
-    ``failed`` is told of every error.
+
+class ModelSaver:
+    """Saves models.
+
+    If they are to be ``durable``, at once. Else one after another while the caller goes on, and of those that wait for
+    the same path only the newest: ``start`` runs a coroutine function in somebody's task group, which then ends
+    after what is being written, and ``failed`` is told of every error.
     """
 
     def __init__(
         self,
         files: ModelFiles,
         *,
+        durable: bool,
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
         failed: Callable[[Exception], None],
     ) -> None:
         self._files = files
+        self._durable = durable
         self._start = start
         self._failed = failed
         self._waiting: dict[Path, tuple[Mapping[str, NDArray[Any]], int]] = {}
@@ -43,8 +57,11 @@ class ModelSaver:
     def __repr__(self) -> str:
         return f"<ModelSaver {'settled' if self._settled.is_set() else 'writing'}, {len(self._waiting)} waiting>"
 
-    def submit(self, path: Path, model: Mapping[str, NDArray[Any]], *, round_number: int) -> None:
-        """Have ``model`` saved soon; its arrays must not change."""
+    async def save(self, path: Path, model: Mapping[str, NDArray[Any]], *, round_number: int) -> None:
+        """Save ``model``, or have it saved soon; its arrays must not change. Raises like `ModelFiles.save` if at once."""
+        if self._durable:
+            await self._files.save(path, model, round_number=round_number)
+            return
         self._waiting[path] = model, round_number
         if self._settled.is_set():
             self._settled = anyio.Event()

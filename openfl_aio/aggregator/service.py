@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Self
 
 import anyio
 import anyio.abc
@@ -16,11 +15,13 @@ from numpy.typing import NDArray
 
 from openfl_aio.aggregator.assigner import make_assigner
 from openfl_aio.aggregator.closing import Arrays, RoundOutcome, aggregate_round, decode_result, scalar, tags_of
+from openfl_aio.aggregator.encoded import EncodedModels, ModelEncoder
 from openfl_aio.aggregator.metrics import MetricLog
 from openfl_aio.aggregator.models import GlobalModels
+from openfl_aio.aggregator.offload import Offload, in_thread
 from openfl_aio.aggregator.progress import describe
 from openfl_aio.aggregator.rounds import FederationAborted, FederationComplete, Phase, RoundClosed, Rounds
-from openfl_aio.aggregator.saving import ModelSaver
+from openfl_aio.aggregator.saving import ModelSaver, model_paths
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.aggregator.stragglers import make_straggler_policy
 from openfl_aio.aggregator.uploads import Upload, check_results, upload_limit
@@ -52,29 +53,11 @@ from openfl_aio.waiting import Timers, Waiters
 from openfl_aio.wire.codec import EncodedMessage
 from openfl_aio.wire.incremental import TaskResultsIndex
 
-__all__ = ["Aggregator", "ModelEncoder", "Offload"]
+__all__ = ["Aggregator", "Offload"]
 
 logger = logging.getLogger(__name__)
 
 MAX_ROUND = 2**31 - 1  # rounds are int32 on the wire
-
-T = TypeVar("T")
-
-ModelEncoder: TypeAlias = Callable[[Arrays, int], EncodedMessage]
-"""Makes of a model and its round what is sent."""
-
-
-class Offload(Protocol):
-    """Runs a function that needs the processor somewhere else than on the event loop."""
-
-    def __call__(self, function: Callable[[], T], /) -> Awaitable[T]:
-        """Return the function's result, or raise its exception."""
-        ...
-
-
-async def in_thread(function: Callable[[], T], /) -> T:
-    """Run ``function`` in a worker thread, to its end also when the caller is cancelled."""
-    return await anyio.to_thread.run_sync(function)
 
 
 class Aggregator:
@@ -125,7 +108,7 @@ class Aggregator:
         self._waiters: Waiters[str] = Waiters()
         self._timers = Timers(self._rounds, self._react)
         self._server: Server | None = None
-        self._encoded: dict[tuple[ModelKind, ModelEncoder], tuple[Arrays, EncodedMessage]] = {}
+        self._encoded = EncodedModels(self._models, offload)
 
     def __repr__(self) -> str:
         return f"<Aggregator {self.federation_uuid}: {self._rounds!r}>"
@@ -141,12 +124,16 @@ class Aggregator:
                 self._journal = MemoryJournal(self._offload)
             else:
                 self._journal = storage.journal
-            self._model_files = ModelFiles() if storage is None else storage.models
             # a federation begins at its initial round; what an earlier run left of it would pass for duplicates
             await self._journal.drop(self.federation_uuid, MAX_ROUND)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(self._tasks.cancel_scope.cancel)
-            self._saver = ModelSaver(self._model_files, start=self._tasks.start_soon, failed=self._not_saved)
+            self._saver = ModelSaver(
+                ModelFiles() if storage is None else storage.models,
+                durable=self._config.durability == "power",
+                start=self._tasks.start_soon,
+                failed=self._not_saved,
+            )
             self._tasks.start_soon(self._timers.run)
             if self._config.listen is not None:
                 self._server = Server(
@@ -303,18 +290,7 @@ class Aggregator:
 
         It is called away from the event loop, and once for each model, however often that is asked for.
         """
-        model = self._models.model(kind)
-        if model is None:
-            return None
-        known = self._encoded.get((kind, encode))
-        if known is not None and known[0] is model:
-            return known[1]
-        best = self._models.best_round if kind is ModelKind.BEST else None
-        number = self.round_number if best is None else best
-        encoded = await self._offload(lambda: encode(model, number))
-        if self._models.model(kind) is model:
-            self._encoded[kind, encode] = model, encoded
-        return encoded
+        return await self._encoded.get(kind, encode)
 
     async def wait_complete(self) -> dict[str, NDArray[Any]]:
         """Return the final model once there is one, and it is saved if it is to be.
@@ -435,15 +411,11 @@ class Aggregator:
         improved = self._models.close_round(outcome)
         self._encoded.clear()
         number = outcome.round_number
-        best, last = self._paths()
-        saves = [(best, before, number)] if improved and best is not None else []
+        best, last = model_paths(self._config)
+        if improved and best is not None:
+            await self._saver.save(best, before, round_number=number)
         if last is not None:
-            saves.append((last, self._models.current, number + 1))
-        for path, model, round_number in saves:
-            if self._config.durability == "power":
-                await self._model_files.save(path, model, round_number=round_number)
-            else:
-                self._saver.submit(path, model, round_number=round_number)
+            await self._saver.save(last, self._models.current, round_number=number + 1)
         self._metrics.append(Metric("aggregator", m.task_name, m.name, m.value, number) for m in outcome.metrics)
         if self.phase is Phase.AGGREGATING:
             self._rounds.round_aggregated(anyio.current_time())
@@ -453,15 +425,6 @@ class Aggregator:
         if not isinstance(exc, OpenFLAioError):
             logger.error("the model could not be saved", exc_info=exc)
         self.stop(f"the model could not be saved: {exc if isinstance(exc, OpenFLAioError) else 'see the log'}")
-
-    def _paths(self) -> tuple[Path | None, Path | None]:
-        folder = self._config.workspace
-        best, last = self._config.best_model_path, self._config.last_model_path
-        if self._config.durability == "memory":
-            return None, None
-        if folder is None:
-            return best, last
-        return best or folder / "best.pbuf", last or folder / "last.pbuf"
 
 
 def _close_all(closed: RoundClosed[Entry]) -> None:

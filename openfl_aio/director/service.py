@@ -19,7 +19,8 @@ import anyio
 import anyio.to_thread
 import numpy as np
 
-from openfl_aio.aggregator.service import Aggregator, ModelEncoder
+from openfl_aio.aggregator.encoded import ModelEncoder
+from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.config import DirectorConfig, Endpoint
 from openfl_aio.director.execution import Execution, Review, serve_plan

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import anyio.to_thread
 import numpy as np
 
 from openfl_aio.config import Limits
@@ -44,12 +45,16 @@ async def receive_experiment(
             raise EmptyStreamError("the submission came without a single message; send the archive in chunks")
         checker.finish()
         director.check_submission(last.name, last.collaborator_names)
-        tensors = () if last.model_proto is None else convert.model_from_proto(last.model_proto)
-        model = decode_model(tensors)
+        # ten thousand small tensors take as long as a large one
+        model = await anyio.to_thread.run_sync(_model_of, last)
         archive = await sink.keep()
     return await director.set_new_experiment(
         caller, last.name, collaborators=last.collaborator_names, model=model, archive=archive
     )
+
+
+def _model_of(info: director_messages.ExperimentInfo) -> dict[str, np.ndarray]:
+    return decode_model(convert.model_from_proto(info.model_proto))
 
 
 def decode_model(tensors: Sequence[EncodedTensor]) -> dict[str, np.ndarray]:

@@ -33,6 +33,7 @@ def _context(tls: TLSConfig, purpose: ssl.Purpose) -> ssl.SSLContext:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # authorities made by OpenFL 1.6 lack the key identifiers that Python 3.13 and later would insist on
     context.verify_flags &= ~ssl.VerifyFlags.VERIFY_X509_STRICT
+    context.options |= ssl.OP_NO_RENEGOTIATION  # TLS 1.2 would let a peer ask for handshakes without end
     context.set_alpn_protocols(["h2"])
     if purpose is ssl.Purpose.CLIENT_AUTH:
         context.verify_mode = ssl.CERT_REQUIRED if tls.require_client_certificate else ssl.CERT_OPTIONAL

@@ -37,16 +37,16 @@ class SlowFiles(ModelFiles):
 async def test_models_are_saved_in_turn_and_of_one_path_the_newest() -> None:
     files, errors = SlowFiles(), list[Exception]()
     async with anyio.create_task_group() as group:
-        saver = ModelSaver(files, start=group.start_soon, failed=errors.append)
+        saver = ModelSaver(files, durable=False, start=group.start_soon, failed=errors.append)
         await saver.settled()
         for round_number in range(1, 5):
-            saver.submit(LAST, MODEL, round_number=round_number)
-            saver.submit(BEST, MODEL, round_number=round_number)
+            await saver.save(LAST, MODEL, round_number=round_number)
+            await saver.save(BEST, MODEL, round_number=round_number)
             await anyio.sleep(1)
         assert "writing" in repr(saver)
         await saver.settled()
         assert "settled" in repr(saver)
-        saver.submit(LAST, MODEL, round_number=9)
+        await saver.save(LAST, MODEL, round_number=9)
     names = [(name, round_number) for name, round_number, _ in files.saved]
     assert names == [("last", 1), ("best", 4), ("last", 4), ("last", 9)]
     assert errors == []
@@ -55,12 +55,12 @@ async def test_models_are_saved_in_turn_and_of_one_path_the_newest() -> None:
 async def test_an_error_is_told_and_forgotten_with_the_next_success() -> None:
     files, errors = SlowFiles(1), list[Exception]()
     async with anyio.create_task_group() as group:
-        saver = ModelSaver(files, start=group.start_soon, failed=errors.append)
-        saver.submit(LAST, MODEL, round_number=1)
+        saver = ModelSaver(files, durable=False, start=group.start_soon, failed=errors.append)
+        await saver.save(LAST, MODEL, round_number=1)
         await saver.settled()
         assert [str(error) for error in errors] == ["no space"]
         assert saver.error is errors[0]
-        saver.submit(LAST, MODEL, round_number=2)
+        await saver.save(LAST, MODEL, round_number=2)
         await saver.settled()
         assert saver.error is None
 
@@ -68,9 +68,9 @@ async def test_an_error_is_told_and_forgotten_with_the_next_success() -> None:
 async def test_what_was_submitted_is_saved_although_its_owner_ends() -> None:
     files, errors = SlowFiles(), list[Exception]()
     async with anyio.create_task_group() as group:
-        saver = ModelSaver(files, start=group.start_soon, failed=errors.append)
-        saver.submit(LAST, MODEL, round_number=1)
-        saver.submit(BEST, MODEL, round_number=1)
+        saver = ModelSaver(files, durable=False, start=group.start_soon, failed=errors.append)
+        await saver.save(LAST, MODEL, round_number=1)
+        await saver.save(BEST, MODEL, round_number=1)
         group.cancel_scope.cancel()
     assert [name for name, *_ in files.saved] == ["last", "best"]
     assert errors == []

@@ -15,6 +15,12 @@ from tests.interop_grpc.stubs import run_protoc
 pytest.register_assert_rewrite("tests.interop_grpc.our_client")
 
 
+@pytest.fixture
+def anyio_backend() -> str:
+    """The loop as programs run it: gigabytes go through these tests, which is too much for asyncio's debug mode."""
+    return "asyncio"
+
+
 @pytest.fixture(scope="session")
 def ca(tmp_path_factory: pytest.TempPathFactory) -> ThrowawayCA:
     authority = ThrowawayCA(tmp_path_factory.mktemp("ca") / "cert")

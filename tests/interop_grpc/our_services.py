@@ -23,7 +23,7 @@ _call: ContextVar[Any] = ContextVar("call")
 
 async def _echo(function: Any, stream: Any) -> None:
     """Run a generated handler with the metadata that came sent back, initial before it and trailing after it."""
-    call = stream._stream  # grpclib's stream: ours has what OpenFL needs, and that is no metadata in answers
+    call = stream
     initial, trailing = echoes(list(stream.metadata.items()))
     if initial:
         await call.send_initial_metadata(metadata=initial)

@@ -60,7 +60,7 @@ async def test_our_calls_finish_on_grpcios_server_and_the_next_one_connects_anew
         async with our_peer(ca, started.target(tls=tls), tls=tls) as peer:
 
             async def park() -> None:
-                results["parked"] = await peer.probe.park(probe.ParkRequest(key=key, milliseconds=1500))
+                results["parked"] = await peer.probe.park(probe.ParkRequest(key=key, milliseconds=800))
 
             async def upload() -> None:
                 results["upload"] = (await peer.probe.upload(chunks())).size

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import sys
 import threading
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -289,6 +290,46 @@ async def test_a_restart_finds_what_was_acknowledged_and_nothing_else(tmp_path: 
     (entry,) = await reopened.entries("f", 3)
     assert bytes(entry.tensor(TENSOR).data) == DATA[4:20]
     close(entry)
+
+
+ACKNOWLEDGE = """
+import anyio, sys
+from pathlib import Path
+from openfl_aio.storage.file_journal import FileJournal
+from openfl_aio.storage.journal import UploadRecord
+
+async def main():
+    journal = FileJournal(Path(sys.argv[1]))
+    await journal.open()
+    for number in range(10_000):
+        spool = journal.spool(durable=False)
+        nbytes = 10 + number % 7 * 50_000
+        await spool.write(bytes([number % 251]) * nbytes)
+        record = UploadRecord("f", number, "train", "one", 1, (), nbytes)
+        (await spool.commit(record)).close()
+        print(number, nbytes, flush=True)
+
+anyio.run(main)
+"""
+
+
+async def test_what_was_acknowledged_survives_that_the_process_is_killed(tmp_path: Path) -> None:
+    async with await anyio.open_process([sys.executable, "-c", ACKNOWLEDGE, str(tmp_path / "journal")]) as process:
+        assert process.stdout is not None
+        said = b""
+        while said.count(b"\n") < 40:
+            said += await process.stdout.receive()
+        process.kill()
+        async for more in process.stdout:
+            said += more
+    acknowledged = [tuple(map(int, line.split())) for line in said.decode().splitlines() if line.count(" ") == 1]
+    journal = await file_journal(tmp_path)
+    for number, nbytes in acknowledged:
+        (entry,) = await journal.entries("f", number)
+        assert entry.record.total_bytes == nbytes
+        whole = entry.tensor(replace(TENSOR, offset=0, nbytes=nbytes))
+        assert bytes(whole.data) == bytes([number % 251]) * nbytes
+        close(entry)
 
 
 async def test_files_go_with_what_they_hold(tmp_path: Path) -> None:

@@ -444,6 +444,18 @@ async def test_small_answers_are_not_held_back() -> None:
         assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
+async def test_a_lost_connection_gives_back_what_its_windows_had() -> None:
+    async with Server([SmallAggregator()], listen=LOOPBACK, tls=None) as server:
+        pool = server._plane.shared.pool
+        before = pool.left
+        async with open_channel(server.endpoint, tls=None) as channel:
+            chunks = [DataStream(size=300_000, npbytes=bytes(300_000))] * 10
+            await aggregator.AggregatorStub(channel).send_local_task_results(chunks)
+            assert pool.left < before, "a peer whose bytes are read gets larger windows"
+        await server._plane.shared.emptied.wait()
+        assert pool.left == before
+
+
 async def test_several_servers_run_in_one_loop() -> None:
     first, second = SmallAggregator(), SmallAggregator()
     async with serving(first) as (one, channel_one), serving(second) as (two, channel_two):

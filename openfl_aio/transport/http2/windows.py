@@ -5,8 +5,14 @@ from __future__ import annotations
 __all__ = ["ReceiveWindow", "WindowPool"]
 
 
+_SHARE = 8
+
+
 class WindowPool:
-    """What all windows of a server, or of one client, may have beyond their first size, in bytes."""
+    """What all windows of a server, or of one client, may have beyond their first size, in bytes.
+
+    Nobody gets more than an eighth of what is left, so that there is something for whoever comes next.
+    """
 
     __slots__ = ("left",)
 
@@ -15,7 +21,7 @@ class WindowPool:
 
     def take(self, wanted: int) -> int:
         """Return how many of ``wanted`` bytes may be had."""
-        granted = min(wanted, self.left)
+        granted = min(wanted, self.left // _SHARE)
         self.left -= granted
         return granted
 

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from tests.interop_grpc.peers.common import UNLIMITED, arguments, grpc, say
-from tests.interop_grpc.peers.shared import BINARY, BULK, PING, ROUND, SPECIAL, TEXT, Crc, as_pairs, pattern
+from tests.interop_grpc.peers.shared import BINARY, BULK, PING, ROUND, SPECIAL, TEXT, Crc, as_pairs, churn, pattern
 
 OPTIONS = arguments(__doc__)
 aio: Any = importlib.import_module("grpc.aio")
@@ -208,14 +208,25 @@ async def custom_metadata(peer: Peer) -> None:
         assert BINARY in list(await call.trailing_metadata())
 
 
-@case
-async def metadata_round_trip(peer: Peer) -> None:
-    """Many values, those of one key in order, any byte in binary ones: up, and down in both places."""
-    call = peer.probe.EchoMetadata(probe.MetadataRequest(), metadata=ROUND, timeout=SECONDS)
-    wanted = as_pairs(ROUND)
+async def check_metadata(peer: Peer, metadata: Any) -> None:
+    """Assert that ``metadata`` goes up, and down as initial and as trailing metadata."""
+    call = peer.probe.EchoMetadata(probe.MetadataRequest(), metadata=metadata, timeout=SECONDS)
+    wanted = as_pairs(metadata)
     assert [(pair.key, pair.value) for pair in (await call).pairs] == wanted
     assert as_pairs(await call.initial_metadata()) == wanted
     assert as_pairs(await call.trailing_metadata()) == wanted
+
+
+@case
+async def metadata_round_trip(peer: Peer) -> None:
+    """Many values, those of one key in order, any byte in binary ones."""
+    await check_metadata(peer, ROUND)
+
+
+@case
+async def metadata_churn(peer: Peer) -> None:
+    """More headers than either side's table holds, on one connection."""
+    await asyncio.gather(*[check_metadata(peer, churn(number)) for number in range(150)])
 
 
 async def check_status(peer: Peer, message: str) -> None:
@@ -241,12 +252,15 @@ async def special_status_message(peer: Peer) -> None:
 @case
 async def every_status(peer: Peer) -> None:
     """Each code arrives as it was sent."""
-    for code in range(1, 17):
-        call = peer.test.UnaryCall(
+    codes = {code.value[0]: code.name for code in grpc.StatusCode}
+    calls = {
+        code: peer.test.UnaryCall(
             messages.SimpleRequest(response_status=messages.EchoStatus(code=code)), timeout=SECONDS
         )
-        assert await status(call) != "OK"
-        assert (await call.code()).value[0] == code
+        for code in range(1, 17)
+    }
+    got = {code: (await call.code()).name for code, call in calls.items()}
+    assert got == {code: codes[code] for code in range(1, 17)}
 
 
 @case
@@ -296,11 +310,18 @@ async def server_gives_up(peer: Peer) -> None:
 
 @case
 async def timeout_on_sleeping_server(peer: Peer) -> None:
-    call = peer.test.FullDuplexCall(timeout=0.001)
-    request = messages.StreamingOutputCallRequest(payload=messages.Payload(body=bytes(27182)))
-    await status(call.write(request))  # the deadline may pass before it is written
-    await status(call.read())
-    assert (await call.code()).name == "DEADLINE_EXCEEDED"
+    async def requests() -> AsyncIterator[Any]:
+        yield messages.StreamingOutputCallRequest(payload=messages.Payload(body=bytes(27182)))
+        await asyncio.sleep(SECONDS)
+
+    # a write at the very moment of the deadline ends as this client's own error, whoever the server is: once more then
+    for _ in range(20):
+        call = peer.test.FullDuplexCall(requests(), timeout=0.001)
+        await status(call.read())
+        end = (await call.code()).name, await call.details()
+        if end != ("INTERNAL", "Internal error from Core"):
+            break
+    assert end[0] == "DEADLINE_EXCEEDED", end
 
 
 @case
@@ -309,12 +330,12 @@ async def deadline_reaches_the_server(peer: Peer) -> None:
     key = uuid.uuid4().hex
     await peer.test.EmptyCall(empty.Empty(), timeout=SECONDS)  # connected, so that the whole time is the call's
     started = time.monotonic()
-    call = peer.probe.Park(probe.ParkRequest(key=key, milliseconds=15_000), timeout=1.0)
+    call = peer.probe.Park(probe.ParkRequest(key=key, milliseconds=15_000), timeout=0.5)
     assert await status(call) == "DEADLINE_EXCEEDED"
-    assert 0.8 < time.monotonic() - started < 3
+    assert 0.4 < time.monotonic() - started < 3
     seen = await peer.observe(key)
     assert seen.state == "cancelled"
-    assert 0.2 < seen.seconds_left < 1.2, seen.seconds_left
+    assert 0.05 < seen.seconds_left < 0.7, seen.seconds_left
 
 
 @case
@@ -359,6 +380,25 @@ async def bulk(peer: Peer) -> None:
 
 
 @case
+async def cancel_midway(peer: Peer) -> None:
+    """Streams that end in the middle of their bytes take nothing of the connection's window with them."""
+
+    async def chunks() -> AsyncIterator[Any]:
+        while True:
+            yield probe.Chunk(body=bytes(300_000))
+
+    for number in range(24):
+        call = peer.probe.Download(probe.DownloadRequest(chunks=16, size=MIB // 4, seed=number), timeout=SECONDS)
+        assert (await call.read()).body == pattern(number, MIB // 4)
+        call.cancel()
+        sending = peer.probe.Upload(chunks(), timeout=SECONDS)
+        await asyncio.sleep(0.01)
+        sending.cancel()
+    await download(peer, 4, 4 * MIB)
+    await upload(peer, 16, MIB)
+
+
+@case
 async def huge_messages(peer: Peer) -> None:
     """64 MiB in one message, up and down."""
     await upload(peer, 1, 64 * MIB)
@@ -381,7 +421,7 @@ async def drain(peer: Peer) -> dict[str, str]:
     keys = {name: uuid.uuid4().hex for name in ("parked", "waiting")}
     uploading = peer.probe.Upload(timeout=SECONDS)
     await uploading.write(probe.Chunk(body=b"first"))
-    parked = peer.probe.Park(probe.ParkRequest(key=keys["parked"], milliseconds=1500), timeout=SECONDS)
+    parked = peer.probe.Park(probe.ParkRequest(key=keys["parked"], milliseconds=800), timeout=SECONDS)
     waiting = peer.probe.WaitExperiment(probe.ParkRequest(key=keys["waiting"], milliseconds=15_000), timeout=SECONDS)
     for key in keys.values():
         await peer.until_running(key)

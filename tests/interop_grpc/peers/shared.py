@@ -31,9 +31,26 @@ BULK = ((2000, 100), (600, 16_384), (300, 65_535), (16, 2 * 1024 * 1024))  # mes
 SPECIAL = "\t\ntest with whitespace\r\nand Unicode BMP \u263a and non-BMP \U0001f608\t\n"
 
 
+def churn(number: int) -> list[tuple[str, str | bytes]]:
+    """Return the metadata of one of many calls: some of it always the same, some seen before, some new."""
+    draw = random.Random(number)
+    return [
+        ("x-round-same", "always"),
+        (f"x-round-{number % 7}", f"value {number % 11}"),
+        (f"x-round-new-{number}", "".join(draw.choices("abcXYZ0189 ~!", k=draw.randint(1, 90))).strip() or "x"),
+        (f"x-round-{number % 5}-bin", draw.randbytes(draw.randint(0, 40))),
+    ]
+
+
+_NOISE = random.Random(1).randbytes(1_048_573)  # a prime, so that no power of two of bytes can go missing unnoticed
+
+
 def pattern(seed: int, size: int) -> bytes:
     """Return ``size`` bytes that nobody sends by mistake."""
-    return random.Random(seed).randbytes(size)
+    start = seed * 7919 % len(_NOISE)
+    if start + size <= len(_NOISE):
+        return _NOISE[start : start + size]
+    return (_NOISE[start:] + _NOISE * (size // len(_NOISE) + 1))[:size]
 
 
 @dataclass

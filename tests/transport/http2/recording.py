@@ -53,6 +53,10 @@ def parse(written: bytes) -> list[Any]:
     return found
 
 
+WIDE = Limits(connection_window=512 * 1024, max_connection_window=32 << 20)
+"""Windows of streams are met before that of the connection."""
+
+
 class Recorder:
     """Owner of an engine. ``reading`` is whether it reads what comes at once; ``bodies`` are the messages it read."""
 
@@ -65,7 +69,7 @@ class Recorder:
         ready: bool = True,
         reading: bool = True,
     ) -> None:
-        self.limits = limits or Limits()
+        self.limits = limits or WIDE
         self.pool = pool or WindowPool(self.limits.window_pool_bytes)
         self.told: list[tuple[Any, ...]] = []
         self.bodies: dict[int, list[bytes]] = {}
