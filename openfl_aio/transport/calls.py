@@ -252,12 +252,10 @@ class Calls:
                 raise
             call.task.uncancel()
             refusal = call.verdict
-        except StreamTerminatedError:
-            return
         except Exception as exc:
             error = _single(exc)
-            if isinstance(error, StreamTerminatedError):
-                return
+            if isinstance(error, (StreamTerminatedError, StreamClosedError)):
+                return  # the peer gave the call up, before or while it was answered
             refusal = _answer_for(error, call.method, connection.address)
             if isinstance(error, CompressedMessageError):
                 refusal = GRPCError(Status.UNIMPLEMENTED, str(error))
