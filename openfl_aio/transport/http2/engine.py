@@ -601,8 +601,10 @@ class Engine:
         before = outgoing.left
         pieces = self._sender.data(record, outgoing, most, end=end)
         self._budget.earn(before - outgoing.left)
-        if end and not outgoing.left:
-            self._move(record, Act.SENT_END)
+        if not outgoing.left:
+            self._budget.delivered()
+            if end:
+                self._move(record, Act.SENT_END)
         return pieces
 
     def send_empty(self, record: StreamRecord, *, end: bool) -> None:

@@ -712,6 +712,18 @@ def test_traffic_earns_more(sending: bool) -> None:
     assert server.engine.fault is not None
 
 
+def test_answers_earn_the_window_updates_that_stock_clients_send_after_each() -> None:
+    server = Recorder(limits=TIGHT)
+    for number in range(1, 2001, 2):
+        server.feed(head(number, end=True))
+        record = server.engine.streams[number]
+        server.engine.send_headers(record, RESPONSE)
+        server.engine.send_data(record, Outgoing([message(b"x")]), 1 << 20, end=False)
+        server.engine.send_headers(record, TRAILERS, end=True)
+        server.feed(window_frame(0, 6), window_frame(number, 6))
+    assert server.engine.fault is None
+
+
 def test_small_messages_of_a_server_are_what_its_client_asked_for() -> None:
     client, _ = connected(limits=TIGHT)
     client.feed(head(1, RESPONSE), data(1, message(b"x")) * 100)
