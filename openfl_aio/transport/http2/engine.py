@@ -396,7 +396,9 @@ class Engine:
                 raise StreamFault(record.id, ErrorCode.PROTOCOL_ERROR, f"malformed response: {fault}")
             if dict(fields)[":status"].startswith("1"):
                 if ends:
-                    raise StreamFault(record.id, ErrorCode.PROTOCOL_ERROR, "malformed response: it ends before it begins")
+                    raise StreamFault(
+                        record.id, ErrorCode.PROTOCOL_ERROR, "malformed response: it ends before it begins"
+                    )
                 self._budget.control("informational responses")
                 return
             expected, number = _content_length(fields)
