@@ -150,7 +150,7 @@ class _Call:
 
     def abandoned(self, reason: str) -> None:
         """Nobody waits for the answer any more."""
-        self.end(None)
+        self.stream.connection.in_turn(lambda: self.end(None))
 
 
 class Calls:
