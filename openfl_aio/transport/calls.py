@@ -150,7 +150,7 @@ class _Call:
 
     def abandoned(self, reason: str) -> None:
         """Nobody waits for the answer any more."""
-        self.end(None)
+        self.stream.connection.in_turn(lambda: self.end(None))
 
 
 class Calls:
@@ -254,11 +254,11 @@ class Calls:
                 raise
             call.task.uncancel()
             refusal = call.verdict
-        except StreamTerminatedError:
+        except (StreamTerminatedError, StreamClosedError):
             return
         except Exception as exc:
             error = _single(exc)
-            if isinstance(error, StreamTerminatedError):
+            if isinstance(error, StreamTerminatedError | StreamClosedError):
                 return
             refusal = _answer_for(error, call.method, connection.address)
             if isinstance(error, CompressedMessageError):
