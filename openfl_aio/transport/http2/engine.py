@@ -636,7 +636,6 @@ class Engine:
         self._window.close()
         for record in self.streams.values():
             record.window.close()
-        self.streams.clear()
 
 
 def _content_length(fields: Headers) -> tuple[int | None, bool]:
