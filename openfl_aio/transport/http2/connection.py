@@ -428,8 +428,6 @@ class Connection(asyncio.BufferedProtocol):
             self._wake_openers()
             if self.engine.peer_draining and not self.engine.streams:
                 self.close()
-        else:
-            self.engine.busy -= 1
         if not self.engine.streams:
             self._idle_since = self.now()
 

@@ -53,6 +53,7 @@ class Stream:
     __slots__ = (
         "_blocked",
         "_called",
+        "_handled",
         "_in_a_row",
         "_left_before",
         "_read_before",
@@ -91,6 +92,7 @@ class Stream:
         self._in_a_row = 0
         self._reading_since = self._sending_since = 0.0
         self._read_before = self._left_before = 0
+        self._handled = record is None  # whether no handler (server) is counted for it
         if record is not None:
             self.record = record
             record.user = self
@@ -327,8 +329,15 @@ class Stream:
         self.lost = self.lost or reason
         _wake(self._sending)
 
+    def handled(self) -> None:
+        """The handler is done (server). To be said before the answer's end is: with that the peer may open the next stream."""
+        if not self._handled:
+            self._handled = True
+            self.connection.engine.busy -= 1
+
     def release(self) -> None:
         """Let go of the stream: nobody reads it or writes to it any more."""
+        self.handled()
         if hasattr(self, "record"):
             self.connection.settle(self.record)
             self.record.inbound.close()
