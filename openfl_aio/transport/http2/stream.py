@@ -53,7 +53,9 @@ class Stream:
     __slots__ = (
         "_blocked",
         "_called",
+        "_handled",
         "_in_a_row",
+        "_invited",
         "_left_before",
         "_read_before",
         "_reading",
@@ -87,10 +89,12 @@ class Stream:
             None  # the last of these that is woken, or will be when it is its turn
         )
         self._sending: asyncio.Future[None] | None = None
+        self._invited: asyncio.Future[None] | None = None  # likewise
         self._blocked: Outgoing | None = None  # what is being sent
         self._in_a_row = 0
         self._reading_since = self._sending_since = 0.0
         self._read_before = self._left_before = 0
+        self._handled = record is None  # whether no handler (server) is counted for it
         if record is not None:
             self.record = record
             record.user = self
@@ -258,9 +262,18 @@ class Stream:
                 if not connection.writable:
                     await self._until(lambda: connection.writable)  # until then it is our memory that is being sent
                 elif outgoing.left:
-                    await asyncio.sleep(0)
+                    await self._next_turn()
         finally:
             self._blocked = None
+
+    async def _next_turn(self) -> None:
+        """Wait until the others had theirs: a server may have many peers who all take what they get."""
+        turn = self.connection.loop.create_future()
+        self.connection.in_turn(partial(_wake, turn))
+        if turn.done():
+            await asyncio.sleep(0)
+        else:
+            await turn
 
     async def _until(self, ready: Callable[[], bool]) -> None:
         connection = self.connection
@@ -275,7 +288,9 @@ class Stream:
 
     def window_opened(self) -> None:
         """More may be sent."""
-        _wake(self._sending)
+        if self._sending is not None and self._sending is not self._invited:
+            self._invited = self._sending
+            self.connection.in_turn(partial(_wake, self._sending))
 
     def _check_open(self) -> None:
         if not self.record.local_open or self.connection.is_closing():
@@ -327,8 +342,15 @@ class Stream:
         self.lost = self.lost or reason
         _wake(self._sending)
 
+    def handled(self) -> None:
+        """The handler is done (server). To be said before the answer's end is: with that the peer may open the next stream."""
+        if not self._handled:
+            self._handled = True
+            self.connection.engine.busy -= 1
+
     def release(self) -> None:
         """Let go of the stream: nobody reads it or writes to it any more."""
+        self.handled()
         if hasattr(self, "record"):
             self.connection.settle(self.record)
             self.record.inbound.close()
