@@ -106,3 +106,16 @@ def test_memory_that_nobody_took_since_the_last_time_is_given_back() -> None:
     pool.trim()
     pool.trim()
     assert pool.take(100_000) is not first
+
+
+async def test_nothing_is_written_while_asyncio_says_that_it_may_be() -> None:
+    # its transport would be closed twice if that write failed
+    connection, transport = connected(Shared(Limits()))
+    connection.pause_writing()
+    give(connection, PING)
+    written: list[object] = []
+    transport.write = written.append  # type: ignore[method-assign]
+    connection.resume_writing()
+    assert written == []
+    await asyncio.sleep(0)
+    assert len(written) == 1
