@@ -345,8 +345,8 @@ def concurrent_large_unary(peer: Peer) -> None:
 def more_calls_than_streams(peer: Peer) -> None:
     """Calls beyond the server's limit of streams wait for their turn."""
     peer.test.EmptyCall(empty.Empty(), timeout=SECONDS)  # the server's settings are known
-    request = probe.ParkRequest(key="many", milliseconds=100)
-    calls = [peer.probe.Park.future(request, timeout=SECONDS) for _ in range(300)]
+    requests = [probe.ParkRequest(key="many", milliseconds=number % 7) for number in range(1000)]
+    calls = [peer.probe.Park.future(request, timeout=SECONDS) for request in requests]
     assert all(call.result() == probe.ParkResponse() for call in calls)
 
 
@@ -395,6 +395,12 @@ def cancel_midway(peer: Peer) -> None:
         sending.cancel()
     download(peer, 4, 4 * MIB)
     upload(peer, 16, MIB)
+
+
+@case
+def small_answers(peer: Peer) -> None:
+    """Thousands of messages of few bytes, each of which may cost a WINDOW_UPDATE, are no abuse."""
+    download(peer, 5000, 10)
 
 
 @case

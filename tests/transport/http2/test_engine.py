@@ -427,6 +427,8 @@ def test_a_client_takes_only_what_answers_its_calls() -> None:
         pytest.param(head(1, [("grpc-status", "0")]), id="no status"),
         pytest.param(head(1, [*RESPONSE, ("connection", "close")]), id="a connection's own field"),
         pytest.param(head(1, [*RESPONSE, ("content-length", "1")], end=True), id="a length and no data"),
+        pytest.param(head(1, [*RESPONSE, ("content-length", "x")]), id="a length that is no number"),
+        pytest.param(head(1, [(":status", "100")], end=True), id="informational and no more"),
     ],
 )
 def test_a_malformed_answer_ends_its_call(what: bytes) -> None:
