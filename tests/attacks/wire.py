@@ -234,9 +234,9 @@ class Wire:
             self.over.add(stream)
         if self._decoder is not None:
             found = {str(name): str(value) for name, value in self._decoder.decode(payload)}
-            if "grpc-status" in found:
-                self.outcomes[f"status:{found['grpc-status']}"] += 1
-            elif found.get(":status", "200") != "200":
+            if found.get(":status", "200") != "200":
                 self.outcomes[f"http:{found[':status']}"] += 1
+            elif "grpc-status" in found:
+                self.outcomes[f"status:{found['grpc-status']}"] += 1
             if "grpc-accept-encoding" in found:
                 self.outcomes[f"accepts:{found['grpc-accept-encoding']}"] += 1

@@ -427,6 +427,12 @@ async def cancel_midway(peer: Peer) -> None:
 
 
 @case
+async def small_answers(peer: Peer) -> None:
+    """Thousands of messages of few bytes, each of which may cost a WINDOW_UPDATE, are no abuse."""
+    await download(peer, 5000, 10)
+
+
+@case
 async def huge_messages(peer: Peer) -> None:
     """64 MiB in one message, up and down."""
     await upload(peer, 1, 64 * MIB)

@@ -398,6 +398,12 @@ def cancel_midway(peer: Peer) -> None:
 
 
 @case
+def small_answers(peer: Peer) -> None:
+    """Thousands of messages of few bytes, each of which may cost a WINDOW_UPDATE, are no abuse."""
+    download(peer, 5000, 10)
+
+
+@case
 def huge_messages(peer: Peer) -> None:
     """64 MiB in one message, up and down."""
     upload(peer, 1, 64 * MIB)
