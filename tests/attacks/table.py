@@ -45,7 +45,7 @@ def row(seen: Seen) -> str:
             f"{seen.memory_after:+.0f}",
             f"{seen.processor:.1f}",
             _number(seen.log_bytes / 1024) + ("!" if seen.traceback else ""),
-            verdict,
+            verdict + (f" ({seen.tries})" if seen.tries > 1 else ""),
             ended(seen),
         ]
     )

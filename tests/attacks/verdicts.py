@@ -45,6 +45,12 @@ class Seen:
     alive: bool = True
     attacker: dict[str, Any] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
+    tries: int = 1
+
+    @property
+    def only_times(self) -> bool:
+        """Whether nothing was broken but latencies and stalls."""
+        return all(text.startswith(("R1: p99", "R3:")) for text in self.broken)
 
 
 def judge(attack: Attack, seen: Seen, promises: Promises) -> list[str]:
