@@ -277,7 +277,7 @@ class Stream:
 
     async def _until(self, ready: Callable[[], bool]) -> None:
         connection = self.connection
-        while not ready() and self.record.local_open:
+        while not ready() and self.record.local_open and self.lost is None:
             self._sending = connection.loop.create_future()
             connection.senders.add(self)
             try:
