@@ -27,6 +27,7 @@ from openfl_aio.transport.http2.headers import Headers
 from openfl_aio.transport.http2.memory import Tide
 from openfl_aio.transport.http2.messages import OWN_MEMORY, BufferPool
 from openfl_aio.transport.http2.outgoing import Piece
+from openfl_aio.transport.http2.room import Room
 from openfl_aio.transport.http2.stream import Stream
 from openfl_aio.transport.http2.streams import StreamRecord
 from openfl_aio.transport.http2.turns import Turns
@@ -76,6 +77,7 @@ class Shared:
     client: bool = False
     calls: Calls | None = None
     pool: WindowPool = field(init=False)
+    room: Room = field(init=False)
     tide: Tide = field(default_factory=Tide)
     turns: Turns = field(default_factory=Turns)
     buffers: BufferPool = field(default_factory=lambda: BufferPool(POOLED_BYTES))
@@ -88,6 +90,7 @@ class Shared:
 
     def __post_init__(self) -> None:
         self.pool = WindowPool(self.limits.window_pool_bytes)
+        self.room = Room(self.limits.max_receiving_bytes)
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -336,6 +339,8 @@ class Connection(asyncio.BufferedProtocol):
     def request_received(self, record: StreamRecord, headers: Headers) -> None:
         """See `Owner`."""
         stream = Stream(self, max_bytes=record.inbound.max_bytes, record=record)
+        record.inbound.room = self._shared.room
+        record.inbound.on_room = partial(self.settle, record)
         assert self._shared.calls is not None
         self._shared.calls.prepare(stream, headers)
         self._new.append((stream, headers))

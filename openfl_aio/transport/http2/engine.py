@@ -411,7 +411,7 @@ class Engine:
             self._end_remote(record)
 
     def _new_record(self, stream_id: int, max_bytes: int) -> StreamRecord:
-        window = ReceiveWindow(self._first_window, self._limits.max_stream_window, self._pool)
+        window = ReceiveWindow(self._first_window, self._limits.max_stream_window, self._pool, within=self._window)
         record = StreamRecord(stream_id, window=window, out_window=self._peer_window, inbound=Inbound(max_bytes))
         self.streams[stream_id] = record
         return record
