@@ -19,6 +19,7 @@ from tests.interop_grpc import stubs
 from tests.interop_grpc.peers.shared import (
     BINARY,
     BULK,
+    MUCH,
     PING,
     ROUND,
     SPECIAL,
@@ -248,6 +249,12 @@ async def metadata_round_trip(peer: Peer) -> None:
 async def metadata_churn(peer: Peer) -> None:
     """More headers than either side's table holds, on one connection."""
     await at_once(*[check_metadata(peer, churn(number)) for number in range(150)])
+
+
+@case
+async def metadata_over_limit(peer: Peer) -> list[str]:
+    """Return how calls end with much metadata, with too much, and without any."""
+    return [await status(peer.probe.park(probe.ParkRequest(key="m"), metadata=metadata)) for metadata in MUCH]
 
 
 async def check_status(peer: Peer, message: str) -> None:

@@ -13,7 +13,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from tests.interop_grpc.peers.common import UNLIMITED, arguments, grpc, say
-from tests.interop_grpc.peers.shared import BINARY, BULK, PING, ROUND, SPECIAL, TEXT, Crc, as_pairs, churn, pattern
+from tests.interop_grpc.peers.shared import (
+    BINARY,
+    BULK,
+    MUCH,
+    PING,
+    ROUND,
+    SPECIAL,
+    TEXT,
+    Crc,
+    as_pairs,
+    churn,
+    pattern,
+)
 
 OPTIONS = arguments(__doc__)
 aio: Any = importlib.import_module("grpc.aio")
@@ -227,6 +239,15 @@ async def metadata_round_trip(peer: Peer) -> None:
 async def metadata_churn(peer: Peer) -> None:
     """More headers than either side's table holds, on one connection."""
     await asyncio.gather(*[check_metadata(peer, churn(number)) for number in range(150)])
+
+
+@case
+async def metadata_over_limit(peer: Peer) -> list[str]:
+    """Return how calls end with much metadata, with too much, and without any."""
+    return [
+        await status(peer.probe.Park(probe.ParkRequest(key="m"), metadata=metadata, timeout=SECONDS))
+        for metadata in MUCH
+    ]
 
 
 async def check_status(peer: Peer, message: str) -> None:

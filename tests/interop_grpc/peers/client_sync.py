@@ -14,7 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.interop_grpc.peers.common import UNLIMITED, arguments, grpc, say
-from tests.interop_grpc.peers.shared import BINARY, BULK, PING, ROUND, SPECIAL, TEXT, Crc, as_pairs, churn, pattern
+from tests.interop_grpc.peers.shared import (
+    BINARY,
+    BULK,
+    MUCH,
+    PING,
+    ROUND,
+    SPECIAL,
+    TEXT,
+    Crc,
+    as_pairs,
+    churn,
+    pattern,
+)
 
 OPTIONS = arguments(__doc__)
 messages: Any = importlib.import_module("testing.messages_pb2")
@@ -221,6 +233,16 @@ def metadata_churn(peer: Peer) -> None:
     """More headers than either side's table holds, on one connection."""
     for number in range(150):
         check_metadata(peer, churn(number))
+
+
+@case
+def metadata_over_limit(peer: Peer) -> list[str]:
+    """Return how calls end with much metadata, with too much, and without any."""
+    park = peer.probe.Park
+    return [
+        status(lambda metadata=metadata: park(probe.ParkRequest(key="m"), metadata=metadata, timeout=SECONDS))  # type: ignore[misc]
+        for metadata in MUCH
+    ]
 
 
 def check_status(peer: Peer, message: str) -> None:
