@@ -314,7 +314,10 @@ class Connection(asyncio.BufferedProtocol):
         """Send what the engine has, or keep it, and read no more, while the peer takes nothing."""
         if not self.engine.out or self._transport is None:
             return
-        if not self.writable and self._lingering is None:
+        if self._lingering is not None:
+            self.engine.out.clear()  # the last word was said
+            return
+        if not self.writable:
             # only a server holds back: two sides that do would wait for each other
             if not self._paused and not self._shared.client and self._writer.queued > _UNSENT_BYTES:
                 self._paused = True

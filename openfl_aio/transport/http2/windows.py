@@ -66,6 +66,19 @@ class ReceiveWindow:
         self.left += increment
         return increment
 
+    def relief(self) -> int:
+        """Return an increment that is due before half of the window was read, or 0.
+
+        For a window that streams share: what some do not read must not keep others from sending, so no more is held
+        back than the peer may still send anyway.
+        """
+        increment = self._uncredited
+        if not increment or increment < self.left:
+            return 0
+        self._uncredited = 0
+        self.left += increment
+        return increment
+
     def close(self) -> None:
         """Give back what was had of the pool, and grow no more."""
         self._pool.give(self.size - self._first)

@@ -486,6 +486,21 @@ def test_what_is_not_read_opens_no_window_and_what_is_read_opens_it() -> None:
     assert {sent.stream_id for sent in server.sent()} >= {0}
 
 
+@pytest.mark.parametrize("first", ["read", "parked"])
+def test_a_stream_that_is_read_goes_on_whatever_others_keep(first: str) -> None:
+    limits = Limits(stream_window=65_535, connection_window=100_000, max_connection_window=100_000)
+    server = Recorder(limits=limits, reading=False)
+    server.feed(head(1), head(3))
+    read, parked = data(1, message(bytes(10_000))), data(3, bytes(65_000))
+    server.feed(*([read, parked] if first == "read" else [parked, read]))
+    for _ in range(30):  # there is always room for the next one
+        server.read(server.engine.streams[1])
+        server.feed(read)
+
+    assert server.engine.fault is None
+    assert len(server.bodies[1]) == 30
+
+
 def test_a_stream_with_a_fault_gets_no_more_window() -> None:
     server = Recorder()
     server.feed(head(1), data(1, b"\x01" + bytes(200_000)))
