@@ -64,11 +64,9 @@ def connected(**options: Any) -> tuple[Recorder, Any]:
 
 
 def test_a_server_begins_with_what_it_accepts() -> None:
-    (first,) = Recorder(ready=False, limits=Limits()).sent()
-    assert first.settings == {3: 100, 4: 256 * 1024, 5: 4 << 20, 6: 16 * 1024}
-
-    (_, window) = Recorder(ready=False, limits=Limits(connection_window=512 * 1024)).sent()
-    assert (window.stream_id, window.window_increment) == (0, 512 * 1024 - 65_535)
+    (first, window) = Recorder(ready=False, limits=Limits()).sent()
+    assert first.settings == {3: 100, 4: 65_535, 5: 4 << 20, 6: 16 * 1024}
+    assert (window.stream_id, window.window_increment) == (0, (1 << 20) - 65_535)
 
 
 def test_a_client_begins_with_the_preface_and_wants_no_push() -> None:
@@ -445,7 +443,7 @@ def test_a_malformed_answer_ends_its_call(what: bytes) -> None:
 
 
 def test_data_on_a_dead_stream_opens_the_connection_again() -> None:
-    server = Recorder(limits=Limits(max_connection_window=512 * 1024))
+    server = Recorder(limits=Limits(connection_window=512 * 1024, max_connection_window=512 * 1024))
     server.feed(head(1))
     server.engine.reset(server.engine.streams[1], ErrorCode.CANCEL)
     server.sent()
@@ -656,6 +654,7 @@ def test_a_server_that_drains_refuses_what_begins_and_goes_on_with_the_rest() ->
 
 SLOW = 0.001  # a second: nothing to speak of comes back
 TIGHT = Limits(
+    stream_window=256 * 1024,
     connection_window=512 * 1024,
     control_burst=10,
     control_rate=SLOW,
@@ -848,7 +847,7 @@ def test_windows_of_all_streams_share_one_pool_and_give_it_back() -> None:
 
 def test_a_connection_that_is_gone_gives_back_its_windows_and_takes_none_again() -> None:
     pool = WindowPool(1 << 20)
-    server = Recorder(pool=pool, limits=Limits(stream_window=65_535, connection_window=65_535))
+    server = Recorder(pool=pool, limits=Limits(stream_window=65_535, connection_window=200_000))
     server.feed(head(1), *(data(1, message(bytes(30_000))) for _ in range(20)))
     assert pool.left < 1 << 20
     server.reading = False

@@ -119,3 +119,18 @@ def test_windows_share_their_pool_and_leave_something_to_the_next() -> None:
 
     greedy.close()
     assert pool.left == 143
+
+
+def test_a_stream_has_at_most_half_of_its_connection_so_that_one_that_is_not_read_stops_no_other() -> None:
+    pool = WindowPool(1 << 20)
+    connection = ReceiveWindow(1000, 4000, pool)
+    stream = ReceiveWindow(400, 4000, pool, within=connection)
+    sizes = []
+    for _ in range(12):
+        for window in (stream, connection):
+            window.left -= 200
+            window.read(200)
+        sizes.append((stream.size, connection.size))
+        assert stream.size * 2 <= connection.size
+
+    assert sizes[-1] == (2000, 4000)
