@@ -547,7 +547,7 @@ class Connection(asyncio.BufferedProtocol):
             self.write(())
             transport.close()
             if transport.get_write_buffer_size():
-                self.loop.call_later(LINGER_SECONDS, transport.abort)
+                self._lingers = self.loop.call_later(LINGER_SECONDS, self.abort)
 
     def abort(self) -> None:
         """Close at once; a connection that is not made yet, as soon as it is."""
