@@ -48,7 +48,7 @@ from openfl_aio.storage.models import ModelFiles
 from openfl_aio.storage.storage import Storage
 from openfl_aio.tensors.aggregation import AggregationFunction, get_aggregation
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
-from openfl_aio.transport.server import Server
+from openfl_aio.transport.server import Server, ServerStatistics
 from openfl_aio.waiting import Timers, Waiters
 from openfl_aio.wire.codec import EncodedMessage
 from openfl_aio.wire.incremental import TaskResultsIndex
@@ -162,6 +162,12 @@ class Aggregator:
         if self._server is None:
             raise InvalidStateError("the aggregator does not listen: configure `listen`, or mount it in a server")
         return self._server.endpoint
+
+    def statistics(self) -> ServerStatistics:
+        """Return what its server does and has done. Raises `InvalidStateError` if it has none."""
+        if self._server is None:
+            raise InvalidStateError("the aggregator does not listen: configure `listen`, or ask the server that mounts it")
+        return self._server.statistics()
 
     @property
     def uuid(self) -> str:

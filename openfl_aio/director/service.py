@@ -43,7 +43,7 @@ from openfl_aio.errors import AuthorizationError, ConfigurationError, Experiment
 from openfl_aio.storage.journal import ALL_ROUNDS
 from openfl_aio.storage.storage import Storage
 from openfl_aio.transport.identity import Caller
-from openfl_aio.transport.server import Server
+from openfl_aio.transport.server import Server, ServerStatistics
 from openfl_aio.waiting import Waiters
 from openfl_aio.wire.codec import EncodedMessage
 
@@ -129,6 +129,10 @@ class Director:
     def endpoint(self) -> Endpoint:
         """Where this director listens; the port is the bound one."""
         return self._server.endpoint
+
+    def statistics(self) -> ServerStatistics:
+        """Return what its server does and has done: connections, refusals, stalls of the event loop."""
+        return self._server.statistics()
 
     @property
     def parked(self) -> int:

@@ -228,7 +228,10 @@ class Stream:
             await self._until(lambda: self.connection.writable)
         self._check_open()
         self.connection.engine.send_headers(self.record, headers, end=end_stream)
-        self.connection.flush_soon()
+        if self.connection.engine.streams:
+            self.connection.flush_soon()
+        else:
+            self.connection.flush()  # the only call is answered: nothing can join it
 
     async def send_data(self, data: bytes, end_stream: bool = False) -> None:
         """Send a message with its prefix in one piece, as grpclib does."""
