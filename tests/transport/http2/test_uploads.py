@@ -112,3 +112,18 @@ async def test_an_upload_that_is_given_up_while_it_waits_makes_room() -> None:
         await asyncio.wait_for(asyncio.gather(first, third), 10)
 
     assert service.most == 1
+
+
+@pytest.mark.parametrize("size", [700, 70_000])
+async def test_uploads_that_wait_do_not_starve_the_one_of_their_connection_whose_turn_it_is(size: int) -> None:
+    async def slowly() -> AsyncIterator[DataStream]:
+        for number in range(1_000_000 // size):
+            yield DataStream(size=size, npbytes=bytes(size))
+            await asyncio.sleep(0.002 if number % 8 == 0 else 0)
+
+    async with serving(Limits(max_uploads=1, progress_seconds=2), 1) as (service, _, (one,)):
+        service.go_on.set()
+        await asyncio.wait_for(asyncio.gather(*(_send(one, slowly()) for _ in range(6))), 20)
+
+    assert service.most == 1
+    assert service.bytes == 6 * (1_000_000 // size) * size
