@@ -166,7 +166,9 @@ class Aggregator:
     def statistics(self) -> ServerStatistics:
         """Return what its server does and has done. Raises `InvalidStateError` if it has none."""
         if self._server is None:
-            raise InvalidStateError("the aggregator does not listen: configure `listen`, or ask the server that mounts it")
+            raise InvalidStateError(
+                "the aggregator does not listen: configure `listen`, or ask the server that mounts it"
+            )
         return self._server.statistics()
 
     @property
