@@ -90,6 +90,14 @@ class ServerStream(grpclib.server.Stream[Any, Any]):
         self._messages_received += 1
         return message
 
+    async def send_initial_metadata(self, *, metadata: Any = None) -> None:
+        """See grpclib's."""
+        if self._send_initial_metadata_done:
+            raise grpclib.exceptions.ProtocolError("Initial metadata was already sent")
+        (metadata,) = await self._dispatch.send_initial_metadata(MultiDict(metadata or ()))
+        await self._stream.send_headers([*_ANSWER, *encode_metadata(metadata)] if metadata else _ANSWER)
+        self._send_initial_metadata_done = True
+
     async def send_message(self, message: Any) -> None:
         """Send ``message``; large values in it leave as they are, so they must not change until this returns."""
         if not self._send_initial_metadata_done:
@@ -119,7 +127,8 @@ class ServerStream(grpclib.server.Stream[Any, Any]):
         (metadata,) = await self._dispatch.send_trailing_metadata(
             MultiDict(), status=status, status_message=text, status_details=None
         )
-        headers += encode_metadata(metadata)
+        if metadata:
+            headers += encode_metadata(metadata)
         if extra:
             headers += extra
         await self._stream.send_headers(headers, end_stream=True)

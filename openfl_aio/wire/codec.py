@@ -254,7 +254,18 @@ def _write_message(message: bp.Message, parts: list[Buffer]) -> int:
     for writer in schema_of(type(message)).writers:
         value = getattr(message, writer.name)
         try:
-            size += _write_field(writer, value, parts)
+            if writer.presence:
+                if value is None:
+                    continue
+            elif not value and not isinstance(value, float):  # most fields of most messages
+                continue
+            if writer.text:
+                raw = value.encode()
+                piece = writer.tag + encode_varint(len(raw)) + raw
+                parts.append(piece)
+                size += len(piece)
+            else:
+                size += _write_field(writer, value, parts)
         except (TypeError, ValueError, AttributeError, struct.error) as error:
             raise LocalProtocolError(
                 f"cannot write field {writer.name!r} of {type(message).__name__} as {writer.proto_type}: {error}"
