@@ -124,6 +124,7 @@ class Arena:
                 else:
                     stalls = server.ask(do="tell", seconds=60)
                     seen.stall, seen.stall_by_clock = stalls["stall"], stalls["stall_by_clock"]
+                    seen.starved = stalls["starved"]
                 seen.honest = honest.ask(do="end", seconds=60)
             seen.processor = processor_seconds(server.pid) - busy
             seen.memory_peak = peak.highest - idle

@@ -66,6 +66,12 @@ def test_calls_that_cannot_be_served_at_all_are_not_counted() -> None:
     assert broken(replace(ATTACK, honest=("kept",)), honest={"kept": KIND, "fresh": none}) == []
 
 
+def test_what_the_machine_adds_is_not_held_against_the_server() -> None:
+    slow = {"kept": KIND | {"p99": 300.0}, "fresh": KIND, "late": KIND | {"p99": 30.0}}
+    assert broken(honest=slow, starved=0.021) == []
+    assert broken(honest=slow, starved=0.019) == ["R1"]
+
+
 @pytest.mark.parametrize(
     ("broken", "only_times"),
     [

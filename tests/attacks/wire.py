@@ -182,7 +182,8 @@ class Wire:
 
     def _end(self, ending: str) -> None:
         if self.ended is None:
-            said = self._goaway is not None and ending != "dropped"
+            # over TLS the server may wait for the peer to close, once it has said why
+            said = self._goaway is not None and (self._goaway or ending != "dropped")
             self.ended = f"goaway:{self._goaway}" if said else ending
             self.until = time.monotonic()
             if self.socket is not None:
