@@ -177,6 +177,8 @@ class FrameReader:
         if len(self._partial) < HEADER_BYTES:
             return HEADER_BYTES
         word, flags, _ = read_head(self._partial, 0)
+        if word >> 8 > self._max_bytes:
+            return HEADER_BYTES  # it is refused, whatever follows
         return HEADER_BYTES + _needed(word & 0xFF, flags, word >> 8)
 
 

@@ -185,6 +185,15 @@ def test_a_wrong_length_is_told_before_the_payload_is_kept(frame: bytes, code: E
     assert fault.code is code
 
 
+@pytest.mark.parametrize("sizes", [[100], [1], [4, 5]])
+def test_a_padded_frame_that_is_too_long_is_refused_by_its_head_alone(sizes: list[int]) -> None:
+    head = frames.pack_head((LIMIT + 1) << 8 | DATA, PADDED, 1)
+    _, fault = run(head, sizes, preface=False)
+
+    assert fault is not None
+    assert fault.code is ErrorCode.FRAME_SIZE_ERROR
+
+
 def test_padding_is_neither_content_nor_delivered() -> None:
     taker, client = reader()
     client.receive(memoryview(frames.frame(DATA, PADDED, 1, b"\x04" + PREFIX.pack(0, 2) + b"ab" + b"\x00" * 4)))
