@@ -103,7 +103,9 @@ def coverage(session: nox.Session) -> None:
     session.run("coverage", "combine")
     session.run("coverage", "report", "--skip-covered", "--fail-under=90")
     deciding = ["tensors/*", "wire/*", "aggregator/rounds.py", "aggregator/assigner.py", "aggregator/stragglers.py"]
-    deciding += ["collaborator/resolver.py", "director/experiments.py", "director/shards.py"]
+    deciding += ["collaborator/resolver.py", "director/experiments.py", "director/shards.py", "transport/budgets.py"]
+    engine = "blocks budget engine frames headers messages outgoing reader room sender streams windows"
+    deciding += [f"transport/http2/{name}.py" for name in engine.split()]
     session.run(
         "coverage", "report", "--fail-under=100", "--include", ",".join(f"openfl_aio/{path}" for path in deciding)
     )

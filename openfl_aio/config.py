@@ -121,7 +121,9 @@ class Limits(Frozen):
     window_pool_bytes: int = Field(default=128 * MIB, ge=0)  # what all windows of a server may have beyond the first
     max_receiving_bytes: int = Field(default=64 * MIB, ge=1)  # large messages under way, on all connections of a server
     max_frame_bytes: int = Field(default=4 * MIB, ge=16_384, le=2**24 - 1)
-    max_queued_bytes: int = Field(default=1 * MIB, ge=1)  # written and not taken: a peer that does not read is not read
+    max_queued_bytes: int = Field(
+        default=1 * MIB, ge=1
+    )  # where the transport copies (TLS, uvloop): written and not taken
     # rates of frames on one connection
     reset_burst: int = Field(default=200, ge=1)  # RST_STREAM
     reset_rate: float = Field(default=33.0, gt=0)

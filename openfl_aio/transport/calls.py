@@ -9,6 +9,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
+import anyio
 import grpclib.const
 import grpclib.server
 from grpclib.const import Status
@@ -19,7 +20,7 @@ from h2.exceptions import StreamClosedError
 from multidict import MultiDict
 
 from openfl_aio.config import Limits
-from openfl_aio.errors import DeadlineExceededError, MalformedMessageError, MessageTooLargeError, OpenFLAioError
+from openfl_aio.errors import DeadlineExceededError, MalformedMessageError, OpenFLAioError
 from openfl_aio.transport.codec import StrictCodec, decode_message
 from openfl_aio.transport.http2.connection import Connection
 from openfl_aio.transport.http2.headers import Headers
@@ -310,8 +311,9 @@ class Calls:
         """Read an upload when it is its turn; until then it has no more than the first window."""
         connection = stream._stream.connection
         if connection.uploads >= self._limits.max_uploads_per_connection:
-            raise MessageTooLargeError(
-                f"expected at most {self._limits.max_uploads_per_connection} uploads at once on one connection, got more"
+            raise GRPCError(
+                Status.RESOURCE_EXHAUSTED,
+                f"expected at most {self._limits.max_uploads_per_connection} uploads at once on one connection, got more",
             )
         connection.uploads += 1
         try:
@@ -350,13 +352,10 @@ class Calls:
         await self._until_idle(1.0)
 
     async def _until_idle(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                while self._active:
-                    self._idle.clear()
-                    await self._idle.wait()
-        except TimeoutError:
-            pass
+        with anyio.move_on_after(seconds):
+            while self._active:
+                self._idle.clear()
+                await self._idle.wait()
 
 
 async def _pause(call: _Call) -> None:

@@ -245,8 +245,8 @@ def translate() -> Iterator[None]:
         raise ConnectionLostError(f"the connection was lost during the call ({exc.strerror or exc})") from exc
     except h2.exceptions.H2Error as exc:
         raise ConnectionLostError(f"the connection was lost during the call ({type(exc).__name__})") from exc
-    except (AssertionError, AttributeError, NotImplementedError) as exc:
-        # how grpclib and the generated stubs say that a reply is cut short, compressed or not there
+    except AssertionError as exc:
+        # how the generated stubs say that there is no reply
         if not _raised_by_library(exc):
             raise
         raise ConnectionLostError("the connection was lost before the reply was complete") from exc

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import errno
 import hashlib
 import ipaddress
 import logging
 import socket
 import ssl
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, cast
@@ -36,7 +34,6 @@ __all__ = ["Server", "ServerStatistics", "is_loopback"]
 
 logger = logging.getLogger(__name__)
 
-BACKLOG = 1024
 SWEEP_SECONDS = 1.0
 GOODBYE_PAUSE = 0.05
 CLOSE_SECONDS = 1.0
@@ -77,11 +74,10 @@ class _Plane:
         self._handshakes: dict[TLSProtocol, float] = {}
         self._loop = asyncio.get_running_loop()
         self._sweep = self._loop.call_later(SWEEP_SECONDS, self._check)
-        self.stopping = False
 
     def admit(self) -> asyncio.BaseProtocol | None:
         """Return the protocol of a new connection, or None if there is no room for it."""
-        admission = None if self.stopping else self.gate.admit()
+        admission = self.gate.admit()
         if admission is None:
             return None
 
@@ -121,8 +117,10 @@ class _Plane:
             self._loop.run_in_executor(None, give_back)
 
     async def end(self, drain: float) -> None:
-        """Tell everybody at once, let calls in flight finish for ``drain`` seconds, and close every connection."""
-        self.stopping = True
+        """Tell everybody at once, let calls in flight finish for ``drain`` seconds, and close every connection.
+
+        No connections are accepted any more.
+        """
         for tls in list(self._handshakes):
             if not tls.established:
                 tls.abort()
@@ -134,18 +132,11 @@ class _Plane:
         for connection in list(self.shared.connections):
             connection.close("Server is stopping")
         if self.shared.connections:
-            async with _at_most(CLOSE_SECONDS):
+            with anyio.move_on_after(CLOSE_SECONDS):
                 await self.shared.emptied.wait()
         for connection in list(self.shared.connections):
             connection.abort()
         self._sweep.cancel()
-
-
-@asynccontextmanager
-async def _at_most(seconds: float) -> AsyncIterator[None]:
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            yield
 
 
 def _fingerprint(connection: Connection) -> str | None:
@@ -265,8 +256,8 @@ def _bind(host: str, port: int) -> list[socket.socket]:
     """Return sockets bound to every address of ``host`` (of the first only, for port 0: ports would differ)."""
     if host in EVERYWHERE:
         if socket.has_dualstack_ipv6():
-            return [socket.create_server(("::", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)]
-        return [socket.create_server(("0.0.0.0", port), backlog=BACKLOG)]
+            return [socket.create_server(("::", port), family=socket.AF_INET6, dualstack_ipv6=True)]
+        return [socket.create_server(("0.0.0.0", port))]
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     # IPv4 first: clients that know only 127.0.0.1 must reach a server on "localhost"
     addresses = sorted(dict.fromkeys((family, address) for family, *_, address in found), key=lambda item: item[0])
@@ -274,7 +265,7 @@ def _bind(host: str, port: int) -> list[socket.socket]:
     try:
         for family, address in addresses[: 1 if port == 0 else None]:
             try:
-                sockets.append(socket.create_server(address[:2], family=family, backlog=BACKLOG))
+                sockets.append(socket.create_server(address[:2], family=family))
             except OSError as exc:
                 # a machine may name an address family that it does not have
                 if not sockets or exc.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):

@@ -27,7 +27,7 @@ import betterproto2 as bp
 
 from openfl_aio.config import Limits
 from openfl_aio.errors import LocalProtocolError, MalformedMessageError, MessageTooLargeError
-from openfl_aio.wire.scan import ENTRY_OBJECTS, MESSAGE_OBJECTS, check_contents, most_objects
+from openfl_aio.wire.scan import check_contents
 from openfl_aio.wire.schema import (
     READ_BYTES,
     READ_FIXED,
@@ -47,7 +47,7 @@ __all__ = ["Buffer", "EncodedMessage", "decode", "encode", "encode_parts"]
 M = TypeVar("M", bound=bp.Message)
 
 _VIEW_BYTES: Final = 4096  # from here on a buffer is passed on as it is; below, joining is cheaper than another part
-_SCAN_BYTES: Final = 1024  # what is smaller cannot ask for much, and is counted while it is built
+_SCAN_BYTES: Final = 1024  # what is smaller cannot ask for much
 _DEFAULT_LIMITS: Final = Limits()
 
 
@@ -55,21 +55,13 @@ _DEFAULT_LIMITS: Final = Limits()
 
 
 class _Decoder:
-    """One call of `decode`: the input, and the objects that may still be built."""
+    """One call of `decode`. What it may build was counted before, where that can be much."""
 
-    __slots__ = ("budget", "data", "maximum", "views")
+    __slots__ = ("data", "views")
 
-    def __init__(self, data: Buffer, *, views: bool, maximum: int) -> None:
+    def __init__(self, data: Buffer, *, views: bool) -> None:
         self.data = data
         self.views = views
-        self.maximum = self.budget = maximum
-
-    def spend(self, objects: int) -> None:
-        self.budget -= objects
-        if self.budget < 0:
-            raise MessageTooLargeError(
-                f"expected at most {self.maximum} objects in a message, got more; raise the limits if it is meant"
-            )
 
     def fields(
         self, cls: type[bp.Message], position: int, end: int, state: dict[str, Any], depth: int
@@ -109,7 +101,6 @@ class _Decoder:
             elif kind == READ_MESSAGE:
                 self._message(reader, position, stop, state, depth)
             elif kind == READ_MAP:
-                self.spend(ENTRY_OBJECTS)
                 entry = self.build(reader.message, self.fields(reader.message, position, stop, {}, depth + 1))
                 state.setdefault(reader.name, {})[entry.key] = entry.value
             else:
@@ -119,7 +110,6 @@ class _Decoder:
 
     def _store(self, reader: Reader, state: dict[str, Any], value: object) -> None:
         if reader.repeated:
-            self.spend(1)
             state.setdefault(reader.name, []).append(value)
             return
         for sibling in reader.siblings:
@@ -133,7 +123,6 @@ class _Decoder:
             raise MalformedMessageError(f"expected UTF-8 text in field {name!r}, got other bytes") from None
 
     def _message(self, reader: Reader, position: int, stop: int, state: dict[str, Any], depth: int) -> None:
-        self.spend(MESSAGE_OBJECTS)
         if reader.repeated:
             built = self.build(reader.message, self.fields(reader.message, position, stop, {}, depth + 1))
             state.setdefault(reader.name, []).append(built)
@@ -145,14 +134,11 @@ class _Decoder:
     def _packed(self, reader: Reader, position: int, stop: int, state: dict[str, Any]) -> None:
         values: list[Any] = state.setdefault(reader.name, [])
         if reader.kind == READ_PACKED_FIXED:
-            count, rest = divmod(stop - position, reader.layout.size)
-            if rest:
+            if (stop - position) % reader.layout.size:
                 raise MalformedMessageError(f"expected whole values in packed field {reader.name!r}, got a part of one")
-            self.spend(count)
             values.extend(value for (value,) in reader.layout.iter_unpack(self.data[position:stop]))
             return
         while position < stop:
-            self.spend(1)
             number, position = read_varint(self.data, position, stop)
             values.append(reader.convert(number))
 
@@ -191,7 +177,7 @@ def decode(cls: type[M], data: Buffer, *, views: bool = False, limits: Limits | 
     source: Buffer = memoryview(data) if views or len(data) > _VIEW_BYTES else bytes(data)
     if len(source) >= _SCAN_BYTES:
         check_contents(cls, source, limits or _DEFAULT_LIMITS)
-    decoder = _Decoder(source, views=views, maximum=most_objects(len(source)))
+    decoder = _Decoder(source, views=views)
     message: M = decoder.build(cls, decoder.fields(cls, 0, len(source), {}, 0))
     return message
 
@@ -254,18 +240,9 @@ def _write_message(message: bp.Message, parts: list[Buffer]) -> int:
     for writer in schema_of(type(message)).writers:
         value = getattr(message, writer.name)
         try:
-            if writer.presence:
-                if value is None:
-                    continue
-            elif not value and not isinstance(value, float):  # most fields of most messages
+            if _is_absent(writer, value):  # as most fields of most messages are
                 continue
-            if writer.text:
-                raw = value.encode()
-                piece = writer.tag + encode_varint(len(raw)) + raw
-                parts.append(piece)
-                size += len(piece)
-            else:
-                size += _write_field(writer, value, parts)
+            size += _write_field(writer, value, parts)
         except (TypeError, ValueError, AttributeError, struct.error) as error:
             raise LocalProtocolError(
                 f"cannot write field {writer.name!r} of {type(message).__name__} as {writer.proto_type}: {error}"
@@ -277,20 +254,18 @@ def _write_field(writer: Writer, value: Any, parts: list[Buffer]) -> int:
     if writer.proto_type == bp.TYPE_MAP:
         return sum(_write_entry(writer, key, item, parts) for key, item in value.items())
     if writer.repeated:
-        if not value:
-            return 0
         if writer.scalar is not None and writer.proto_type != bp.TYPE_STRING:
             packed = b"".join([writer.scalar(item) for item in value])
             piece = writer.length_tag + encode_varint(len(packed)) + packed
             parts.append(piece)
             return len(piece)
         return sum(_write_value(writer, item, parts) for item in value)
-    if value is None if writer.presence else _is_default(value):
-        return 0
     return _write_value(writer, value, parts)
 
 
-def _is_default(value: Any) -> bool:
+def _is_absent(writer: Writer, value: Any) -> bool:
+    if writer.presence:
+        return value is None
     # minus zero equals zero, and is not the default
     return not value and not (isinstance(value, float) and math.copysign(1.0, value) < 0)
 

@@ -111,7 +111,6 @@ class Writer:
     length_tag: bytes  # of the packed form
     repeated: bool
     presence: bool  # None means absent; otherwise the default value is absent
-    text: bool  # one string, the most frequent of all
     scalar: Callable[[Any], bytes] | None
     message: type[bp.Message] | None = None
     wrap: Callable[[Any], Any] | None = None
@@ -208,7 +207,6 @@ def schema_of(cls: type[bp.Message]) -> Schema:
                 length_tag=encode_varint(key | LENGTH),
                 repeated=repeated,
                 presence=bool(field.optional or field.group or proto_type == bp.TYPE_MESSAGE),
-                text=proto_type == bp.TYPE_STRING and not repeated,
                 scalar=_scalar_writer(proto_type),
                 message=message,
                 wrap=message.from_wrapped if message is not None and field.unwrap else None,

@@ -17,6 +17,7 @@ from openfl_aio.errors import (
     AuthenticationError,
     AuthorizationError,
     HeaderMismatchError,
+    InvalidStateError,
     LocalProtocolError,
     NotFoundError,
     TransportError,
@@ -120,6 +121,19 @@ async def test_a_foreign_certificate(certificates: dict[str, TLSConfig]) -> None
     async with serving(certificates["server"]) as service, client(service, "one", certificates["two"]) as api:
         with pytest.raises(AuthenticationError):
             await api.get_tasks()
+
+
+async def test_statistics_are_those_of_its_server() -> None:
+    async with serving() as service, client(service) as one:
+        await one.get_tasks()
+        statistics = service.statistics()
+        assert (statistics.connections, statistics.unauthenticated, statistics.refused) == (1, 0, 0)
+        assert statistics.loop.longest_stall >= 0
+
+    config = AggregatorConfig(collaborators=("one",), rounds=1)
+    async with Aggregator(config, initial_model=MODEL) as unbound:
+        with pytest.raises(InvalidStateError, match="does not listen"):
+            unbound.statistics()
 
 
 async def test_an_aggregator_that_is_not_there() -> None:

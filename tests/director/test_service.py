@@ -360,6 +360,13 @@ async def test_an_archive_beyond_the_limit_is_refused_and_removed() -> None:
         assert await client.get_experiments_list() == ()
 
 
+async def test_statistics_are_those_of_its_server(director: Director, connect: Connect) -> None:
+    before = director.statistics().connections
+    async with connect("ada") as ada:
+        await ada.get_experiments_list()
+        assert director.statistics().connections == before + 1
+
+
 async def test_messages_without_their_parts_are_malformed(director: Director) -> None:
     servicer = DirectorServicer(director, limits=Limits())
     with as_caller(Caller("one", False)):

@@ -96,9 +96,6 @@ class Owner:
     def goaway_received(self, code: int, reason: str) -> None:
         assert len(reason) <= 200
 
-    def ping_acknowledged(self) -> None:
-        pass
-
 
 def _check_kept(engine: Engine, pool: WindowPool) -> None:
     """What an engine keeps is no more than its windows, its header block and its remembered streams."""

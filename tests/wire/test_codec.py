@@ -219,15 +219,23 @@ def test_a_sub_message_cut_in_two_is_not_put_together() -> None:
         decode(aggregator.GetTasksResponse, b"\x0a\x03\x0a\x04a" + b"\x0a\x03bcd")
 
 
-def test_nesting_is_bounded() -> None:
-    message = Everything()
+@pytest.mark.parametrize("inside", ["", "long enough for a scan to come first" * 40])
+def test_nesting_is_bounded(inside: str) -> None:
+    message = Everything(left=inside)
     for _ in range(70):
         message = Everything(child=message)
     with pytest.raises(MalformedMessageError, match="levels"):
         decode(Everything, encode(message))
 
 
-@pytest.mark.parametrize("repeats", [300, 100_000])  # below and above the size from which a scan comes first
+def test_numbers_that_came_one_by_one_are_counted_one_by_one() -> None:
+    number = b"\x19" + bytes(8)
+    assert decode(Everything, number * 500).sfixed64 == [0] * 500
+    with pytest.raises(MessageTooLargeError, match="fields"):
+        decode(Everything, number * 500, limits=Limits(max_tensors=10))
+
+
+@pytest.mark.parametrize("repeats", [300, 100_000])
 def test_what_a_message_asks_to_build_is_bounded(repeats: int) -> None:
     with pytest.raises(MessageTooLargeError, match=r"at most \d+ (objects|fields|elements)"):
         decode(ModelProto, b"\x0a\x00" * (repeats + 2_000), limits=Limits(max_tensors=10_000))

@@ -1,5 +1,7 @@
 """The data plane: HTTP/2 for gRPC alone, every frame cheap and every frame within a budget.
 
-From below: `frames` (bytes), `headers` (HPACK and what a request may say), `streams` (states as a table), `messages`
-(gRPC messages out of DATA), `engine` (a connection, sans-IO); then `connection` (asyncio) and `tls`.
+Sans-IO, from below: `frames` (bytes), `reader` (bytes into frames), `headers` and `blocks` (HPACK, and what a request may
+say), `streams` (states as tables), `windows`, `room` and `budget` (what a peer may have and cause), `messages` (gRPC
+messages out of DATA), `outgoing` and `sender`, and `engine`, which is a connection. On asyncio: `connection` and `stream`
+over `writer`, `turns` (nobody makes others wait), `memory`, and `tls`.
 """

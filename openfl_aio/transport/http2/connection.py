@@ -421,9 +421,6 @@ class Connection(asyncio.BufferedProtocol):
             self.close()
         self._wake_openers()
 
-    def ping_acknowledged(self) -> None:
-        """See `Owner`."""
-
     # ---------------------------------------------------------------------------------------------- for streams
 
     def message_taken(self, size: int) -> None:

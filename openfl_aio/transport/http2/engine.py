@@ -82,9 +82,6 @@ class Owner(Protocol):
     def goaway_received(self, code: int, reason: str) -> None:
         """The peer takes no more calls on this connection."""
 
-    def ping_acknowledged(self) -> None:
-        """The peer is there."""
-
 
 class Engine:
     """See the module. ``out`` is what to send next, in order; whoever sends it empties it."""
@@ -525,9 +522,7 @@ class Engine:
         if len(payload) != 8:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "PING of another size than 8")
         self._budget.control("PING frames")
-        if flags & ACK:
-            self._owner.ping_acknowledged()
-        else:
+        if not flags & ACK:  # an answer says no more than any other bytes: the peer is there
             self.out.append(frames.frame(PING, ACK, 0, payload))
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:

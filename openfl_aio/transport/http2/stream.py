@@ -85,9 +85,8 @@ class Stream:
         self.trailers: Headers | None = None
         self._waiting: asyncio.Future[None] | None = None  # for headers or trailers
         self._reading: asyncio.Future[None] | None = None
-        self._called: asyncio.Future[None] | None = (
-            None  # the last of these that is woken, or will be when it is its turn
-        )
+        # the last of these that is woken, or will be when it is its turn
+        self._called: asyncio.Future[None] | None = None
         self._sending: asyncio.Future[None] | None = None
         self._invited: asyncio.Future[None] | None = None  # likewise
         self._blocked: Outgoing | None = None  # what is being sent

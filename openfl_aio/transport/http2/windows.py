@@ -45,9 +45,8 @@ class ReceiveWindow:
         self._first = size
         self._most = most
         self._pool = pool
-        self._within = (
-            within  # a stream's is at most half of the connection's: one that is not read leaves room for others
-        )
+        # a stream's is at most half of the connection's: one that is not read leaves room for others
+        self._within = within
         self._uncredited = 0
 
     def read(self, count: int) -> int:

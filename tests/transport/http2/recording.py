@@ -144,6 +144,3 @@ class Recorder:
 
     def goaway_received(self, code: int, reason: str) -> None:
         self.told.append(("goaway", code, reason))
-
-    def ping_acknowledged(self) -> None:
-        self.told.append(("pong",))

@@ -292,7 +292,7 @@ def test_a_ping_comes_back_as_it_was() -> None:
 
     (answer,) = server.sent()
     assert (answer.flags, answer.opaque_data) == ({"ACK"}, b"12345678")
-    assert server.told == [("pong",)]
+    assert server.told == []
     server.engine.ping(b"abcdefgh")
     (question,) = server.sent()
     assert (question.flags, question.opaque_data) == (set(), b"abcdefgh")

@@ -24,6 +24,7 @@ def begun(room: Room, size: int = LARGE, *, told: list[str] | None = None, name:
 def test_who_finds_no_room_waits_for_whoever_came_before() -> None:
     room, told = Room(2 * LARGE), list[str]()
     first, second, third = (begun(room, told=told, name=name) for name in ("one", "two", "three"))
+    assert repr(room) == f"<Room 0 of {2 * LARGE} left, 1 waiting>"
     assert (first.waiting, second.waiting, third.waiting) == (False, False, True)
     assert first.settle() == 1005
     assert third.settle() == 5, "what came of a message that has no room stays unsettled"
