@@ -4,7 +4,7 @@ Two bytes can ask for a Python object of five hundred. So a message may have, by
 
 - objects: a quarter of its bytes and 4000, where a sub-message counts as 4, an entry of a map as 2 and an element of a
   list as 1 (in other words one sub-message in 16 bytes, and 1000);
-- fields: 12 for each of ``max_tensors``, whatever its size;
+- fields: 12 for each of ``max_tensors``, and 4000, whatever its size;
 - ``max_tensors`` elements in any list of messages, ``max_tags`` and ``max_metadata`` a tensor, 64 numbers a shape.
 
 Values are passed over by their lengths, so that the bytes of a tensor cost nothing.

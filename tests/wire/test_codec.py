@@ -232,7 +232,7 @@ def test_numbers_that_came_one_by_one_are_counted_one_by_one() -> None:
     number = b"\x19" + bytes(8)
     assert decode(Everything, number * 500).sfixed64 == [0] * 500
     with pytest.raises(MessageTooLargeError, match="fields"):
-        decode(Everything, number * 500, limits=Limits(max_tensors=10))
+        decode(Everything, number * 5_000, limits=Limits(max_tensors=10))
 
 
 @pytest.mark.parametrize("repeats", [300, 100_000])
