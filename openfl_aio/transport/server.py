@@ -25,7 +25,7 @@ from openfl_aio.transport.acceptor import Acceptor, Admission, Gate
 from openfl_aio.transport.calls import Calls
 from openfl_aio.transport.codec import StrictCodec
 from openfl_aio.transport.http2.connection import Connection, Shared
-from openfl_aio.transport.http2.memory import give_back
+from openfl_aio.transport.http2.memory import collect, give_back
 from openfl_aio.transport.http2.tls import TLSProtocol
 from openfl_aio.transport.tls import server_context
 from openfl_aio.transport.watchdog import LoopStatistics, StallWatch
@@ -114,6 +114,7 @@ class _Plane:
             connection.check(now)
         self.shared.buffers.trim()
         if self.shared.tide.is_out():
+            collect()
             self._loop.run_in_executor(None, give_back)
 
     async def end(self, drain: float) -> None:

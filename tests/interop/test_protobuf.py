@@ -134,13 +134,31 @@ def assert_read_alike(name: str, raw: bytes) -> None:
         assert their is None or "field number" in str(our), raw.hex()
     else:
         assert their is not None, raw.hex()
-        assert canonical(theirs()[name].FromString(encode(our))) == canonical(their)
+        again = theirs()[name].FromString(encode(our))
+        whole = theirs()[name].FromString(raw)
+        if canonical(whole) != canonical(their):
+            # there are fields that nobody knows: in a map's entry they make Google's parser leave the entry out
+            clear_maps(again)
+            clear_maps(their)
+        # as text all NaN are alike, as bytes all orders of a map
+        assert canonical(again) == canonical(their) or str(again) == str(their)
 
 
 def canonical(message: Any) -> bytes:
-    """The message's bytes with map entries in the order of their keys: equal for NaN too, which ``==`` is not."""
+    """The message's bytes with map entries in the order of their keys."""
     raw: bytes = message.SerializeToString(deterministic=True)
     return raw
+
+
+def clear_maps(message: Any) -> None:
+    for field, value in message.ListFields():
+        if field.type != MESSAGE:
+            continue
+        if field.message_type.GetOptions().map_entry:
+            message.ClearField(field.name)
+        else:
+            for inner in value if field.is_repeated else [value]:
+                clear_maps(inner)
 
 
 def test_every_message_of_the_protos_has_our_class() -> None:
@@ -263,10 +281,13 @@ def test_damaged_uploads_are_refused_by_both(data: st.DataObject) -> None:
     raw[data.draw(st.integers(0, len(raw) - 1))] ^= 1 << data.draw(st.integers(0, 7))
     decoder = TaskResultsDecoder(limits=Limits())
     their = their_reading("openfl.aggregator.TaskResults", bytes(raw))
+    refusal = ""
     try:
         decoder.feed(raw)
         decoder.finish()
-    except RemoteProtocolError as refusal:
-        assert their is None or "field number" in str(refusal), raw.hex()
+    except RemoteProtocolError as exc:
+        refusal = str(exc)
+    if refusal:
+        assert their is None or "field number" in refusal, raw.hex()
     else:
         assert their is not None, raw.hex()
