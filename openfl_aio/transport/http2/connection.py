@@ -13,36 +13,28 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from grpclib.protocol import Peer
 
-from openfl_aio.config import Limits
-from openfl_aio.transport.budgets import LogLimiter
 from openfl_aio.transport.http2.engine import Engine
 from openfl_aio.transport.http2.frames import ConnectionFault, ErrorCode, code_name
 from openfl_aio.transport.http2.headers import Headers
-from openfl_aio.transport.http2.memory import Tide
-from openfl_aio.transport.http2.messages import BufferPool
 from openfl_aio.transport.http2.outgoing import Piece
-from openfl_aio.transport.http2.room import Room
+from openfl_aio.transport.http2.shared import Shared
 from openfl_aio.transport.http2.stream import Stream
 from openfl_aio.transport.http2.streams import StreamRecord
-from openfl_aio.transport.http2.turns import Reads, Turns
-from openfl_aio.transport.http2.windows import WindowPool
 from openfl_aio.transport.http2.writer import Writer
 from openfl_aio.transport.identity import Caller
 from openfl_aio.transport.sockets import watch
 
-__all__ = ["Calls", "Connection", "Shared"]
+__all__ = ["Connection"]
 
 logger = logging.getLogger(__name__)
 
 SCRATCH_BYTES: Final = 64 * 1024
 HELD_BYTES: Final = 4 * 1024  # received of one peer when it is no longer its turn
-POOLED_BYTES: Final = 32 * 1024 * 1024
 CALL_BYTES: Final = 8 * 1024  # of memory that a call takes, about
 LINGER_BYTES: Final = 1024 * 1024
 LINGER_SECONDS: Final = 0.5
@@ -59,41 +51,6 @@ def _scratch() -> memoryview:
     if buffer is None:
         buffer = _local.scratch = memoryview(bytearray(SCRATCH_BYTES))
     return buffer
-
-
-class Calls(Protocol):
-    """Who answers calls (server)."""
-
-    def prepare(self, stream: Stream, headers: Headers) -> None:
-        """Set what may be received on the stream of a call that begins."""
-
-    def accept(self, stream: Stream, headers: Headers) -> None:
-        """Answer the call; ``stream.release()`` when it is done."""
-
-
-@dataclass(slots=True)
-class Shared:
-    """What the connections of one server, or of one channel, have in common."""
-
-    limits: Limits
-    client: bool = False
-    calls: Calls | None = None
-    pool: WindowPool = field(init=False)
-    room: Room = field(init=False)
-    tide: Tide = field(default_factory=Tide)
-    turns: Turns = field(default_factory=Turns)
-    reads: Reads = field(default_factory=Reads)
-    buffers: BufferPool = field(default_factory=lambda: BufferPool(POOLED_BYTES))
-    connections: set[Connection] = field(default_factory=set)
-    emptied: asyncio.Event = field(default_factory=asyncio.Event)  # set while there are no connections
-    log: LogLimiter = field(default_factory=LogLimiter)
-    rested_until: float = 0.0  # when the next connection that causes much work may go on
-    calmed: int = 0  # connections ended because they passed a limit
-    faults: int = 0  # connections ended by a violation of the protocol
-
-    def __post_init__(self) -> None:
-        self.pool = WindowPool(self.limits.window_pool_bytes)
-        self.room = Room(self.limits.max_receiving_bytes)
 
 
 class Connection(asyncio.BufferedProtocol):

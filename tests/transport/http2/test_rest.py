@@ -12,8 +12,9 @@ import pytest
 from openfl_aio.config import Limits
 from openfl_aio.transport.http2 import connection as module
 from openfl_aio.transport.http2 import frames
-from openfl_aio.transport.http2.connection import HELD_BYTES, REST, TURN_SECONDS, Connection, Shared
+from openfl_aio.transport.http2.connection import HELD_BYTES, REST, TURN_SECONDS, Connection
 from openfl_aio.transport.http2.messages import BufferPool
+from openfl_aio.transport.http2.shared import Shared
 from openfl_aio.transport.http2.turns import READ_SECONDS
 
 pytestmark = pytest.mark.real_time
