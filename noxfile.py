@@ -31,6 +31,11 @@ NETWORK = (
     "long_poll.py",
 )
 
+# newer numpy has no `newshape`, which OpenFL uses; torch is for the Eden pipeline of 1.6 and later
+OPENFL = {"1.6": ("openfl==1.6", "numpy<2.4", "torch")}
+# tests that compare with the real OpenFL in one process, so that they run in its environment
+IN_ONE_PROCESS = ("test_pipelines.py", "test_aggregation.py")
+
 
 def install(session: nox.Session, *groups: str) -> None:
     """Install the package as it stands and the named dependency groups."""
@@ -166,6 +171,24 @@ def interop_grpc(session: nox.Session) -> None:
         peers["oldest"] = peer(session, "interop-oldest", "grpcio==1.60.0", "grpcio-tools==1.60.0")
     environment = {"INTEROP_PEERS": ",".join(f"{name}={python}" for name, python in peers.items())}
     session.run("python", "-m", "pytest", "tests/interop_grpc", *arguments, env=environment)
+
+
+@nox.session
+def interop_openfl(session: nox.Session) -> None:
+    """Run ours with the real OpenFL, in one process and between processes; ``-- --bounded`` leaves out what is long."""
+    install(session, "test")
+    ours = [*PYPROJECT["project"]["dependencies"], *nox.project.dependency_groups(PYPROJECT, "test")]
+    python = peer(session, "openfl-1.6", *OPENFL["1.6"], *ours)
+    bounded = "--bounded" in session.posargs
+    arguments = [argument for argument in session.posargs if argument != "--bounded"]
+    folder = Path("tests/interop_openfl")
+    inside = [str(folder / name) for name in IN_ONE_PROCESS if (folder / name).is_file()]
+    if inside:
+        here = {"PYTHONPATH": str(Path.cwd())}
+        session.run(python, "-m", "pytest", "-W", "ignore", *inside, *arguments, external=True, env=here)
+    outside = [f"--ignore={name}" for name in inside] + (["-m", "not full"] if bounded else [])
+    environment = {"OPENFL16_PYTHON": python}
+    session.run("python", "-m", "pytest", str(folder), *outside, *arguments, env=environment)
 
 
 @nox.session

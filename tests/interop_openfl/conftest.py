@@ -1,0 +1,30 @@
+"""What tests with the real OpenFL share: started programs that end with the test, and a certificate authority."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from openfl_aio.testing.ca import ThrowawayCA
+from tests.interop_openfl.processes import Programs
+
+
+@pytest.fixture
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    """Start programs; they are killed when the test ends."""
+    started = Programs(tmp_path_factory.mktemp("programs"))
+    yield started
+    started.close()
+
+
+@pytest.fixture(scope="session")
+def ca_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder ``cert`` in OpenFL's layout with our authority, its server ``localhost`` and participants one to four."""
+    folder = tmp_path_factory.mktemp("ca") / "cert"
+    authority = ThrowawayCA(folder)
+    authority.server()
+    for name in ("one", "two", "three", "four"):
+        authority.client(name)
+    return folder

@@ -1,0 +1,172 @@
+"""Federations without a director: a plan, a workspace a member, and processes, each of either kind.
+
+A workspace is a folder as ``fx workspace create`` makes it. The plan is the same in all of them, as it must be, for the
+federation's uuids come from it; what differs is the task runner's source: ``real`` for OpenFL's, ``ours`` for ours.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import anyio
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from openfl_aio.plan.templates import PIPELINES
+from openfl_aio.storage.models import ModelFiles
+from tests.interop_openfl.processes import Program, Programs, free_port
+
+__all__ = ["Federation", "Kind", "Outline", "assert_same_model", "expected_model"]
+
+Kind = Literal["ours", "real"]
+SOURCES: Final = Path(__file__).parent / "workspaces"
+SHAPES: Final[Mapping[str, tuple[int, ...]]] = {"matrix": (40, 30), "vector": (150,)}
+RUN_SECONDS: Final = 55.0
+
+
+@dataclass(frozen=True)
+class Outline:
+    """What differs from plan to plan. ``data`` is each collaborator's data path: a number, see the workspace's loader."""
+
+    rounds: int = 2
+    tls: bool = False
+    delta_updates: bool = False
+    pipeline: str = "openfl.pipelines.NoCompressionPipeline"
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: SHAPES)
+    seconds: float = 0.0
+    data: Mapping[str, int] = field(default_factory=lambda: {"one": 1, "two": 2})
+    aggregator: Mapping[str, Any] = field(default_factory=dict)
+    network: Mapping[str, Any] = field(default_factory=dict)
+
+    def plan(self, port: int) -> dict[str, Any]:
+        """Return the plan as a workspace has it, with OpenFL's defaults named and not written out."""
+        shapes = {name: list(shape) for name, shape in self.shapes.items()}
+        paths = {f"{which}_state_path": f"save/{which}.pbuf" for which in ("init", "best", "last")}
+        network = {"agg_addr": "localhost", "agg_port": port, "tls": self.tls, "client_reconnect_interval": 1}
+        sections: dict[str, dict[str, Any]] = {
+            "aggregator": {
+                "template": "openfl.component.Aggregator",
+                "settings": {**paths, "rounds_to_train": self.rounds, **self.aggregator},
+            },
+            "collaborator": {
+                "template": "openfl.component.Collaborator",
+                "settings": {"delta_updates": self.delta_updates, "opt_treatment": "RESET"},
+            },
+            "data_loader": {"template": "src.dataloader.Targets", "settings": {"shapes": shapes}},
+            "task_runner": {"template": "src.taskrunner.Steps", "settings": {"step": 0.5, "seconds": self.seconds}},
+            "network": {"settings": {**network, **self.network}},
+            "assigner": {},
+            "compression_pipeline": {"template": self.pipeline},
+        }
+        for name, section in sections.items():
+            section["defaults"] = f"plan/defaults/{name}.yaml"
+        validate = {"function": "validate", "kwargs": {"apply": "global"}}
+        sections["tasks"] = {
+            "aggregated_model_validation": validate,
+            "train": {"function": "train", "kwargs": {}},
+            "locally_tuned_model_validation": {"function": "validate", "kwargs": {"apply": "local"}},
+        }
+        return sections
+
+
+class Federation:
+    """One federation below ``folder``, whose members are started one by one. ``cert`` is a folder of certificates."""
+
+    def __init__(self, programs: Programs, folder: Path, outline: Outline | None = None, *, cert: Path) -> None:
+        self.outline = outline or Outline()
+        self.port = free_port()
+        self._programs = programs
+        self._folder = folder
+        self._cert = cert
+        self._plan = self.outline.plan(self.port)
+        self.initialise()
+
+    def workspace(self, member: str, kind: Kind) -> Path:
+        """Return the workspace of a member, made when it is first asked for."""
+        root = self._folder / member
+        if root.exists():
+            return root
+        for source in ("both", kind):
+            shutil.copytree(SOURCES / source / "src", root / "src", dirs_exist_ok=True)
+        for name in ("plan", "save", "logs"):
+            (root / name).mkdir()
+        (root / "plan" / "plan.yaml").write_text(yaml.safe_dump(self._plan, sort_keys=False))
+        (root / "plan" / "cols.yaml").write_text(yaml.safe_dump({"collaborators": list(self.outline.data)}))
+        lines = [f"{name},{number}\n" for name, number in self.outline.data.items()]
+        (root / "plan" / "data.yaml").write_text("# name,path\n" + "".join(lines))
+        (root / ".workspace").write_text("current_plan_name: default\n")
+        if self.outline.tls:
+            shutil.copytree(self._cert, root / "cert")
+        initial = self._folder / "initial" / "save" / "init.pbuf"
+        if initial.is_file():
+            shutil.copy(initial, root / "save" / "init.pbuf")
+        return root
+
+    def initialise(self) -> None:
+        """Let the real ``fx plan initialize`` make the initial model of this federation."""
+        root = self.workspace("initial", "real")
+        self._programs.fx("plan", "initialize", "--install_reqs", "False", cwd=root).succeed()
+
+    def aggregator(self, kind: Kind) -> Program:
+        """Start the aggregator. It is not waited for."""
+        root = self.workspace("aggregator", kind)
+        if kind == "real":
+            return self._programs.fx("aggregator", "start", cwd=root)
+        return self._programs.ours("aggregator", "start", cwd=root)
+
+    def collaborator(self, name: str, kind: Kind, *, release: str = "1.6") -> Program:
+        """Start a collaborator. It is not waited for."""
+        root = self.workspace(name, kind)
+        if kind == "real":
+            return self._programs.fx("collaborator", "start", "-n", name, cwd=root, release=release)
+        return self._programs.ours("collaborator", "start", "-n", name, cwd=root)
+
+    def run(self, aggregator: Kind, collaborators: Mapping[str, Kind], *, seconds: float = RUN_SECONDS) -> None:
+        """Start all and wait until each has ended with code 0."""
+        serving = self.aggregator(aggregator)
+        started = [self.collaborator(name, kind) for name, kind in collaborators.items()]
+        for program in (*started, serving):
+            program.succeed(seconds)
+
+    def model(self, which: str = "last") -> dict[str, NDArray[np.float32]]:
+        """Return the model that the aggregator saved, or with ``init`` the one that it began with."""
+        files = ModelFiles()
+        saved = anyio.run(files.load, self._folder / "aggregator" / "save" / f"{which}.pbuf")
+        if which == "last":
+            assert saved.round_number == self.outline.rounds
+        return saved.tensors
+
+
+def expected_model(federation: Federation) -> dict[str, NDArray[np.float32]]:
+    """Return the last model as it follows from the initial one by the arithmetic of ``workspaces``, in double precision."""
+    outline, tensors = federation.outline, federation.model("init")
+    out = {name: array.astype(np.float64) for name, array in tensors.items()}
+    weights = {number: 10 * number for number in outline.data.values()}
+    targets = {}
+    for number in weights:
+        source = np.random.default_rng(number)
+        targets[number] = {name: source.normal(size=shape).astype(np.float32) for name, shape in outline.shapes.items()}
+    for _ in range(outline.rounds):
+        for name, values in out.items():
+            trained = [values + 0.5 * (targets[number][name] - values) for number in weights]
+            out[name] = np.average(trained, axis=0, weights=list(weights.values()))
+    return {name: values.astype(np.float32) for name, values in out.items()}
+
+
+def pipeline_name(template: str) -> str:
+    """Return our name of a pipeline."""
+    return PIPELINES.name_of(template)
+
+
+def assert_same_model(
+    got: Mapping[str, NDArray[np.float32]], expected: Mapping[str, NDArray[np.float32]], *, within: float = 2e-6
+) -> None:
+    """Compare two models; ``within`` is relative to the largest value of each tensor: some roundings of a float32."""
+    assert sorted(got) == sorted(expected)
+    for name, array in expected.items():
+        np.testing.assert_allclose(got[name], array, rtol=0, atol=within * float(np.abs(array).max()), err_msg=name)

@@ -1,0 +1,45 @@
+"""A task runner as a user of OpenFL writes it: a subclass of its `TaskRunner`, on NumPy arrays."""
+
+import time
+
+from openfl.federated import TaskRunner
+from openfl.utilities import TensorKey
+from src import model
+
+
+class Steps(TaskRunner):
+    """Goes a share ``step`` of the way to the data loader's targets, and takes ``seconds`` for it."""
+
+    def __init__(self, step=0.5, seconds=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self._step = step
+        self._seconds = seconds
+        self._model = model.initial(self.data_loader.shapes)
+
+    def train(self, col_name, round_num, input_tensor_dict, **kwargs):
+        """Train; the model's tensors and one metric go to the aggregator."""
+        print(f"training in round {round_num}", flush=True)  # noqa: T201 - the tests wait for it
+        time.sleep(self._seconds)
+        tensors = model.trained(input_tensor_dict, self.data_loader.targets, self._step)
+        sent = {TensorKey(name, col_name, round_num, False, ("trained",)): array for name, array in tensors.items()}
+        distance = model.closeness(tensors, self.data_loader.targets)
+        return {TensorKey("distance", col_name, round_num, True, ("metric",)): distance, **sent}, {}
+
+    def validate(self, col_name, round_num, input_tensor_dict, apply, **kwargs):
+        """Validate the global model, or the one just trained here."""
+        tags = ("metric", "validate_local" if apply == "local" else "validate_agg")
+        value = model.closeness(input_tensor_dict, self.data_loader.targets)
+        return {TensorKey("closeness", col_name, round_num, True, tags): value}, {}
+
+    def get_required_tensorkeys_for_function(self, func_name, **kwargs):
+        """Return what a task needs: the round's model, or the tensors trained in this round."""
+        local = func_name == "validate" and kwargs["apply"] == "local"
+        origin, tags = ("LOCAL", ("trained",)) if local else ("GLOBAL", ("model",))
+        return [TensorKey(name, origin, 0, False, tags) for name in self._model]
+
+    def initialize_tensorkeys_for_functions(self, with_opt_vars=False):
+        """Do nothing: `get_required_tensorkeys_for_function` needs no preparation."""
+
+    def get_tensor_dict(self, with_opt_vars=False):
+        """Return the model."""
+        return dict(self._model)
