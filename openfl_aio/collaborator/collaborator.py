@@ -47,8 +47,9 @@ class Collaborator:
     """Works for one aggregator until told to quit.
 
     ``tasks`` are the plan's: OpenFL's task-runner aggregators hand out names only, and what a name means is looked up
-    there. ``pipeline`` and ``delta_updates`` say how tensors travel, as in the plan. ``store_rounds`` rounds of tensors
-    are kept. ``progress`` is told whenever a task begins, when the collaborator waits, and at the end.
+    there; a plan of the interactive frontend has none. ``pipeline`` and ``delta_updates`` say how tensors travel, as in
+    the plan. ``store_rounds`` rounds of tensors are kept. ``progress`` is told whenever a task begins, when the
+    collaborator waits, and at the end.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Collaborator:
             aggregator_uuid=aggregator_uuid,
             delta_updates=delta_updates,
             lossy=get_pipeline(pipeline).lossy,
+            interactive=not tasks,
         )
         self._store = TensorStore()
         self._round = 0
