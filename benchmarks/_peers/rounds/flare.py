@@ -21,10 +21,11 @@ def job(values: list[str]) -> None:
 
     parameters, collaborators, rounds = map(int, values[:3])
     folder = Path(values[3])
-    np.savez(folder / "initial.npz", **{f"w{i}": np.ones(parameters // TENSORS, np.float32) for i in range(TENSORS)})
+    # its models for NumPy are one array
+    np.save(folder / "initial.npy", np.ones((TENSORS, parameters // TENSORS), np.float32))
     recipe = NumpyFedAvgRecipe(
         name="rounds",
-        initial_ckpt=str(folder / "initial.npz"),
+        initial_ckpt=str(folder / "initial.npy"),
         min_clients=collaborators,
         num_rounds=rounds,
         train_script=str(HERE / "nvflare_client.py"),
