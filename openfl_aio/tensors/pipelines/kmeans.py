@@ -145,10 +145,8 @@ def _settled(ordered: Floats, starts: Positions, sums: _Sums) -> tuple[Positions
     while True:
         halves = (means[1:] + means[:-1]) / 2
         moved = [0, *(sums.first_from(float(half)) for half in halves), len(ordered)]
-        if len(set(moved)) < len(moved):
-            break  # a cluster would lose its last value: rounding, at its smallest
-        moved_means, moved_gain = sums.means(moved)
-        if moved_gain <= gain:
+        # by the rounding of sums a cluster could lose its last value, or things seem to get worse
+        if len(set(moved)) < len(moved) or (better := sums.means(moved))[1] <= gain:
             break
-        bounds, means, gain = moved, moved_means, moved_gain
+        bounds, (means, gain) = moved, better
     return np.array(bounds[:-1], np.int64), means
