@@ -150,7 +150,7 @@ class _Call:
 
     def abandoned(self, reason: str) -> None:
         """Nobody waits for the answer any more."""
-        self.end(None)
+        self.stream.connection.in_turn(lambda: self.end(None))
 
 
 class Calls:
@@ -213,6 +213,7 @@ class Calls:
         try:
             refused = _refuse(fields, self._mapping)
             if refused is not None:
+                call.stream.handled()
                 await call.stream.send_headers(refused, end_stream=True)
                 return
             await self._serve(call, headers, fields)
@@ -237,6 +238,7 @@ class Calls:
             stream.deadline = Deadline.from_headers(headers)
             stream.metadata = decode_metadata(headers)
         except ValueError as exc:
+            call.stream.handled()
             await stream.finish(Status.INTERNAL, f"bad request headers: {exc}"[:200])
             return
         if stream.deadline is not None:
@@ -252,24 +254,26 @@ class Calls:
                 raise
             call.task.uncancel()
             refusal = call.verdict
-        except StreamTerminatedError:
-            return
         except Exception as exc:
             error = _single(exc)
-            if isinstance(error, StreamTerminatedError):
-                return
+            if isinstance(error, (StreamTerminatedError, StreamClosedError)):
+                return  # the peer gave the call up, before or while it was answered
             refusal = _answer_for(error, call.method, connection.address)
             if isinstance(error, CompressedMessageError):
                 refusal = GRPCError(Status.UNIMPLEMENTED, str(error))
                 extra = [("grpc-accept-encoding", "identity")]
+            _let_go(exc)
+            del error
         finally:
             if timer is not None:
                 timer.cancel()
         if refusal is None:
+            call.stream.handled()
             await stream.finish(Status.OK, None)
             return
         if refusal.status in REFUSALS and STOCK_AGENT in (stream.user_agent or "") and not self._stopping:
             await _pause(call)
+        call.stream.handled()
         await stream.finish(refusal.status, refusal.message, extra)
 
     async def _handle(
@@ -392,6 +396,16 @@ def _single(exc: Exception) -> Exception:
     while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
         exc = exc.exceptions[0]
     return exc
+
+
+def _let_go(exc: BaseException | None) -> None:
+    """Take the frames from an error that was dealt with.
+
+    They refer to it in turn, and would keep the message that it is about in memory until a full garbage collection.
+    """
+    while exc is not None:
+        exc.__traceback__ = None
+        exc = exc.__context__
 
 
 def _answer_for(exc: Exception, method: str, address: str) -> GRPCError:

@@ -13,7 +13,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from tests.interop_grpc.peers.common import UNLIMITED, arguments, grpc, say
-from tests.interop_grpc.peers.shared import BINARY, BULK, PING, ROUND, SPECIAL, TEXT, Crc, as_pairs, churn, pattern
+from tests.interop_grpc.peers.shared import (
+    BINARY,
+    BULK,
+    MUCH,
+    PING,
+    ROUND,
+    SPECIAL,
+    TEXT,
+    Crc,
+    as_pairs,
+    churn,
+    pattern,
+)
 
 OPTIONS = arguments(__doc__)
 aio: Any = importlib.import_module("grpc.aio")
@@ -229,6 +241,15 @@ async def metadata_churn(peer: Peer) -> None:
     await asyncio.gather(*[check_metadata(peer, churn(number)) for number in range(150)])
 
 
+@case
+async def metadata_over_limit(peer: Peer) -> list[str]:
+    """Return how calls end with much metadata, with too much, and without any."""
+    return [
+        await status(peer.probe.Park(probe.ParkRequest(key="m"), metadata=metadata, timeout=SECONDS))
+        for metadata in MUCH
+    ]
+
+
 async def check_status(peer: Peer, message: str) -> None:
     """Assert that code and text come as they were sent, in a unary call and in a stream."""
     wanted = messages.EchoStatus(code=2, message=message)
@@ -349,9 +370,9 @@ async def concurrent_large_unary(peer: Peer) -> None:
 async def more_calls_than_streams(peer: Peer) -> None:
     """Calls beyond the server's limit of streams wait for their turn."""
     await peer.test.EmptyCall(empty.Empty(), timeout=SECONDS)  # the server's settings are known
-    request = probe.ParkRequest(key="many", milliseconds=100)
-    answers = await asyncio.gather(*[peer.probe.Park(request, timeout=SECONDS) for _ in range(300)])
-    assert answers == [probe.ParkResponse()] * 300
+    requests = [probe.ParkRequest(key="many", milliseconds=number % 7) for number in range(3000)]
+    answers = await asyncio.gather(*[peer.probe.Park(request, timeout=SECONDS) for request in requests])
+    assert answers == [probe.ParkResponse()] * 3000
 
 
 async def upload(peer: Peer, chunks: int, size: int) -> None:
@@ -396,6 +417,12 @@ async def cancel_midway(peer: Peer) -> None:
         sending.cancel()
     await download(peer, 4, 4 * MIB)
     await upload(peer, 16, MIB)
+
+
+@case
+async def small_answers(peer: Peer) -> None:
+    """Thousands of messages of few bytes, each of which may cost a WINDOW_UPDATE, are no abuse."""
+    await download(peer, 5000, 10)
 
 
 @case

@@ -8,12 +8,13 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
 import anyio
+import anyio.lowlevel
 
-from openfl_aio.config import Endpoint, Timeouts, TLSConfig
+from openfl_aio.config import Endpoint, Limits, Timeouts, TLSConfig
 from openfl_aio.transport.server import Server
 from openfl_aio.wire.messages import DataStream, aggregator
 from tests.transport.http2.conformance.peer import SECONDS, Peer
@@ -28,6 +29,7 @@ class Service(aggregator.AggregatorBase):
         self.alive = 0  # handlers of calls that wait
 
     async def get_tasks(self, message: aggregator.GetTasksRequest) -> aggregator.GetTasksResponse:
+        await anyio.lowlevel.checkpoint()  # a handler that others have overtaken by the time it answers
         return aggregator.GetTasksResponse(tasks=[aggregator.Task(name="train")])
 
     async def get_aggregated_tensor(
@@ -75,16 +77,23 @@ class Records(logging.Handler):
 class ServerThread:
     """A server that runs. Use `run_server`."""
 
-    def __init__(self, tls: TLSConfig | None, context: ssl.SSLContext | None) -> None:
+    def __init__(
+        self, tls: TLSConfig | None, context: ssl.SSLContext | None, limits: Limits | None, drain: float
+    ) -> None:
         self.service = Service()
         self.records = Records()
         self.endpoint = Endpoint()
+        self.stop: Callable[[], object] = lambda: None  # begin to stop, without waiting for it
         self._tls = tls
         self._context = context
+        self._limits = limits
+        self._timeouts = Timeouts(drain=drain)
 
     async def serve(self, started: threading.Event) -> None:
         """Serve until cancelled."""
-        async with Server([self.service], listen=Endpoint(), tls=self._tls, timeouts=Timeouts(drain=1)) as server:
+        async with Server(
+            [self.service], listen=Endpoint(), tls=self._tls, limits=self._limits, timeouts=self._timeouts
+        ) as server:
             self.endpoint = server.endpoint
             started.set()
             await anyio.sleep_forever()
@@ -113,9 +122,14 @@ class ServerThread:
 
 
 @contextmanager
-def run_server(tls: TLSConfig | None = None, context: ssl.SSLContext | None = None) -> Iterator[ServerThread]:
+def run_server(
+    tls: TLSConfig | None = None,
+    context: ssl.SSLContext | None = None,
+    limits: Limits | None = None,
+    drain: float = SECONDS,
+) -> Iterator[ServerThread]:
     """Run a server inside the block; ``context`` is what clients use if it is one with TLS."""
-    server = ServerThread(tls, context)
+    server = ServerThread(tls, context, limits, drain)
     started = threading.Event()
     loop = asyncio.new_event_loop()
 
@@ -130,6 +144,7 @@ def run_server(tls: TLSConfig | None = None, context: ssl.SSLContext | None = No
             loop.close()
 
     task = loop.create_task(server.serve(started))
+    server.stop = lambda: loop.call_soon_threadsafe(task.cancel)
     thread = threading.Thread(target=run, name="conformance server")
     root = logging.getLogger()
     root.addHandler(server.records)
@@ -138,7 +153,8 @@ def run_server(tls: TLSConfig | None = None, context: ssl.SSLContext | None = No
         assert started.wait(10), "the server did not start"
         yield server
     finally:
-        loop.call_soon_threadsafe(lambda: task.cancel())
-        thread.join(10)
+        if not task.done():
+            server.stop()
+        thread.join(2 * SECONDS)
         root.removeHandler(server.records)
         assert not thread.is_alive(), "the server did not stop"
