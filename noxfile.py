@@ -167,6 +167,15 @@ def interop_grpc(session: nox.Session) -> None:
 
 
 @nox.session
+def interop_openfl(session: nox.Session) -> None:
+    """Compare with the real OpenFL 1.6 in one process; arguments after ``--`` go to pytest."""
+    install(session, "test")
+    # newer numpy has no `newshape`, which OpenFL 1.6 uses; torch is for its EdenPipeline
+    session.install("openfl==1.6", "numpy<2.4", "torch")
+    session.run("python", "-m", "pytest", "-W", "ignore", "tests/interop_openfl", *session.posargs)
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure the network beside grpcio: ``-- [--small] [--pairs N] [--only WORD] [--json FOLDER] [SCRIPT ...]``."""
     install(session)

@@ -12,7 +12,7 @@ from openfl_aio.tensors.encoded import Buffer, TransformerMetadata
 from openfl_aio.tensors.pipelines.floats import element_count, shaped, to_finite_wire
 from openfl_aio.tensors.pipelines.kmeans import cluster
 from openfl_aio.tensors.pipelines.settings import check_clusters, check_level, check_share
-from openfl_aio.tensors.pipelines.tables import pack, table_of, unpack
+from openfl_aio.tensors.pipelines.tables import coded, pack, unpack
 
 __all__ = ["KC"]
 
@@ -37,7 +37,8 @@ class KC:
         """Return the gzipped indices, and the shape with the table. Raises `CodecError`."""
         wire = to_finite_wire(array)
         centres, labels = cluster(wire.reshape(-1), self._clusters)
-        return pack(labels, self._level), (TransformerMetadata(table_of(centres), wire.shape), TransformerMetadata())
+        table, indices = coded(centres, labels)
+        return pack(indices, self._level), (TransformerMetadata(table, wire.shape), TransformerMetadata())
 
     def backward(self, data: Buffer, metadata: tuple[TransformerMetadata, ...]) -> NDArray[np.float32]:
         """Return the read-only float32 array. Raises `CodecError`."""

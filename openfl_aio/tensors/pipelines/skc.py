@@ -13,7 +13,7 @@ from openfl_aio.tensors.pipelines.kmeans import cluster
 from openfl_aio.tensors.pipelines.settings import check_clusters, check_level, check_share
 from openfl_aio.tensors.pipelines.sparsity import keep_largest
 from openfl_aio.tensors.pipelines.stc import from_three_stages
-from openfl_aio.tensors.pipelines.tables import pack, table_of
+from openfl_aio.tensors.pipelines.tables import coded, pack
 
 __all__ = ["SKC"]
 
@@ -37,8 +37,9 @@ class SKC:
         """Return the gzipped indices, the shape, and the table. Raises `CodecError`."""
         wire = to_finite_wire(array)
         centres, labels = cluster(keep_largest(wire.reshape(-1), self._share), self._clusters)
-        stages = (TransformerMetadata(int_list=wire.shape), TransformerMetadata(table_of(centres)))
-        return pack(labels, self._level), (*stages, TransformerMetadata())
+        table, indices = coded(centres, labels)
+        stages = (TransformerMetadata(int_list=wire.shape), TransformerMetadata(table))
+        return pack(indices, self._level), (*stages, TransformerMetadata())
 
     def backward(self, data: Buffer, metadata: tuple[TransformerMetadata, ...]) -> NDArray[np.float32]:
         """Return the read-only float32 array. Raises `CodecError`."""

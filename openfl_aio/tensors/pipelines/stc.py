@@ -26,7 +26,8 @@ class STC:
 
     Keeps the share ``p_sparsity`` of the elements; ``m`` is the mean magnitude of all. ``n_clusters`` is accepted
     because plans give it; it has no effect, here and in OpenFL 1.6. ``gzip_level`` 9 gives OpenFL's bytes but for the
-    clock in them; 6 is ten times as fast.
+    clock in them; 6 is ten times as fast. The table is OpenFL's too, in ascending order: with a zero at key 1, which
+    its own decoder reads right in the order that protobuf gives so small a table.
     """
 
     name: ClassVar[str] = "stc"

@@ -1,10 +1,12 @@
 """The end of KC, SKC and STC: every element is the index of a value in a short table, and the indices are gzipped.
 
-As OpenFL 1.6 has it, an index travels as a float32, the table is ``int_to_float`` with the keys 0, 1, 2 ... in the
-order of its values, and the compressor is gzip, whose clock is left at zero, so that equal tensors give equal bytes.
-OpenFL compresses at level 9: a fifth fewer bytes than at level 6, and ten to twenty times as slow.
+As OpenFL 1.6 has it, an index travels as a float32, the table is ``int_to_float`` with the keys 0, 1, 2 ..., and the
+compressor is gzip, whose clock is left at zero, so that equal tensors give equal bytes. OpenFL compresses at level 9:
+a fifth fewer bytes than at level 6, and ten to twenty times as slow.
 
-OpenFL decodes key by key in place, so that a value which equals a later key is looked up again. Here it is one lookup.
+OpenFL decodes key by key in place, in the order in which a protobuf map happens to lie in memory, so that a value
+which is also a key may be looked up once more. Here decoding is one lookup, and tables are written so that no order
+hurts.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from openfl_aio.errors import CodecError
 from openfl_aio.tensors.encoded import Buffer
 from openfl_aio.tensors.pipelines.floats import WIRE_DTYPE
 
-__all__ = ["MAX_VALUES", "pack", "table_of", "unpack"]
+__all__ = ["MAX_VALUES", "coded", "pack", "table_of", "unpack"]
 
 MAX_VALUES: Final = 256
 """Values in a table that we write: an index is one byte until it is packed."""
@@ -32,15 +34,26 @@ _DEFLATE_MOST: Final = 1032  # deflate cannot make more bytes of one
 _INPUT_BLOCK: Final = 1 << 16
 
 
-def table_of(values: NDArray[Any]) -> dict[int, float]:
-    """Return the table of ascending ``values``, such as travels (float32).
+def coded(values: NDArray[Any], labels: NDArray[np.uint8]) -> tuple[dict[int, float], NDArray[np.uint8]]:
+    """Return a table of ascending ``values``, as float32, and the indices that stand for ``labels`` in it.
 
-    A value that OpenFL would look up again, because it equals a later key, is moved by one unit in its last place.
+    Zero, if it is there, has the key 0, so that no value equals another one's key.
     """
-    table = {}
-    for key, value in enumerate(np.asarray(values, np.float32)):
-        misread = key < value < len(values) and float(value).is_integer()
-        table[key] = float(np.nextafter(value, np.float32(-1))) if misread else float(value)
+    ordered = np.asarray(values, np.float32)
+    zero = np.flatnonzero(ordered == 0)[:1]
+    order = np.concatenate((zero, np.delete(np.arange(len(ordered)), zero)))
+    return table_of(ordered[order]), np.argsort(order).astype(np.uint8)[labels]
+
+
+def table_of(values: NDArray[Any]) -> dict[int, float]:
+    """Return the table of ``values``, as float32, in their order.
+
+    One that equals another one's key, and is not zero, is moved by one unit in its last place.
+    """
+    table = dict(enumerate(np.asarray(values, np.float32).tolist()))
+    for key, value in table.items():
+        if value and value != key and value in table:
+            table[key] = float(np.nextafter(np.float32(value), np.float32(-1)))
     return table
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from openfl_aio.errors import CodecError
-from openfl_aio.tensors.pipelines.tables import pack, table_of, unpack
+from openfl_aio.tensors.pipelines.tables import coded, pack, table_of, unpack
 
 TABLE = {0: -1.5, 1: 0.0, 2: 2.5}
 
@@ -45,15 +45,24 @@ def test_decoding_is_one_lookup_and_no_chain_of_replacements() -> None:
     [
         ([1.0, 7.0], [math.nextafter(1.0, 0.0), 7.0]),  # OpenFL would turn all 0 to 1, and all 1 to 7
         ([0.0, 1.0, 2.0], [0.0, 1.0, 2.0]),  # equal to their own keys: nothing is turned twice
-        ([-1.0, 0.0, 5.0], [-1.0, 0.0, 5.0]),  # equal to an earlier key, which had its turn
+        ([-1.0, 0.0, 5.0], [0.0, -1.0, 5.0]),  # zero has the key 0
+        ([-1.0, -0.0, 1.0], [0.0, -1.0, math.nextafter(1.0, 0.0)]),
         ([1.5, 3.0], [1.5, 3.0]),
+        ([], []),
     ],
 )
-def test_no_value_equals_a_later_key(values: list[float], expected: list[float]) -> None:
-    table = table_of(np.array(values))
+def test_no_value_equals_another_ones_key(values: list[float], expected: list[float]) -> None:
+    labels = np.arange(len(values), dtype=np.uint8)
+    table, indices = coded(np.array(values), labels)
     assert list(table) == list(range(len(values)))
     assert list(table.values()) == pytest.approx(expected, rel=1e-6)
-    assert all(value not in range(key + 1, len(values)) for key, value in table.items())
+    assert all(value == key or value not in table for key, value in table.items())
+    assert [table[index] for index in indices.tolist()] == pytest.approx(values, rel=1e-6)
+
+
+def test_a_table_in_its_own_order_keeps_its_zero() -> None:
+    table = table_of(np.array([-1.0, 0.0, 1.0]))
+    assert list(table.values()) == [-1.0, 0.0, float(np.nextafter(np.float32(1), np.float32(0)))]
 
 
 @pytest.mark.parametrize("index", [3, -1, 0.5, math.nan, math.inf, 1e30, -1e30])
