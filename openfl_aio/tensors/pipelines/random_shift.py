@@ -27,7 +27,8 @@ class RandomShift:
     """Two stages: the shape with the shifts, one table entry an element; the shape.
 
     OpenFL calls it lossless and so do the tags, though adding a number of up to 20 and taking it away again leaves
-    an error of up to half a unit in the last place of the sum.
+    an error of up to half a unit in the last place of the sum. With the limits as they are, a server takes tensors of
+    up to some 40,000 elements so: a table asks for more than an array of its size.
     """
 
     name: ClassVar[str] = "random_shift"
