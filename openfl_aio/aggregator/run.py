@@ -18,6 +18,7 @@ from openfl_aio.exit_codes import report
 from openfl_aio.plan.files import load_collaborators
 from openfl_aio.plan.plan import Plan
 from openfl_aio.storage.keys import CertificateLayout
+from openfl_aio.storage.models import ModelFiles
 from openfl_aio.storage.storage import Storage
 from openfl_aio.telemetry.logs import configure_logging
 from openfl_aio.transport.signals import serve_until_signalled
@@ -83,7 +84,8 @@ async def open_aggregator(
     if plan.init_model_path is None:
         raise ConfigurationError(f"{plan_path}: aggregator.settings.init_state_path is missing: expected a model file")
     async with Storage(root / "state") as storage:
-        saved = await storage.models.load(root / plan.init_model_path)
+        # OpenFL's `fx plan initialize` codes the initial model as the plan says
+        saved = await ModelFiles(pipeline=plan.pipeline).load(root / plan.init_model_path)
         aggregator = Aggregator(config, initial_model=saved.tensors, initial_round=saved.round_number, storage=storage)
         async with aggregator:
             yield aggregator

@@ -164,7 +164,7 @@ class Plan:
 
     @cached_property
     def pipeline(self) -> str:
-        """Our name of the compression pipeline."""
+        """The compression pipeline as `openfl_aio.tensors.pipelines.get_pipeline` reads it."""
         return sections.pipeline(self._document)
 
     @property

@@ -19,6 +19,7 @@ from openfl_aio.plan.templates import (
     STRAGGLER_POLICIES,
     Family,
 )
+from openfl_aio.tensors.pipelines import describe_pipeline
 
 __all__ = [
     "assigner",
@@ -143,8 +144,14 @@ def task_aggregation(document: Document) -> dict[str, str]:
 
 
 def pipeline(document: Document) -> str:
-    """Return our name of the compression pipeline."""
-    return _plain_block(document, PIPELINES, ("compression_pipeline",), "no_compression")
+    """Return the compression pipeline as we write it: our name, and the plan's settings."""
+    path = ("compression_pipeline",)
+    document.allow(path, {"template", "settings"})
+    name = _named(document, PIPELINES, (*path, "template"), default="no_compression")
+    try:
+        return describe_pipeline(name, document.mapping(*path, "settings"))
+    except ConfigurationError as exc:
+        raise document.error((*path, "settings"), str(exc)) from None
 
 
 def assigner(document: Document) -> AssignerConfig:

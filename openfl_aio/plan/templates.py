@@ -128,22 +128,16 @@ STRAGGLER_POLICIES: Final = Family(
 PIPELINES: Final = Family(
     "compression pipeline",
     {
-        "no_compression": (
-            "openfl.pipelines.NoCompressionPipeline",
-            "openfl.pipelines.no_compression_pipeline.NoCompressionPipeline",
+        name: (f"openfl.pipelines.{cls}", f"openfl.pipelines.{name}_pipeline.{cls}")
+        for name, cls in (
+            ("no_compression", "NoCompressionPipeline"),
+            ("random_shift", "RandomShiftPipeline"),
+            ("kc", "KCPipeline"),
+            ("skc", "SKCPipeline"),
+            ("stc", "STCPipeline"),
+            ("eden", "EdenPipeline"),
         )
     },
-    elsewhere=tuple(
-        path
-        for module, name in (
-            ("kc_pipeline", "KCPipeline"),
-            ("skc_pipeline", "SKCPipeline"),
-            ("stc_pipeline", "STCPipeline"),
-            ("random_shift_pipeline", "RandomShiftPipeline"),
-            ("eden_pipeline", "EdenPipeline"),
-        )
-        for path in (f"openfl.pipelines.{name}", f"openfl.pipelines.{module}.{name}")
-    ),
 )
 
 _FUNCTIONS: Final = "openfl.interface.aggregation_functions"
