@@ -121,7 +121,7 @@ def protos(session: nox.Session) -> None:
     """Regenerate the messages from proto/ and fail if they differ; ``-- --write`` replaces them."""
     session.install(*nox.project.dependency_groups(PYPROJECT, "protos"))
     target = Path("openfl_aio/wire/_generated")
-    sources = sorted(str(path) for path in Path("proto/openfl").rglob("*.proto"))
+    sources = sorted(str(path) for path in Path("proto").rglob("*.proto"))
     with tempfile.TemporaryDirectory() as folder:
         options = [f"--python_betterproto2_opt={side}_generation=async" for side in ("server", "client")]
         session.run(

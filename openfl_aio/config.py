@@ -94,6 +94,7 @@ class Limits(Frozen):
     max_request_bytes: int = Field(default=4 * MIB + 64 * 1024, ge=1)  # one message to a server, but for submissions
     max_message_bytes: int = Field(default=2048 * MIB - 1, ge=1)  # one message that may hold a model
     max_upload_bytes: int | None = Field(default=None, ge=1)  # None: four times the model and 1 MiB
+    max_tensor_bytes: int = Field(default=65_536 * MIB, ge=1)  # a tensor that comes in parts
     max_tensors: int = Field(default=10_000, ge=1)
     max_tags: int = Field(default=64, ge=1)
     max_metadata: int = Field(default=64, ge=1)
@@ -303,6 +304,7 @@ class EnvoyConfig(Frozen):
     shard_params: dict[str, Any] = Field(default_factory=dict)
     shard_path: Path | None = None  # folder that is importable when the template is resolved
     cuda_devices: tuple[int, ...] = ()
+    real_openfl: bool = False  # archives of OpenFL's frontend import OpenFL itself, which is installed here
     workspace: Path | None = None
     health_check_period: float = Field(default=60.0, gt=0)
     tls: TLSConfig | None = None

@@ -11,7 +11,8 @@ A class exists only where some caller would handle it differently::
     │       ├── MalformedMessageError        bytes that are no valid message
     │       ├── MalformedStreamError         declared size is not the payload, truncated stream
     │       │   └── EmptyStreamError             an upload without a single byte
-    │       └── MessageTooLargeError         a configured limit was passed
+    │       ├── MessageTooLargeError         a configured limit was passed
+    │       └── UnsupportedCallError         the peer does not have the call
     ├── InvalidStateError            the machine cannot do that now
     ├── NotFoundError
     │   ├── ExperimentNotFoundError      absent or not yours: deliberately indistinguishable
@@ -71,6 +72,7 @@ __all__ = [
     "TensorError",
     "TensorNotFoundError",
     "TransportError",
+    "UnsupportedCallError",
 ]
 
 
@@ -112,6 +114,10 @@ class EmptyStreamError(MalformedStreamError):
 
 class MessageTooLargeError(RemoteProtocolError):
     """A configured limit on bytes or objects was passed."""
+
+
+class UnsupportedCallError(RemoteProtocolError):
+    """The peer does not have the call."""
 
 
 class InvalidStateError(OpenFLAioError):

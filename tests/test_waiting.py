@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import anyio
 import pytest
 
@@ -50,6 +52,42 @@ async def test_a_false_alarm_parks_again_and_the_cap_ends_the_wait() -> None:
     assert [round(time) for time in calls] == [0, 10]
     assert round(anyio.current_time() - start) == 45
     assert len(waiters) == 0
+
+
+async def test_caps_of_one_length_share_a_timer_and_leave_none_behind() -> None:
+    waiters: Waiters[int] = Waiters()
+    start, ended = anyio.current_time(), []
+
+    async def wait(key: int, delay: float) -> None:
+        await anyio.sleep(delay)
+        await waiters.wait_for(key, lambda: None, timeout=45)
+        ended.append((key, round(anyio.current_time() - start)))
+
+    loop = asyncio.get_running_loop()
+    async with anyio.create_task_group() as group:
+        for key in range(100):
+            group.start_soon(wait, key, key // 50)
+        await anyio.sleep(2)
+        assert len(waiters) == 100
+        assert len(timers(loop)) == 1
+        for key in range(50):
+            waiters.notify(key)
+        await anyio.sleep(20)
+    assert sorted(ended) == [(key, 45 + key // 50) for key in range(100)]
+    assert len(timers(loop)) == 0
+
+
+async def test_a_wait_that_is_given_up_leaves_no_timer() -> None:
+    waiters: Waiters[str] = Waiters()
+    with anyio.move_on_after(1):
+        await waiters.wait_for("key", lambda: None, timeout=45)
+    assert len(waiters) == 0
+    assert len(timers(asyncio.get_running_loop())) == 0
+
+
+def timers(loop: asyncio.AbstractEventLoop) -> list[asyncio.TimerHandle]:
+    scheduled: list[asyncio.TimerHandle] = loop._scheduled  # type: ignore[attr-defined]
+    return [handle for handle in scheduled if not handle.cancelled() and "_fire" in repr(handle)]
 
 
 class Machine:

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncGenerator, Iterable, Iterator
+from contextlib import AsyncExitStack, aclosing
 from types import TracebackType
-from typing import Self
+from typing import Self, cast
 
 from openfl_aio.config import CollaboratorConfig
 from openfl_aio.domain import Assignment, Header, TensorQuery
-from openfl_aio.errors import HeaderMismatchError, MalformedMessageError
+from openfl_aio.errors import HeaderMismatchError, MalformedMessageError, MessageTooLargeError, UnsupportedCallError
 from openfl_aio.tensors.codec import EncodedTensor
 from openfl_aio.transport.channel import call_with_retries, open_channel
 from openfl_aio.wire import convert, messages
 from openfl_aio.wire.framing import data_stream
 from openfl_aio.wire.incremental import encode_task_results
+from openfl_aio.wire.parts import TensorAssembler
 
 __all__ = ["AggregatorClient"]
 
@@ -45,6 +46,7 @@ class AggregatorClient:
                 )
             )
             self._stub = messages.aggregator.AggregatorStub(channel)
+            self._tensors = messages.v1.TensorsStub(channel)
             self._stack = stack.pop_all()
         return self
 
@@ -63,17 +65,38 @@ class AggregatorClient:
         return convert.assignment_from_proto(reply)
 
     async def get_aggregated_tensor(self, query: TensorQuery) -> EncodedTensor:
-        """Return one tensor. Raises `NotFoundError` for one that will not come."""
+        """Return one tensor, in parts if it is too large for a message.
+
+        Raises `NotFoundError` for one that will not come, `MessageTooLargeError` for one that is too large and that
+        the aggregator does not give in parts.
+        """
         request = convert.query_to_proto(query, header=self._header)
-        reply = await call_with_retries(
-            self._config.retry,
-            lambda: self._stub.get_aggregated_tensor(request),
-            what=self._what("GetAggregatedTensor"),
-        )
+        try:
+            reply = await call_with_retries(
+                self._config.retry,
+                lambda: self._stub.get_aggregated_tensor(request),
+                what=self._what("GetAggregatedTensor"),
+            )
+        except MessageTooLargeError as refused:
+            try:
+                return await call_with_retries(
+                    self._config.retry, lambda: self._get_tensor(request), what=self._what("GetTensor")
+                )
+            except UnsupportedCallError:
+                raise refused from None
         self._check(reply.header)
         if reply.tensor is None:
             raise MalformedMessageError(f"the aggregator answered {query.tensor_name!r} without a tensor")
         return convert.tensor_from_proto(reply.tensor)
+
+    async def _get_tensor(self, request: messages.aggregator.GetAggregatedTensorRequest) -> EncodedTensor:
+        assembler = TensorAssembler(self._config.limits)
+        async with aclosing(cast("AsyncGenerator[messages.v1.TensorPart]", self._tensors.get_tensor(request))) as parts:
+            async for part in parts:
+                assembler.feed(part)
+        tensor = assembler.finish()
+        self._check(assembler.header)
+        return tensor
 
     async def send_local_task_results(
         self, *, round_number: int, task_name: str, data_size: int, tensors: Iterable[EncodedTensor]

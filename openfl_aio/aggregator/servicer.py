@@ -1,13 +1,13 @@
-"""The six calls of OpenFL's aggregator service, each a check, a call of the `Aggregator`, and an answer."""
+"""The six calls of OpenFL's aggregator service and our own one, each a check, a call of the `Aggregator`, an answer."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from openfl_aio.aggregator.closing import Arrays
 from openfl_aio.domain import Header
-from openfl_aio.errors import AuthenticationError, AuthorizationError, MalformedStreamError
+from openfl_aio.errors import AuthenticationError, AuthorizationError, MalformedStreamError, MessageTooLargeError
 from openfl_aio.tensors.codec import TensorCodec
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.transport.identity import current_caller
@@ -15,6 +15,7 @@ from openfl_aio.wire import convert, messages
 from openfl_aio.wire.codec import EncodedMessage, decode
 from openfl_aio.wire.framing import ChunkChecker
 from openfl_aio.wire.incremental import encode_model
+from openfl_aio.wire.parts import tensor_parts
 
 if TYPE_CHECKING:
     from openfl_aio.aggregator.service import Aggregator
@@ -26,6 +27,7 @@ HEADER_TAG: Final = (
 )
 MAX_HEADER_BYTES: Final = 16 * 1024
 MAX_CHUNKS_BYTES: Final = 1 << 62  # the bound is the upload's own, which knows the model
+ANSWER_BYTES: Final = 64 * 1024  # of an answer with a tensor, for all that is not its data
 
 
 def peek_header(data: memoryview) -> Header | None:
@@ -55,7 +57,7 @@ def peek_header(data: memoryview) -> Header | None:
     raise MalformedStreamError(f"expected a header of at most {MAX_HEADER_BYTES} bytes at the start of TaskResults")
 
 
-class AggregatorServicer(messages.aggregator.AggregatorBase):
+class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.TensorsBase):
     """Serves any number of federations on one port; ``find`` knows them by ``federation_uuid``.
 
     For the three calls whose requests have no header, ``find`` gets the experiment's name.
@@ -63,6 +65,10 @@ class AggregatorServicer(messages.aggregator.AggregatorBase):
 
     def __init__(self, find: Callable[[str], Aggregator]) -> None:
         self._find = find
+
+    def __mapping__(self) -> dict[str, Any]:
+        """Return the calls of both services, by path."""
+        return messages.aggregator.AggregatorBase.__mapping__(self) | messages.v1.TensorsBase.__mapping__(self)
 
     async def get_tasks(self, message: messages.aggregator.GetTasksRequest) -> messages.aggregator.GetTasksResponse:
         """Answer what the sender shall do next; parks while there is nothing."""
@@ -73,14 +79,30 @@ class AggregatorServicer(messages.aggregator.AggregatorBase):
     async def get_aggregated_tensor(
         self, message: messages.aggregator.GetAggregatedTensorRequest
     ) -> messages.aggregator.GetAggregatedTensorResponse:
-        """Answer one tensor; parks for one of the round to come."""
+        """Answer one tensor; parks for one of the round to come. One that is too large for a message is refused."""
         aggregator, header = self._admit(message.header)
         tensor = await aggregator.get_aggregated_tensor(header.sender, convert.query_from_proto(message))
+        nbytes, most = memoryview(tensor.data).nbytes, aggregator.config.limits.max_message_bytes
+        if nbytes + ANSWER_BYTES > most:
+            raise MessageTooLargeError(
+                f"tensor {message.tensor_name!r} has {nbytes} bytes, which is too much for a message of {most} bytes; "
+                "openfl_aio.v1.Tensors/GetTensor gives it in parts"
+            )
         return messages.aggregator.GetAggregatedTensorResponse(
             header=convert.header_to_proto(_reply(aggregator, header)),
             round_number=message.round_number,
             tensor=convert.tensor_to_proto(tensor),
         )
+
+    async def get_tensor(
+        self, message: messages.aggregator.GetAggregatedTensorRequest
+    ) -> AsyncIterator[messages.v1.TensorPart]:
+        """Answer one tensor of any size, in parts."""
+        aggregator, header = self._admit(message.header)
+        tensor = await aggregator.get_aggregated_tensor(header.sender, convert.query_from_proto(message))
+        chunk_bytes = aggregator.config.limits.chunk_bytes
+        for part in tensor_parts(tensor, header=_reply(aggregator, header), chunk_bytes=chunk_bytes):
+            yield part
 
     async def send_local_task_results(
         self, messages_: AsyncIterator[messages.DataStream]

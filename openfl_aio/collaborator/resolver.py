@@ -44,13 +44,26 @@ class Encoding:
 
 
 class Resolver:
-    """The tensor algebra of one collaborator. ``lossy``: the plan's pipeline loses precision."""
+    """The tensor algebra of one collaborator.
 
-    def __init__(self, *, collaborator: str, aggregator_uuid: str, delta_updates: bool = False, lossy: bool = False):
+    ``lossy``: the plan's pipeline loses precision. ``interactive``: the plan is one of OpenFL's interactive frontend.
+    """
+
+    def __init__(
+        self,
+        *,
+        collaborator: str,
+        aggregator_uuid: str,
+        delta_updates: bool = False,
+        lossy: bool = False,
+        interactive: bool = True,
+    ) -> None:
         self._collaborator = collaborator
         self._aggregator = aggregator_uuid
         self._delta_updates = delta_updates
         self._lossy = lossy
+        # OpenFL's aggregator fails unless all collaborators tag alike, and its task runners tag so
+        self._train_metric = ("metric", "trained") if interactive else ("metric",)
 
     def __repr__(self) -> str:
         return f"Resolver(collaborator={self._collaborator!r}, aggregator_uuid={self._aggregator!r})"
@@ -99,10 +112,10 @@ class Resolver:
 
     def metric_key(self, task: Task, round_number: int, name: str) -> TensorKey:
         """Return the key of a metric that ``task`` reported."""
-        role = "validate_local" if task.apply_local else "validate_agg"
+        tags: tuple[str, ...] = ("metric", "validate_local" if task.apply_local else "validate_agg")
         if task.kind is TaskKind.TRAIN:
-            role = "trained"
-        return TensorKey.of(name, self._collaborator, round_number, report=True, tags=("metric", role))
+            tags = self._train_metric
+        return TensorKey.of(name, self._collaborator, round_number, report=True, tags=tags)
 
     def encoding(self, key: TensorKey, contains: Contains) -> Encoding:
         """Return how the output ``key`` is sent."""

@@ -68,6 +68,7 @@ _SETTINGS: Final[dict[str, frozenset[str] | None]] = {
             "disable_client_auth",
             "hash_salt",
             "require_client_auth",
+            "single_col_cert_common_name",
             "tls",
             "use_tls",
         }
@@ -215,8 +216,12 @@ def store_rounds(document: Document, section: str, *, minimum: int) -> int:
 
 
 def single_common_name(document: Document, section: str) -> str:
-    """Return the one certificate name that all collaborators share, or nothing."""
-    return document.string(section, "settings", "single_col_cert_common_name", default="")
+    """Return the one certificate name that all collaborators share, or nothing.
+
+    OpenFL's aggregator looks for it in its own section, its collaborators in the network's.
+    """
+    shared = document.string("network", "settings", "single_col_cert_common_name", default="")
+    return document.string(section, "settings", "single_col_cert_common_name", default=shared)
 
 
 def _task_names(document: Document) -> list[str]:

@@ -33,6 +33,7 @@ __all__ = ["Archive", "ArchiveSink", "Archives"]
 SUFFIX: Final = ".zip"
 ID: Final = re.compile(r"[0-9a-f]{32}")
 BLOCK: Final = 256 * 1024
+THREADS: Final = 4  # for reading and writing: a disk is no faster with more, and each has memory of its own
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,12 @@ class Archive:
 class ArchiveSink:
     """Takes the bytes of one archive. Made by `Archives.receive`."""
 
-    def __init__(self, folder: Path, limit: int) -> None:
+    def __init__(self, folder: Path, limit: int, threads: anyio.CapacityLimiter) -> None:
         self._id = secrets.token_hex(16)
         self._path = folder / f"{self._id}{SUFFIX}"
         self._partial = partial_path(self._path)
         self._limit = limit
+        self._threads = threads
         self._nbytes = 0
         self._descriptor: int | None = None
         self._closed = False
@@ -63,13 +65,13 @@ class ArchiveSink:
         if self._nbytes + len(data) > self._limit:
             raise MessageTooLargeError(f"the archive has more than {self._limit} bytes; send a smaller workspace")
         self._nbytes += len(data)
-        await anyio.to_thread.run_sync(self._write, data)
+        await anyio.to_thread.run_sync(self._write, data, limiter=self._threads)
 
     async def keep(self) -> Archive:
         """Make the archive durable and return it. Raises `EmptyStreamError` if nothing was written."""
         if not self._nbytes:
             raise EmptyStreamError("the archive is empty; send at least one byte")
-        return await anyio.to_thread.run_sync(self._keep)
+        return await anyio.to_thread.run_sync(self._keep, limiter=self._threads)
 
     def open(self) -> None:
         """Make the temporary file. Blocks."""
@@ -110,6 +112,7 @@ class Archives:
     def __init__(self, folder: Path, *, limits: Limits | None = None) -> None:
         self._folder = folder
         self._limits = limits or Limits()
+        self._threads = anyio.CapacityLimiter(THREADS)
 
     def __repr__(self) -> str:
         return f"<Archives {str(self._folder)!r}>"
@@ -126,13 +129,13 @@ class Archives:
     @asynccontextmanager
     async def receive(self, limit: int | None = None) -> AsyncIterator[ArchiveSink]:
         """Give a sink for one archive of at most ``limit`` bytes; leaving without `ArchiveSink.keep` removes it."""
-        sink = ArchiveSink(self._folder, self._limits.max_archive_bytes if limit is None else limit)
+        sink = ArchiveSink(self._folder, self._limits.max_archive_bytes if limit is None else limit, self._threads)
         try:
-            await anyio.to_thread.run_sync(sink.open)
+            await anyio.to_thread.run_sync(sink.open, limiter=self._threads)
             yield sink
         finally:
             with anyio.CancelScope(shield=True):  # closing and unlinking one file is short
-                await anyio.to_thread.run_sync(sink.close)
+                await anyio.to_thread.run_sync(sink.close, limiter=self._threads)
 
     async def get(self, id: str) -> Archive:
         """Return the archive of that id. Raises `NotFoundError`."""
@@ -147,7 +150,7 @@ class Archives:
 
         The archive may be removed or replaced meanwhile: the bytes are those of the moment of opening.
         """
-        descriptor = await anyio.to_thread.run_sync(self._open_to_read, archive)
+        descriptor = await anyio.to_thread.run_sync(self._open_to_read, archive, limiter=self._threads)
         # positioned reads and a lock: a cancelled caller may leave a read under way in its thread
         lock = threading.Lock()
         closed = False
@@ -164,12 +167,12 @@ class Archives:
 
         try:
             offset = 0
-            while chunk := await anyio.to_thread.run_sync(read, offset):
+            while chunk := await anyio.to_thread.run_sync(read, offset, limiter=self._threads):
                 yield chunk
                 offset += len(chunk)
         finally:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(close)
+                await anyio.to_thread.run_sync(close, limiter=self._threads)
 
     async def remove(self, id: str) -> None:
         """Remove an archive; one that is not there is no error."""

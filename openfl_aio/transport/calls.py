@@ -266,14 +266,16 @@ class Calls:
             refusal = call.verdict
         except Exception as exc:
             error = _single(exc)
-            if isinstance(error, (StreamTerminatedError, StreamClosedError)):
-                return  # the peer gave the call up, before or while it was answered
-            refusal = _answer_for(error, call.method, connection.address)
-            if isinstance(error, CompressedMessageError):
-                refusal = GRPCError(Status.UNIMPLEMENTED, str(error))
-                extra = [("grpc-accept-encoding", "identity")]
+            # else the peer gave the call up, before or while it was answered
+            if not isinstance(error, (StreamTerminatedError, StreamClosedError)):
+                refusal = _answer_for(error, call.method, connection.address)
+                if isinstance(error, CompressedMessageError):
+                    refusal = GRPCError(Status.UNIMPLEMENTED, str(error))
+                    extra = [("grpc-accept-encoding", "identity")]
             _let_go(exc)
             del error
+            if refusal is None:
+                return
         finally:
             if timer is not None:
                 timer.cancel()

@@ -30,7 +30,8 @@ from openfl_aio.errors import (
     TransportError,
 )
 from openfl_aio.transport.codec import StrictCodec, decode_message
-from openfl_aio.transport.http2.connection import Connection, Shared
+from openfl_aio.transport.http2.connection import Connection
+from openfl_aio.transport.http2.shared import Shared
 from openfl_aio.transport.http2.tls import TLSProtocol
 from openfl_aio.transport.status import error_from_status
 from openfl_aio.transport.tls import client_context

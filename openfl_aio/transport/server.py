@@ -24,8 +24,9 @@ from openfl_aio.errors import ConfigurationError, InvalidStateError
 from openfl_aio.transport.acceptor import Acceptor, Admission, Gate
 from openfl_aio.transport.calls import Calls
 from openfl_aio.transport.codec import StrictCodec
-from openfl_aio.transport.http2.connection import Connection, Shared
-from openfl_aio.transport.http2.memory import give_back
+from openfl_aio.transport.http2.connection import Connection
+from openfl_aio.transport.http2.memory import collect, give_back
+from openfl_aio.transport.http2.shared import Shared
 from openfl_aio.transport.http2.tls import TLSProtocol
 from openfl_aio.transport.tls import server_context
 from openfl_aio.transport.watchdog import LoopStatistics, StallWatch
@@ -114,6 +115,7 @@ class _Plane:
             connection.check(now)
         self.shared.buffers.trim()
         if self.shared.tide.is_out():
+            collect()
             self._loop.run_in_executor(None, give_back)
 
     async def end(self, drain: float) -> None:

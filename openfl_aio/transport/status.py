@@ -5,6 +5,7 @@ raised by a service                            status                text that t
 =============================================  ====================  ==========================================
 `EmptyStreamError`                             UNKNOWN               the message
 `MessageTooLargeError`                         RESOURCE_EXHAUSTED    the message
+`UnsupportedCallError`                         UNIMPLEMENTED         the message
 other `RemoteProtocolError`, `TensorError`     INVALID_ARGUMENT      the message
 `ConfigurationError`, `ArchiveError`           INVALID_ARGUMENT      the message
 `InvalidStateError`, `ExperimentFailedError`   FAILED_PRECONDITION   the message
@@ -38,6 +39,7 @@ __all__ = ["FIXED_SENTENCES", "error_from_status", "is_internal", "status_of"]
 STATUSES: Final[tuple[tuple[type[errors.OpenFLAioError], Status], ...]] = (
     (errors.EmptyStreamError, Status.UNKNOWN),
     (errors.MessageTooLargeError, Status.RESOURCE_EXHAUSTED),
+    (errors.UnsupportedCallError, Status.UNIMPLEMENTED),
     (errors.RemoteProtocolError, Status.INVALID_ARGUMENT),
     (errors.TensorError, Status.INVALID_ARGUMENT),
     (errors.ConfigurationError, Status.INVALID_ARGUMENT),
@@ -62,6 +64,7 @@ FIXED_SENTENCES: Final[dict[type[errors.OpenFLAioError], str]] = {
 ERRORS: Final[dict[Status, type[errors.OpenFLAioError]]] = {
     Status.INVALID_ARGUMENT: errors.LocalProtocolError,
     Status.RESOURCE_EXHAUSTED: errors.MessageTooLargeError,
+    Status.UNIMPLEMENTED: errors.UnsupportedCallError,
     Status.FAILED_PRECONDITION: errors.InvalidStateError,
     Status.NOT_FOUND: errors.NotFoundError,
     Status.ALREADY_EXISTS: errors.AlreadyExistsError,

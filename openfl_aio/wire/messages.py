@@ -1,7 +1,8 @@
 """The messages and services of OpenFL 1.6 by their own names.
 
 What OpenFL keeps in the unnamed protobuf package is here directly; the packages ``openfl.aggregator`` and
-``openfl.director`` are the submodules `aggregator` and `director`, with their service bases and stubs.
+``openfl.director`` are the submodules `aggregator` and `director`, with their service bases and stubs. `v1` is the
+package ``openfl_aio.v1``: what our own peers say to each other beyond OpenFL's services.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from openfl_aio.wire._generated import (
     TaskDescription,
 )
 from openfl_aio.wire._generated.openfl import aggregator, director
+from openfl_aio.wire._generated.openfl_aio import v1
 
 __all__ = [
     "CollaboratorDescription",
@@ -31,4 +33,5 @@ __all__ = [
     "TaskDescription",
     "aggregator",
     "director",
+    "v1",
 ]

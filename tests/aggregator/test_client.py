@@ -11,7 +11,8 @@ import pytest
 
 from openfl_aio.aggregator.client import AggregatorClient
 from openfl_aio.aggregator.service import Aggregator
-from openfl_aio.config import AggregatorConfig, CollaboratorConfig, Endpoint, RetryPolicy, Timeouts, TLSConfig
+from openfl_aio.aggregator.servicer import AggregatorServicer
+from openfl_aio.config import AggregatorConfig, CollaboratorConfig, Endpoint, Limits, RetryPolicy, Timeouts, TLSConfig
 from openfl_aio.domain import ModelKind, TensorQuery
 from openfl_aio.errors import (
     AuthenticationError,
@@ -19,12 +20,16 @@ from openfl_aio.errors import (
     HeaderMismatchError,
     InvalidStateError,
     LocalProtocolError,
+    MessageTooLargeError,
     NotFoundError,
     TransportError,
 )
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.testing.ca import ThrowawayCA
+from openfl_aio.transport.channel import call_with_retries
+from openfl_aio.wire import convert
+from openfl_aio.wire.messages import aggregator
 
 pytestmark = pytest.mark.real_time
 
@@ -142,3 +147,38 @@ async def test_an_aggregator_that_is_not_there() -> None:
     async with client(service) as api:
         with pytest.raises(TransportError, match="GetTasks at the aggregator"):
             await api.get_tasks()
+
+
+# MODEL has 4000 bytes; an answer is refused if 64 KiB and its data do not fit in a message
+SMALL_MESSAGES = Limits(max_message_bytes=64 * 1024, chunk_bytes=1024)
+
+
+async def test_a_tensor_that_no_message_can_hold_comes_in_parts() -> None:
+    async with serving(limits=SMALL_MESSAGES) as service, client(service) as api:
+        model = await api.get_aggregated_tensor(TensorQuery("w", 0, tags=("model",)))
+        assert (model.name, model.tags) == ("w", ("compressed", "model"))
+        np.testing.assert_array_equal(TensorCodec().decode(model), MODEL["w"])
+        with pytest.raises(NotFoundError):
+            await api.get_aggregated_tensor(TensorQuery("other", 0, tags=("model",)))
+
+
+async def test_parts_go_to_collaborators_only() -> None:
+    async with serving(limits=SMALL_MESSAGES) as service, client(service, "mallory") as api:
+        request = convert.query_to_proto(TensorQuery("w", 0, tags=("model",)), header=api._header)
+        with pytest.raises(AuthorizationError):
+            await call_with_retries(IMPATIENT, lambda: api._get_tensor(request), what="GetTensor")
+
+
+async def test_an_answer_beyond_the_own_limit_comes_in_parts() -> None:
+    limits = Limits(max_message_bytes=2048, chunk_bytes=1024)
+    async with serving(limits=Limits(chunk_bytes=1024)) as service, client(service, limits=limits) as api:
+        model = await api.get_aggregated_tensor(TensorQuery("w", 0, tags=("model",)))
+        np.testing.assert_array_equal(TensorCodec().decode(model), MODEL["w"])
+
+
+async def test_a_server_that_has_no_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As OpenFL's own: it refuses what does not fit, and does not know the other call."""
+    monkeypatch.setattr(AggregatorServicer, "__mapping__", aggregator.AggregatorBase.__mapping__)
+    async with serving(limits=SMALL_MESSAGES) as service, client(service) as api:
+        with pytest.raises(MessageTooLargeError, match="in parts"):
+            await api.get_aggregated_tensor(TensorQuery("w", 0, tags=("model",)))

@@ -74,6 +74,12 @@ def test_metrics_say_what_was_measured(task: Task, role: str) -> None:
     assert resolver().metric_key(task, 1, "loss") == TensorKey("loss", "one", 1, True, tuple(sorted(("metric", role))))
 
 
+def test_outside_the_interactive_frontend_metrics_of_training_have_no_second_tag() -> None:
+    rules = Resolver(collaborator="one", aggregator_uuid=AGGREGATOR, interactive=False)
+    assert rules.metric_key(TRAIN, 1, "loss").tags == ("metric",)
+    assert rules.metric_key(LOCAL, 1, "loss").tags == ("metric", "validate_local")
+
+
 @pytest.mark.parametrize("lossy", [False, True])
 def test_trained_tensors_go_up_as_deltas_when_the_base_is_kept(lossy: bool) -> None:
     rules = resolver(delta=True, lossy=lossy)

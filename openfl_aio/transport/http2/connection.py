@@ -13,35 +13,29 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 from grpclib.protocol import Peer
 
-from openfl_aio.config import Limits
-from openfl_aio.transport.budgets import LogLimiter
 from openfl_aio.transport.http2.engine import Engine
 from openfl_aio.transport.http2.frames import ConnectionFault, ErrorCode, code_name
 from openfl_aio.transport.http2.headers import Headers
-from openfl_aio.transport.http2.memory import Tide
-from openfl_aio.transport.http2.messages import OWN_MEMORY, BufferPool
 from openfl_aio.transport.http2.outgoing import Piece
-from openfl_aio.transport.http2.room import Room
+from openfl_aio.transport.http2.shared import Shared
 from openfl_aio.transport.http2.stream import Stream
 from openfl_aio.transport.http2.streams import StreamRecord
-from openfl_aio.transport.http2.turns import Turns
-from openfl_aio.transport.http2.windows import WindowPool
 from openfl_aio.transport.http2.writer import Writer
 from openfl_aio.transport.identity import Caller
 from openfl_aio.transport.sockets import watch
 
-__all__ = ["Calls", "Connection", "Shared"]
+__all__ = ["Connection"]
 
 logger = logging.getLogger(__name__)
 
 SCRATCH_BYTES: Final = 64 * 1024
-POOLED_BYTES: Final = 32 * 1024 * 1024
+HELD_BYTES: Final = 4 * 1024  # received of one peer when it is no longer its turn
+CALL_BYTES: Final = 8 * 1024  # of memory that a call takes, about
 LINGER_BYTES: Final = 1024 * 1024
 LINGER_SECONDS: Final = 0.5
 TURN_SECONDS: Final = 0.005  # of work for what one read brought; a peer who causes more waits
@@ -59,40 +53,6 @@ def _scratch() -> memoryview:
     return buffer
 
 
-class Calls(Protocol):
-    """Who answers calls (server)."""
-
-    def prepare(self, stream: Stream, headers: Headers) -> None:
-        """Set what may be received on the stream of a call that begins."""
-
-    def accept(self, stream: Stream, headers: Headers) -> None:
-        """Answer the call; ``stream.release()`` when it is done."""
-
-
-@dataclass(slots=True)
-class Shared:
-    """What the connections of one server, or of one channel, have in common."""
-
-    limits: Limits
-    client: bool = False
-    calls: Calls | None = None
-    pool: WindowPool = field(init=False)
-    room: Room = field(init=False)
-    tide: Tide = field(default_factory=Tide)
-    turns: Turns = field(default_factory=Turns)
-    buffers: BufferPool = field(default_factory=lambda: BufferPool(POOLED_BYTES))
-    connections: set[Connection] = field(default_factory=set)
-    emptied: asyncio.Event = field(default_factory=asyncio.Event)  # set while there are no connections
-    log: LogLimiter = field(default_factory=LogLimiter)
-    rested_until: float = 0.0  # when the next connection that causes much work may go on
-    calmed: int = 0  # connections ended because they passed a limit
-    faults: int = 0  # connections ended by a violation of the protocol
-
-    def __post_init__(self) -> None:
-        self.pool = WindowPool(self.limits.window_pool_bytes)
-        self.room = Room(self.limits.max_receiving_bytes)
-
-
 class Connection(asyncio.BufferedProtocol):
     """See the module. ``on_ready`` is called at the peer's first SETTINGS and may refuse by returning False.
 
@@ -106,6 +66,7 @@ class Connection(asyncio.BufferedProtocol):
         "_direct",
         "_flushing",
         "_heard",
+        "_held",
         "_idle_since",
         "_lingering",
         "_lingers",
@@ -157,6 +118,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flushing = False
         self._paused = False
         self._resting = False
+        self._held = b""  # received when it was no longer our turn
         self._lingering: int | None = None
         self._lingers: asyncio.TimerHandle | None = None
         self._new: list[tuple[Stream, Headers]] = []
@@ -209,7 +171,9 @@ class Connection(asyncio.BufferedProtocol):
         """Return where the next bytes are to go."""
         target = self.engine.target() if self._lingering is None else None
         self._direct = target is not None
-        return _scratch() if target is None else target
+        if target is not None:
+            return target
+        return _scratch()[:HELD_BYTES] if self._shared.reads.over else _scratch()
 
     def buffer_updated(self, nbytes: int) -> None:
         """Take what was received."""
@@ -218,20 +182,54 @@ class Connection(asyncio.BufferedProtocol):
             if self._lingering < 0:
                 self.abort()
             return
-        now, busy = self.now(), time.thread_time()
-        self._heard = now
+        self._heard = self.now()
         self._pinged = None
         if self._direct:
+            self._take(None, nbytes)
+        elif self._shared.reads.over:
+            self._hold(bytes(_scratch()[:nbytes]))
+        else:
+            self._take(_scratch()[:nbytes], nbytes)
+
+    def _take(self, view: memoryview | None, nbytes: int) -> None:
+        """Let the engine take bytes: those of ``view``, or those that it has already where they belong."""
+        now, busy = self.now(), time.thread_time()
+        if view is None:
             self.engine.advance(nbytes, now)
         else:
-            self.engine.receive(_scratch()[:nbytes], now)
+            self.engine.receive(view, now)
         if self.engine.fault is not None:
             self._end_by_fault(self.engine.fault)
-        elif not self._shared.client and (spent := time.thread_time() - busy) > TURN_SECONDS:
-            self._rest(now, spent)
+        elif self.serves:
+            spent = time.thread_time() - busy
+            self._shared.tide.came += nbytes
+            self._shared.reads.spend(spent, self.loop)
+            if spent > TURN_SECONDS:
+                self._rest(now, spent)
         self._start_calls()
         if self.engine.out:
             self.flush()
+
+    def _hold(self, data: bytes) -> None:
+        """Keep what was received until it is our turn, and receive no more until then."""
+        if not self._held:
+            self._stop_reading()
+            self._shared.reads.hold(self._take_held)
+        self._held += data
+
+    def _take_held(self) -> None:
+        data, self._held = self._held, b""
+        self._resting = False
+        if self._transport is None or self._lingering is not None:
+            return
+        self._take(memoryview(data), len(data))
+        if not self._resting:
+            self._go_on()
+
+    def _stop_reading(self) -> None:
+        self._resting = True
+        if self._transport is not None and not self._paused:
+            self._transport.pause_reading()
 
     def _rest(self, now: float, spent: float) -> None:
         """Read no more for a while: this peer's bytes cost much time, as header blocks can, and others wait for it.
@@ -242,9 +240,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         shared = self._shared
         shared.rested_until = max(shared.rested_until, now) + (1 + REST) * spent
-        self._resting = True
-        if not self._paused:
-            self._transport.pause_reading()
+        self._stop_reading()
         self.loop.call_at(shared.rested_until, self._go_on)
 
     def _go_on(self) -> None:
@@ -286,6 +282,7 @@ class Connection(asyncio.BufferedProtocol):
         self.engine.close()
         self.engine.streams.clear()  # they would stay until the garbage collector finds us
         self._shared.connections.discard(self)
+        self._shared.tide.gone += 1
         if not self._shared.connections:
             self._shared.emptied.set()
         self._transport = None
@@ -294,6 +291,7 @@ class Connection(asyncio.BufferedProtocol):
             self._lingers.cancel()  # it would keep what is left of us in memory
             self._lingers = None
         self._wake_openers()
+        self.on_ready = None
         if self.on_lost is not None:
             self.on_lost()
             self.on_lost = None
@@ -341,6 +339,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def request_received(self, record: StreamRecord, headers: Headers) -> None:
         """See `Owner`."""
+        self._shared.tide.came += CALL_BYTES
         stream = Stream(self, max_bytes=record.inbound.max_bytes, record=record)
         record.inbound.room = self._shared.room
         record.inbound.on_room = partial(self.settle, record)
@@ -422,11 +421,6 @@ class Connection(asyncio.BufferedProtocol):
         self._wake_openers()
 
     # ---------------------------------------------------------------------------------------------- for streams
-
-    def message_taken(self, size: int) -> None:
-        """A message of ``size`` bytes was handed to whoever reads the stream."""
-        if size > OWN_MEMORY:
-            self._shared.tide.came += size
 
     def settle(self, record: StreamRecord) -> None:
         """What this stream received was read: tell the peer when it is time."""

@@ -634,6 +634,8 @@ class Engine:
         self._window.close()
         for record in self.streams.values():
             record.window.close()
+        if hasattr(self, "_owner"):
+            del self._owner, self._reader  # they would keep each other until a garbage collection
 
 
 def _content_length(fields: Headers) -> tuple[int | None, bool]:

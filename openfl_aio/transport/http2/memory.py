@@ -1,13 +1,22 @@
-"""Giving memory back to the system after large messages: the C library keeps what was freed, tens of MiB of it."""
+"""Giving memory back to the system: the C library keeps what was freed, tens of MiB of it."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 from typing import Final
 
-__all__ = ["Tide", "give_back"]
+__all__ = ["Tide", "collect", "give_back"]
 
 WORTH_BYTES: Final = 8 * 1024 * 1024  # less is not worth the trouble
+MANY_GONE: Final = 100  # connections: with TLS each leaves holes of some hundred KiB
+QUIET_BYTES: Final = 1 * 1024 * 1024  # so little came in a while that nothing is under way
+
+
+def collect() -> None:
+    """Collect garbage, unless that would take long: where the heap of the start is out of sight, it is milliseconds."""
+    if gc.get_freeze_count():
+        gc.collect()
 
 
 def give_back() -> None:
@@ -19,12 +28,16 @@ def give_back() -> None:
 
 
 class Tide:
-    """Tells when memory is worth giving back: much of it came, and for a while none did."""
+    """Tells when memory is worth giving back: much was taken, and for a while little was, or many connections went.
 
-    __slots__ = ("_before", "came")
+    ``came`` counts the bytes that were received, and taken for calls, and ``gone`` the connections that were lost, since
+    memory was last given back; whoever sees them adds.
+    """
+
+    __slots__ = ("_before", "came", "gone")
 
     def __init__(self) -> None:
-        self.came = 0  # bytes of large messages since memory was last given back; whoever receives them adds
+        self.came = self.gone = 0
         self._before = 0
 
     def __repr__(self) -> str:
@@ -32,8 +45,8 @@ class Tide:
 
     def is_out(self) -> bool:
         """Return whether it is time. To be asked at regular intervals, each of which is a while."""
-        quiet, self._before = self.came == self._before, self.came
-        if not quiet or self.came < WORTH_BYTES:
+        lately, self._before = self.came - self._before, self.came
+        if self.gone < MANY_GONE and (lately > QUIET_BYTES or self.came < WORTH_BYTES):
             return False
-        self.came = self._before = 0
+        self.came = self.gone = self._before = 0
         return True

@@ -209,6 +209,7 @@ class Inbound:
     def close(self) -> None:
         """Forget everything, and whatever is still to come."""
         self.fault = self.fault or Fault.CUT
+        self.on_room = None  # it leads back here
         self.release()
         while self._ready:
             _, lease = self._ready.popleft()

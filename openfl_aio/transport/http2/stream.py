@@ -133,7 +133,6 @@ class Stream:
         while True:
             message = inbound.take()
             if message is not None:
-                self.connection.message_taken(len(message))
                 if not inbound.available:
                     self.connection.settle(self.record)
                 return message

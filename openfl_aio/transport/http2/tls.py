@@ -28,9 +28,9 @@ from openfl_aio.transport.http2.tls_transport import TLSTransport
 
 __all__ = ["TLSProtocol", "TLSTransport"]
 
-SHARED_BYTES: Final = 512 << 10  # of ciphertext, received at once
+SHARED_BYTES: Final = 128 << 10  # of ciphertext, received at once; what a peer whose turn is over may leave with us
 HEADER_BYTES: Final = 5  # of a record; its last two are the length of what follows
-RECORDS_PER_TURN: Final = 256  # then other connections have theirs; a full shared buffer has 32 records of full size
+RECORDS_PER_TURN: Final = 256  # then other connections have theirs; a full shared buffer has 8 records of full size
 HANDSHAKE_RECORDS: Final = 256  # that a peer may send until it is established; an ordinary one needs about five
 BARREN_RECORDS: Final = 64  # without data (tickets, key updates) that a peer may send, and one more ...
 BARREN_EVERY: Final = 1 << 20  # ... for so many bytes of data
@@ -158,6 +158,7 @@ class TLSProtocol(asyncio.BufferedProtocol):
         if not self.established:
             self._handshake_failed(exc or ConnectionResetError("the connection was closed during the TLS handshake"))
         elif transport is not None:
+            self._on_failed = None  # it may lead back here
             self._inner.connection_lost(transport.error or exc)
         if transport is not None:
             transport.lost()

@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-__all__ = ["Turns"]
+__all__ = ["Reads", "Turns"]
 
 Act: TypeAlias = Callable[[], None]
 
 ACTS: Final = 16  # in one turn of the loop; each wakes a task, which runs in the next
+READ_SECONDS: Final = 0.01  # of work for what peers sent, in one turn of the loop
 
 
 class Turns:
@@ -56,3 +57,45 @@ class Turns:
         self._scheduled = left < ACTS
         if self._scheduled:
             loop.call_soon(self._run, loop)
+
+
+class Reads:
+    """Takes what peers sent for so many milliseconds in a turn of the loop; what comes beyond is held until the next.
+
+    The loop hands over what all sockets have in one go: a few milliseconds for each of hundreds would be a second.
+    """
+
+    __slots__ = ("_held", "_left", "_scheduled")
+
+    def __init__(self) -> None:
+        self._left = READ_SECONDS
+        self._held: deque[Act] = deque()
+        self._scheduled = False
+
+    def __repr__(self) -> str:
+        return f"<Reads {self._left * 1e3:.1f} ms left, {len(self._held)} held>"
+
+    @property
+    def over(self) -> bool:
+        """Whether no more should be taken in this turn of the loop."""
+        return self._left <= 0
+
+    def spend(self, seconds: float, loop: asyncio.AbstractEventLoop) -> None:
+        """Take note of work that was done."""
+        self._left -= seconds
+        if not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._next_turn, loop)
+
+    def hold(self, act: Act) -> None:
+        """Do ``act`` in a later turn, once for each that was held before. It calls `spend` and must not raise."""
+        self._held.append(act)
+
+    def _next_turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._scheduled = False
+        self._left = READ_SECONDS
+        # half of the turn: the other half is for peers who were not held
+        while self._held and self._left > READ_SECONDS / 2:
+            self._held.popleft()()
+        if self._held:
+            self.spend(0.0, loop)

@@ -80,7 +80,8 @@ class Writer:
             self._transport.writelines(unsent)
 
     def close(self) -> None:
-        """Forget everything: the connection is lost."""
+        """Forget everything: the connection is lost, and nothing may be written."""
+        del self._transport  # with TLS it is a lot of memory
         self._fd = -1
         self._unsent = []
         self._queue.clear()

@@ -8,8 +8,9 @@ from typing import Any
 
 from openfl_aio.config import Limits
 from openfl_aio.transport.http2 import frames
-from openfl_aio.transport.http2.connection import Connection, Shared
+from openfl_aio.transport.http2.connection import Connection
 from openfl_aio.transport.http2.headers import Headers
+from openfl_aio.transport.http2.shared import Shared
 from openfl_aio.transport.http2.stream import Stream
 from tests.transport.http2.recording import parse
 

@@ -10,9 +10,10 @@ import pytest
 
 from openfl_aio.config import Limits
 from openfl_aio.transport.http2 import frames
-from openfl_aio.transport.http2.connection import LINGER_BYTES, LINGER_SECONDS, Connection, Shared
+from openfl_aio.transport.http2.connection import LINGER_BYTES, LINGER_SECONDS, Connection
 from openfl_aio.transport.http2.frames import END_STREAM, PING, ErrorCode, frame
 from openfl_aio.transport.http2.messages import PREFIX
+from openfl_aio.transport.http2.shared import Shared
 from openfl_aio.transport.http2.stream import Stream
 from openfl_aio.transport.http2.windows import WindowPool
 from tests.transport.http2.pipes import Pipe, join, nothing, served

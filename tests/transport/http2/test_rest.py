@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -10,8 +12,10 @@ import pytest
 from openfl_aio.config import Limits
 from openfl_aio.transport.http2 import connection as module
 from openfl_aio.transport.http2 import frames
-from openfl_aio.transport.http2.connection import REST, TURN_SECONDS, Connection, Shared
+from openfl_aio.transport.http2.connection import HELD_BYTES, REST, TURN_SECONDS, Connection
 from openfl_aio.transport.http2.messages import BufferPool
+from openfl_aio.transport.http2.shared import Shared
+from openfl_aio.transport.http2.turns import READ_SECONDS
 
 pytestmark = pytest.mark.real_time
 
@@ -103,6 +107,50 @@ async def test_many_such_peers_share_what_one_would_have(monkeypatch: pytest.Mon
     while not all(transport.reading for _, transport in peers):
         await asyncio.sleep(0.001)
     assert asyncio.get_running_loop().time() - began >= 5 * 2 * TURN_SECONDS * REST
+
+
+async def test_whoever_comes_when_the_turn_is_over_waits_for_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = Shared(Limits())
+    peers = [connected(shared) for _ in range(5)]
+    await asyncio.sleep(0)
+    works(monkeypatch, READ_SECONDS / 2.5)
+    answered = []
+    for connection, transport in peers:
+        before = transport.written
+        give(connection, PING)
+        answered.append(transport.written > before)
+        assert transport.reading is answered[-1]
+    assert answered == [True, True, True, False, False]
+    assert len(peers[-1][0].get_buffer(-1)) == HELD_BYTES, "what has to be kept is little"
+    before = peers[3][1].written
+    await asyncio.sleep(0)
+    assert all(transport.reading for _, transport in peers)
+    assert peers[3][1].written > before
+    assert len(peers[-1][0].get_buffer(-1)) > HELD_BYTES
+
+
+async def test_a_peer_that_goes_while_it_waits_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = Shared(Limits())
+    connection, transport = connected(shared)
+    shared.reads.spend(READ_SECONDS, connection.loop)
+    give(connection, PING)
+    before = transport.written
+    connection.connection_lost(None)
+    await asyncio.sleep(0)
+    assert transport.written == before
+
+
+async def test_a_lost_connection_is_freed_without_a_collection() -> None:
+    gc.disable()
+    try:
+        connection, transport = connected(Shared(Limits()))
+        connection.connection_lost(None)
+        gone = weakref.ref(connection), weakref.ref(transport)
+        del connection, transport
+        await asyncio.sleep(0)
+        assert [reference() for reference in gone] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_memory_that_nobody_took_since_the_last_time_is_given_back() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from functools import partial
 
-from openfl_aio.transport.http2.turns import ACTS, Turns
+from openfl_aio.transport.http2.turns import ACTS, READ_SECONDS, Reads, Turns
 
 
 class Log:
@@ -69,3 +69,34 @@ async def test_the_allowance_is_new_in_each_turn() -> None:
         log.now.clear()
         await asyncio.sleep(0)
         await asyncio.sleep(0)
+
+
+async def test_work_for_what_peers_sent_has_an_end_in_each_turn_of_the_loop() -> None:
+    loop, reads = asyncio.get_running_loop(), Reads()
+    reads.spend(READ_SECONDS / 2, loop)
+    assert not reads.over
+    reads.spend(READ_SECONDS / 2, loop)
+    assert reads.over
+    await asyncio.sleep(0)
+    assert not reads.over
+
+
+async def test_what_is_held_has_half_of_each_turn_and_keeps_its_order() -> None:
+    loop, reads = asyncio.get_running_loop(), Reads()
+    done: list[int] = []
+
+    def act(number: int) -> None:
+        done.append(number)
+        reads.spend(READ_SECONDS / 4, loop)
+
+    reads.spend(READ_SECONDS, loop)
+    for number in range(5):
+        reads.hold(partial(act, number))
+    assert done == []
+    await asyncio.sleep(0)
+    assert done == [0, 1]
+    assert not reads.over, "others have the other half"
+    await asyncio.sleep(0)
+    assert done == [0, 1, 2, 3]
+    await asyncio.sleep(0)
+    assert done == [0, 1, 2, 3, 4]

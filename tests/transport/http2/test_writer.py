@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from openfl_aio.config import Limits
-from openfl_aio.transport.http2.connection import LINGER_SECONDS, Connection, Shared
+from openfl_aio.transport.http2.connection import LINGER_SECONDS, Connection
+from openfl_aio.transport.http2.shared import Shared
 from openfl_aio.transport.http2.writer import Writer
 
 pytestmark = pytest.mark.real_time
