@@ -305,6 +305,7 @@ class EnvoyConfig(Frozen):
     shard_params: dict[str, Any] = Field(default_factory=dict)
     shard_path: Path | None = None  # folder that is importable when the template is resolved
     cuda_devices: tuple[int, ...] = ()
+    real_openfl: bool = False  # archives of OpenFL's frontend import OpenFL itself, which is installed here
     workspace: Path | None = None
     health_check_period: float = Field(default=60.0, gt=0)
     tls: TLSConfig | None = None

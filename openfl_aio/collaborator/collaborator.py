@@ -84,6 +84,7 @@ class Collaborator:
         self._store = TensorStore()
         self._round = 0
         self._done: dict[str, _Done] = {}
+        self._state: tuple[str, ...] = ()  # names of what training starts from besides the model
 
     def __repr__(self) -> str:
         return f"Collaborator({self._name!r}, round {self._round})"
@@ -118,6 +119,7 @@ class Collaborator:
             # the aggregator was restored from an older state: its models may be others than those kept here
             logger.warning("collaborator %s: the aggregator went back to round %d", self._name, round_number)
             self._store = TensorStore()
+            self._state = ()
         self._round = round_number
         self._done.clear()
 
@@ -133,14 +135,17 @@ class Collaborator:
     async def _do(self, task: Task, names: Sequence[str]) -> None:
         done = self._done.get(task.name)
         if done is None:
+            wanted = (*names, *self._state) if task.kind is TaskKind.TRAIN else names
             tensors = {
-                name: await self._fetch(key) for name, key in self._resolver.needs(task, self._round, names).items()
+                name: await self._fetch(key) for name, key in self._resolver.needs(task, self._round, wanted).items()
             }
             logger.info("collaborator %s: round %d, task %s", self._name, self._round, task.name)
             output = await self._runner.run(TaskContext(task, self._round, self._name), tensors)
             shapes = {name: array.shape for name, array in tensors.items()}
             trained = await self._offload(lambda: _checked(output, task=task, shapes=shapes))
             done = self._done[task.name] = self._keep(task, output, trained)
+            if output.state_is_shared:
+                self._state = tuple(sorted(output.state))
         # asked again although it is done: the results were lost on their way, and are sent as they were
         await self._aggregator.send_local_task_results(
             round_number=self._round,
@@ -195,12 +200,12 @@ class _Results(Iterable[EncodedTensor]):
 
 
 def _checked(output: TaskOutput, *, task: Task, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Return the output's tensors as read-only float32, the type of the wire. Raises `TaskError`."""
+    """Return the output's tensors and state as read-only float32, the type of the wire. Raises `TaskError`."""
     check_output(output, task=task, shapes=shapes)
     if output.samples > _LARGEST_SAMPLES:
         raise TaskError(f"task {task.name!r} counts {output.samples} samples; at most {_LARGEST_SAMPLES} can be told")
     trained = {}
-    for name, values in output.tensors.items():
+    for name, values in (*output.tensors.items(), *output.state.items()):
         try:
             with np.errstate(over="raise"):
                 single = np.array(values, np.float32)

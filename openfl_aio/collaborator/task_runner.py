@@ -39,12 +39,16 @@ class TaskOutput:
     """What a task returns.
 
     ``samples``: how many samples it used, the weight in the average, at least 1. ``tensors``: the trained model, by
-    the model's names and in its shapes; empty for validation. ``metrics``: finite numbers by name.
+    the model's names and in its shapes; empty for validation. ``metrics``: finite numbers by name. ``state``: what
+    training made besides, an optimizer's state, which is averaged like the model under names of its own; with
+    ``state_is_shared`` the next training gets the average with the model.
     """
 
     samples: int
     tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    state: Mapping[str, np.ndarray] = field(default_factory=dict)
+    state_is_shared: bool = False
 
 
 class TaskRunner(Protocol):
@@ -110,11 +114,22 @@ def check_output(output: object, *, task: Task, shapes: Mapping[str, tuple[int, 
     unknown = sorted(set(output.tensors) - set(expected))
     if unknown:
         raise TaskError(f"task {task.name!r} returned tensors the model does not have: {', '.join(unknown)}")
-    missing = sorted(set(expected) - set(output.tensors))
+    missing = sorted(set(expected) - set(output.tensors) - set(output.state))
     if missing:
         raise TaskError(f"task {task.name!r} did not return the tensors {', '.join(missing)}")
     for name, values in output.tensors.items():
         _check_tensor(name, values, task=task, shape=expected[name])
+    _check_state(output, task=task, shapes=shapes)
+
+
+def _check_state(output: TaskOutput, *, task: Task, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    if output.state and task.kind is not TaskKind.TRAIN:
+        raise TaskError(f"task {task.name!r} does not train, but returned the state {', '.join(sorted(output.state))}")
+    both = sorted(set(output.state) & set(output.tensors))
+    if both:
+        raise TaskError(f"task {task.name!r} returned {', '.join(both)} as the model's and as state; return each once")
+    for name, values in output.state.items():
+        _check_tensor(name, values, task=task, shape=shapes.get(name, np.shape(values)))
 
 
 def _check_metric(name: str, value: object, *, task: Task) -> None:

@@ -2,6 +2,7 @@
 
 Started as ``python -m openfl_aio.envoy.child FD`` with one end of a socket pair as file descriptor FD and, as
 standard input, a pipe that its parent holds open as long as it lives. What foreign code prints goes to standard error.
+Names of OpenFL 1.6 that foreign code imports are ours here, unless ``--real-openfl`` is given.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -105,8 +107,14 @@ class Service:
         if not isinstance(output, TaskOutput):
             raise TaskError(f"task {task.name!r} must return a TaskOutput, got {type(output).__name__}")
         tensors = {str(name): np.asarray(values) for name, values in output.tensors.items()}
-        metrics = {str(name): _plain(value) for name, value in output.metrics.items()}
-        return {"samples": _plain(output.samples), "metrics": metrics}, tensors
+        state = {str(name): np.asarray(values) for name, values in output.state.items()}
+        reply = {
+            "samples": _plain(output.samples),
+            "metrics": {str(name): _plain(value) for name, value in output.metrics.items()},
+            "state": sorted(state),
+            "state_is_shared": bool(output.state_is_shared),
+        }
+        return reply, {**tensors, **state}
 
 
 def _plain(value: object) -> object:
@@ -142,6 +150,9 @@ def main() -> None:
     os.dup2(null, 0)
     os.close(null)
     os.dup2(2, 1)
+    if "--real-openfl" not in sys.argv:
+        # by its name: the facade is a floor above the roles
+        import_module("openfl_aio.compat.imports").install()
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True, name="lifeline").start()
     Service(channel).serve()
 

@@ -35,6 +35,7 @@ START_BUDGET: Final = 60.0
 
 REPORTED_CHARACTERS: Final = 8000
 PLAN: Final = Path("plan") / "plan.yaml"
+ARCHIVE_RUNNER: Final = "openfl_aio.compat.imports.runner.ArchiveRunner"  # imported by the child only
 
 
 class DirectorAPI(Protocol):
@@ -130,6 +131,7 @@ class Envoy:
             shard_path=config.shard_path,
             shard_params=config.shard_params,
             cuda_devices=config.cuda_devices,
+            real_openfl=config.real_openfl,
         )
 
     async def _register(self, director: DirectorAPI, shard: ShardInfo) -> None:
@@ -211,8 +213,7 @@ class Envoy:
     async def _collaborate(self, run: Run) -> None:
         plan = await anyio.to_thread.run_sync(Plan.load, run.source / PLAN)
         config = await anyio.to_thread.run_sync(self._collaborator_config, plan)
-        template = plan.task_runner
-        spec = self._spec(template.template, run.source, dict(template.settings))
+        spec = self._spec(*self._runner(plan, run.source))
         async with (
             ProcessTaskRunner(spec, log=run.log) as runner,
             self._aggregator(config) as aggregator,
@@ -227,6 +228,24 @@ class Envoy:
                 pipeline=config.pipeline,
                 store_rounds=config.store_rounds,
             ).run()
+
+    def _runner(self, plan: Plan, path: Path) -> tuple[str, Path, dict[str, object]]:
+        """Return the class that runs the experiment's tasks, its folder and its settings."""
+        objects = plan.interactive
+        if objects is None:
+            return plan.task_runner.template, path, dict(plan.task_runner.settings)
+        # an archive of OpenFL's own frontend. The child sees only this envoy's devices, so that the first is number 0
+        device = "cuda:0" if objects.prefer_cuda and self._config.cuda_devices else "cpu"
+        settings: dict[str, object] = {
+            "model_file": objects.model_file,
+            "tasks_file": objects.tasks_file,
+            "loader_file": objects.loader_file,
+            "serializer": objects.serializer,
+            "adapter": objects.adapter,
+            "opt_treatment": objects.opt_treatment,
+            "device": device,
+        }
+        return ARCHIVE_RUNNER, path, settings
 
     def _collaborator_config(self, plan: Plan) -> CollaboratorConfig:
         config = self._config

@@ -48,6 +48,7 @@ class RunnerSpec:
     shard_path: Path | None = None
     shard_params: Mapping[str, Any] = field(default_factory=dict)
     cuda_devices: tuple[int, ...] = ()
+    real_openfl: bool = False  # OpenFL's names are OpenFL itself, installed in this environment
 
 
 class ProcessTaskRunner:
@@ -80,7 +81,7 @@ class ProcessTaskRunner:
             log = await anyio.to_thread.run_sync(lambda: self._log.open("ab"))
             try:
                 self._process = await anyio.open_process(
-                    [sys.executable, "-P", "-m", "openfl_aio.envoy.child", str(theirs.fileno())],
+                    [sys.executable, "-P", "-m", "openfl_aio.envoy.child", str(theirs.fileno()), *self._options()],
                     stdin=subprocess.PIPE,
                     stdout=log,
                     stderr=log,
@@ -143,7 +144,14 @@ class ProcessTaskRunner:
             "collaborator": context.collaborator,
         }
         reply, made = await self._call(request, tensors, what=f"task {task.name!r}")
-        return TaskOutput(samples=reply["samples"], tensors=made, metrics=reply["metrics"])
+        state = {name: made.pop(name) for name in reply["state"]}
+        return TaskOutput(
+            samples=reply["samples"],
+            tensors=made,
+            metrics=reply["metrics"],
+            state=state,
+            state_is_shared=reply["state_is_shared"],
+        )
 
     async def _load(self) -> None:
         spec = self._spec
@@ -162,6 +170,9 @@ class ProcessTaskRunner:
             await self._call(request, {}, what=what, with_traceback=spec.template is not None)
         except TaskError as exc:
             raise ConfigurationError(str(exc)) from None
+
+    def _options(self) -> list[str]:
+        return ["--real-openfl"] if self._spec.real_openfl else []
 
     def _environment(self) -> dict[str, str]:
         package = str(Path(openfl_aio.__file__).parent.parent)

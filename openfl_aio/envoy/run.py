@@ -79,11 +79,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--workspace", type=Path, help="folder for runs, of this envoy alone (default: a temporary one)"
     )
+    parser.add_argument(
+        "--real-openfl",
+        action="store_true",
+        help="archives of OpenFL's frontend import OpenFL itself, which must be installed here (default: our stand-ins)",
+    )
     parser.add_argument("--debug", action="store_true", help="log more, and show where an error came from")
     options = parser.parse_args(arguments)
 
     def read() -> EnvoyConfig:
-        return envoy_config(
+        config = envoy_config(
             options.envoy_config_path,
             name=options.shard_name,
             director=Endpoint(host=options.director_host, port=options.director_port),
@@ -93,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             certificate=options.public_cert_path,
             workspace=options.workspace,
         )
+        return config.model_copy(update={"real_openfl": options.real_openfl})
 
     async def run() -> None:
         config = await anyio.to_thread.run_sync(read)

@@ -38,6 +38,7 @@ from openfl_aio.domain import Task
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan import sections
 from openfl_aio.plan.document import Document
+from openfl_aio.plan.interactive import InteractiveObjects, interactive_objects
 from openfl_aio.plan.releases import DEFAULTS, RELEASES, default_section, guess_release
 from openfl_aio.plan.templates import DATA_LOADERS, TASK_RUNNERS, check_class_path
 
@@ -213,6 +214,11 @@ class Plan:
     def task_runner(self) -> TemplateRef:
         """The class that does the tasks at a collaborator."""
         return self._template("task_runner", default=TASK_RUNNERS.template_of("core_task_runner"))
+
+    @property
+    def interactive(self) -> InteractiveObjects | None:
+        """The objects in the archive of a plan of OpenFL's interactive frontend; None for any other plan."""
+        return interactive_objects(self._document)
 
     @property
     def data_loader(self) -> TemplateRef:

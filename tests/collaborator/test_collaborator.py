@@ -181,3 +181,38 @@ async def test_what_cannot_be_sent_ends_the_run(output: TaskOutput, message: str
     with pytest.raises(TaskError, match=message):
         await collaborator(aggregator, Bad()).run()
     assert aggregator.uploads == []
+
+
+class WithState(Adder):
+    """An adder whose training makes a velocity too, and names what it was given."""
+
+    def __init__(self, *, shared: bool) -> None:
+        super().__init__()
+        self.shared = shared
+        self.given: list[list[str]] = []
+
+    async def run(self, context: TaskContext, tensors: Mapping[str, np.ndarray]) -> TaskOutput:
+        output = await super().run(context, tensors)
+        if context.task.kind is not TaskKind.TRAIN:
+            return output
+        self.given.append(sorted(tensors))
+        state = {"velocity": np.full(2, 3)}
+        return TaskOutput(output.samples, output.tensors, state=state, state_is_shared=self.shared)
+
+
+@pytest.mark.parametrize(("shared", "second"), [(False, ["w"]), (True, ["velocity", "w"])])
+async def test_state_is_sent_with_the_model_and_comes_back_where_it_is_shared(shared: bool, second: list[str]) -> None:
+    aggregator = ScriptedAggregator(Assignment(0, TASKS), Assignment(1, TASKS))
+    runner = WithState(shared=shared)
+    if shared:
+        with pytest.raises(TaskError, match="'velocity' must keep the shape"):  # the scripted one has 3 values
+            await collaborator(aggregator, runner).run()
+    else:
+        await collaborator(aggregator, runner).run()
+    assert runner.given == [["w"], second]
+    train = aggregator.uploads[1]
+    values, _, lossless = train.tensors["velocity", ("compressed", "trained")]
+    np.testing.assert_array_equal(values, np.full(2, 3, np.float32))
+    assert lossless
+    asked = [query.tensor_name for query in aggregator.queries if query.round_number == 1]
+    assert asked == ["w", "velocity"][: len(second)]

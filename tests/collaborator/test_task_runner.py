@@ -80,6 +80,9 @@ def test_good_outputs_pass() -> None:
         (TaskOutput(1, {**GOOD, "w": np.array(["a", "b"])}), TRAIN, "must be a numeric array, got dtype"),
         (TaskOutput(1, {**GOOD, "w": cast("Any", [1, 2])}), TRAIN, "must be a numeric array, got list"),
         (TaskOutput(1, GOOD), VALIDATE, "does not have: b, w"),
+        (TaskOutput(1, GOOD, state={"b": np.zeros(())}), TRAIN, "returned b as the model's and as state"),
+        (TaskOutput(1, GOOD, state={"v": np.array(["a"])}), TRAIN, "must be a numeric array"),
+        (TaskOutput(1, state={"v": np.zeros(1)}), VALIDATE, "does not train, but returned the state v"),
     ],
 )
 def test_what_cannot_be_sent_is_refused(output: Any, task: Task, message: str) -> None:
