@@ -207,7 +207,7 @@ class Aggregator:
 
     def find(self, federation_uuid: str) -> Aggregator:
         """Return this aggregator if the federation is its own. Raises `HeaderMismatchError`."""
-        if federation_uuid != self.federation_uuid:
+        if federation_uuid not in (self.federation_uuid, *self._config.aliases):
             raise HeaderMismatchError(
                 f"expected the federation {self.federation_uuid!r}, got {federation_uuid!r}; "
                 "do both sides have the same plan?"
@@ -218,9 +218,12 @@ class Aggregator:
         """Raise `AuthorizationError` for a foreign sender, `HeaderMismatchError` for anything else that is not ours."""
         if header.sender not in self.collaborators:
             raise AuthorizationError(f"{header.sender!r} is no collaborator of this federation")
+        known, uuid = self.federation_uuid, self.uuid
+        if header.federation_uuid in self._config.aliases:
+            known, uuid = header.federation_uuid, f"aggregator_{header.federation_uuid}"
         expected = {
-            "receiver": (self.uuid, header.receiver),
-            "federation_uuid": (self.federation_uuid, header.federation_uuid),
+            "receiver": (uuid, header.receiver),
+            "federation_uuid": (known, header.federation_uuid),
             "single_col_cert_common_name": (
                 self._config.single_col_cert_common_name,
                 header.single_col_cert_common_name,

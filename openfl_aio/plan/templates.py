@@ -115,12 +115,20 @@ STRAGGLER_POLICIES: Final = Family(
             "openfl.component.CutoffTimeBasedStragglerHandling",
             "openfl.component.straggler_handling_functions.cutoff_time_based_straggler_handling."
             "CutoffTimeBasedStragglerHandling",
+            "openfl.component.CutoffTimePolicy",  # the names since 1.8
+            "openfl.component.aggregator.straggler_handling.CutoffTimePolicy",
         ),
         "percentage": (
             "openfl.component.straggler_handling_functions.PercentageBasedStragglerHandling",
             "openfl.component.PercentageBasedStragglerHandling",
             "openfl.component.straggler_handling_functions.percentage_based_straggler_handling."
             "PercentageBasedStragglerHandling",
+            "openfl.component.PercentagePolicy",
+            "openfl.component.aggregator.straggler_handling.PercentagePolicy",
+        ),
+        "wait_for_all": (
+            "openfl.component.WaitForAllPolicy",
+            "openfl.component.aggregator.straggler_handling.WaitForAllPolicy",
         ),
     },
 )

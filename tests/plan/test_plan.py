@@ -329,9 +329,9 @@ def test_the_kind_of_a_task_follows_its_function(function: str) -> None:
         (_with("collaborator: {template: my.Own}"), "unknown collaborator 'my.Own'; known are openfl.component.Collab"),
         (
             _with("assigner: {defaults: plan/x.yaml}"),
-            "assigner.defaults: unknown defaults 'plan/x.yaml'; known are plan",
+            "assigner.defaults: OpenFL 1.6 has no defaults 'plan/x.yaml'; known are plan",
         ),
-        (_with("assigner: {defaults: {a: 1}}"), "assigner.defaults: unknown defaults"),
+        (_with("assigner: {defaults: {a: 1}}"), "assigner.defaults: OpenFL 1.6 has no defaults"),
         (
             MINIMAL_PLAN.replace("rounds_to_train: 2", ""),
             "aggregator.settings.rounds_to_train: missing; expected a whole",

@@ -4,8 +4,7 @@ import pytest
 
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan import templates
-from openfl_aio.plan.defaults import DEFAULTS, default_section
-from openfl_aio.plan.templates import AGGREGATIONS, ASSIGNERS, PIPELINES, Family, check_class_path
+from openfl_aio.plan.templates import AGGREGATIONS, PIPELINES, Family, check_class_path
 from openfl_aio.tensors.pipelines import KNOWN_PIPELINES
 
 FAMILIES = [value for value in vars(templates).values() if isinstance(value, Family)]
@@ -42,14 +41,3 @@ def test_class_paths(template: str) -> None:
 def test_what_names_no_class(template: str) -> None:
     with pytest.raises(ConfigurationError, match="class: expected a class path"):
         check_class_path(template, what="class")
-
-
-def test_default_sections_are_copies() -> None:
-    path = "plan/defaults/network.yaml"
-    section = default_section(path)
-    assert section is not None
-
-    section["settings"]["tls"] = False
-
-    assert DEFAULTS[path]["settings"]["tls"] is True
-    assert default_section("plan/defaults/nothing.yaml") is None
