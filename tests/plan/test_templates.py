@@ -4,7 +4,7 @@ import pytest
 
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan import templates
-from openfl_aio.plan.templates import AGGREGATIONS, PIPELINES, Family, check_class_path
+from openfl_aio.plan.templates import AGGREGATIONS, ASSIGNERS, PIPELINES, Family, check_class_path
 from openfl_aio.tensors.pipelines import KNOWN_PIPELINES
 
 FAMILIES = [value for value in vars(templates).values() if isinstance(value, Family)]
