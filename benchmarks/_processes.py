@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["PeakMemory", "Program", "together"]
+__all__ = ["TICKS", "PeakMemory", "Program", "together"]
 
 TICKS = os.sysconf("SC_CLK_TCK")
 END_SECONDS = 20.0

@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from _harness import machine, options_of
-from _processes import PeakMemory, Program, together
+from _processes import TICKS, PeakMemory, Program, together
 
 from openfl_aio.testing.ca import ThrowawayCA
 
@@ -44,6 +45,7 @@ OURS, SYNC, AIO = "ours", "grpcio sync", "grpc.aio"
 KINDS = {SYNC: "sync", AIO: "aio"}
 GB = 1e9
 MIB = 2**20
+QUIET_SECONDS = 10.0
 HERE = Path(__file__).parent
 PROTO = HERE.parent / "proto"
 VERSIONS = (
@@ -122,8 +124,15 @@ class Side:
     clients: list[Program] = field(default_factory=list)
 
     def next_task(self) -> None:
-        """Let every client ask for its next task: what is left of the round before is over then."""
+        """Let every client ask for its next task: the round before is aggregated then."""
         together(self.clients, "next_task")
+
+    def settle(self) -> None:
+        """Return when the server does nothing any more, such as writing the model of the round before."""
+        end = time.monotonic() + QUIET_SECONDS
+        used = -1.0
+        while used != (used := self.server.processor()) and time.monotonic() < end:
+            time.sleep(3 / TICKS)
 
     def all(self, op: str, **values: Any) -> float:
         """Let every client do ``op``; return the seconds until the last one is done."""

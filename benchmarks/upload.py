@@ -1,9 +1,9 @@
 """How fast does an aggregator take in one tensor from a collaborator, ours with its journal, against grpcio without one?
 
 Ours checks the upload, indexes it, keeps it in the journal's file in a folder of the temporary directory, and answers
-when it is ready to be aggregated; the round that it ends is aggregated before the next upload begins, outside of the
-clock. grpcio receives, parses the chunks and looks at their bytes through a view, no more. Server and client are
-processes, over TCP on the loopback.
+when it is ready to be aggregated; the round that it ends is aggregated, and its model written, before the next upload
+begins, outside of the clock. grpcio receives, parses the chunks and looks at their bytes through a view, no more.
+Server and client are processes, over TCP on the loopback.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ def main() -> None:
 
             def job(side: Side, nbytes: int = nbytes, processor: dict[str, list[float]] = processor) -> float:
                 side.next_task()
+                side.settle()
                 before = side.server.processor()
                 seconds = side.all("upload")
                 processor.setdefault(side.name, []).append((side.server.processor() - before) / (nbytes / GB))

@@ -28,7 +28,7 @@ def prepare() -> dict[str, Any]:
 async def answer(ready: dict[str, Any], operations: Operations) -> None:
     """Say ``ready``, then answer."""
     print(json.dumps(ready), flush=True)
-    reader = asyncio.StreamReader()
+    reader = asyncio.StreamReader(limit=2**26)  # names of thousands of envoys are one line
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     while line := await reader.readline():
         request = json.loads(line)

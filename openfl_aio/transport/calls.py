@@ -150,7 +150,7 @@ class _Call:
 
     def abandoned(self, reason: str) -> None:
         """Nobody waits for the answer any more."""
-        self.end(None)
+        self.stream.connection.in_turn(lambda: self.end(None))
 
 
 class Calls:
@@ -213,6 +213,7 @@ class Calls:
         try:
             refused = _refuse(fields, self._mapping)
             if refused is not None:
+                call.stream.handled()
                 await call.stream.send_headers(refused, end_stream=True)
                 return
             await self._serve(call, headers, fields)
@@ -237,6 +238,7 @@ class Calls:
             stream.deadline = Deadline.from_headers(headers)
             stream.metadata = decode_metadata(headers)
         except ValueError as exc:
+            call.stream.handled()
             await stream.finish(Status.INTERNAL, f"bad request headers: {exc}"[:200])
             return
         if stream.deadline is not None:
@@ -252,12 +254,10 @@ class Calls:
                 raise
             call.task.uncancel()
             refusal = call.verdict
-        except StreamTerminatedError:
-            return
         except Exception as exc:
             error = _single(exc)
-            if isinstance(error, StreamTerminatedError):
-                return
+            if isinstance(error, (StreamTerminatedError, StreamClosedError)):
+                return  # the peer gave the call up, before or while it was answered
             refusal = _answer_for(error, call.method, connection.address)
             if isinstance(error, CompressedMessageError):
                 refusal = GRPCError(Status.UNIMPLEMENTED, str(error))
@@ -266,10 +266,12 @@ class Calls:
             if timer is not None:
                 timer.cancel()
         if refusal is None:
+            call.stream.handled()
             await stream.finish(Status.OK, None)
             return
         if refusal.status in REFUSALS and STOCK_AGENT in (stream.user_agent or "") and not self._stopping:
             await _pause(call)
+        call.stream.handled()
         await stream.finish(refusal.status, refusal.message, extra)
 
     async def _handle(

@@ -27,6 +27,7 @@ from openfl_aio.transport.acceptor import Acceptor, Admission, Gate
 from openfl_aio.transport.calls import Calls
 from openfl_aio.transport.codec import StrictCodec
 from openfl_aio.transport.http2.connection import Connection, Shared
+from openfl_aio.transport.http2.memory import give_back
 from openfl_aio.transport.http2.tls import TLSProtocol
 from openfl_aio.transport.tls import server_context
 from openfl_aio.transport.watchdog import LoopStatistics, StallWatch
@@ -115,6 +116,9 @@ class _Plane:
                 tls.abort()
         for connection in list(self.shared.connections):
             connection.check(now)
+        self.shared.buffers.trim()
+        if self.shared.tide.is_out():
+            self._loop.run_in_executor(None, give_back)
 
     async def end(self, drain: float) -> None:
         """Tell everybody at once, let calls in flight finish for ``drain`` seconds, and close every connection."""

@@ -98,21 +98,21 @@ def upload_in_another_name(stage: Stage) -> None:
     calls(stage, stage.fields(UPLOAD), payloads.chunks(content))
 
 
-@attack(outcomes=("status:3", "rst:8", "rst:11"), bounded=(MTLS,))
+@attack(outcomes=REFUSED, bounded=(MTLS,))
 def tensors_in_upload(stage: Stage) -> None:
     """Uploads of 8 MiB that are nothing but empty tensors of two bytes."""
     content = payloads.task_results(stage.target.name, payloads.field(5, b"") * (4 * 2**20))
     calls(stage, stage.fields(UPLOAD), payloads.chunks(content, 2 * 2**20))
 
 
-@attack(outcomes=("status:3", "rst:8", "rst:11"))
+@attack(outcomes=REFUSED)
 def tags_in_upload(stage: Stage) -> None:
     """Uploads of 4 MiB that are the empty tags of one tensor."""
     content = payloads.task_results(stage.target.name, payloads.field(5, payloads.field(5, b"") * (2 * 2**20)))
     calls(stage, stage.fields(UPLOAD), payloads.chunks(content, 2 * 2**20))
 
 
-@attack(outcomes=("status:3", "rst:8", "rst:11"))
+@attack(outcomes=REFUSED)
 def numbers_in_upload(stage: Stage) -> None:
     """Uploads of 4 MiB that are the shape of one tensor."""
     shape = payloads.field(6, payloads.field(2, b"\x01" * (4 * 2**20)))
@@ -120,7 +120,7 @@ def numbers_in_upload(stage: Stage) -> None:
     calls(stage, stage.fields(UPLOAD), payloads.chunks(content, 2 * 2**20))
 
 
-@attack(outcomes=("status:3", "rst:8", "rst:11"))
+@attack(outcomes=REFUSED)
 def tables_in_upload(stage: Stage) -> None:
     """Uploads of 4 MiB that are the tables of values of one tensor."""
     table = payloads.field(6, payloads.field(1, b"") * (2 * 2**20))

@@ -113,7 +113,7 @@ def stalled_uploads(stage: Stage) -> None:
     stage.watch(wires)
 
 
-@attack()
+@attack(memory=64 * 4.1 + 64)  # as many uploads as are read at once, each with a message of the largest size
 def window_filled(stage: Stage) -> None:
     """Begin 800 uploads and send each all that its window takes, of a message that is never whole."""
     fields = stage.fields(UPLOAD)
@@ -187,7 +187,9 @@ def endless_upload(stage: Stage) -> None:
     stage.flood(script, answers=True)
 
 
-@attack(outcomes=("status:3", "status:8", "rst:8", "rst:11"), service="director")
+@attack(
+    outcomes=("status:3", "status:8", "rst:8", "rst:11"), service="director", limits={"max_archive_bytes": 8 * 2**20}
+)
 def endless_submission(stage: Stage) -> None:
     """Submit an experiment whose archive does not end."""
     fields = stage.fields(payloads.DIRECTOR + "SetNewExperiment", [("client_id", stage.target.name)])
@@ -203,7 +205,7 @@ def endless_submission(stage: Stage) -> None:
     stage.flood(script, answers=True)
 
 
-@attack(ends=WRONG, bounded=(PLAINTEXT,))
+@attack(bounded=(PLAINTEXT,))
 def empty_messages(stage: Stage) -> None:
     """Upload messages without content, three thousand to a frame."""
     nothing = bytes(5) * 3_276

@@ -374,9 +374,9 @@ async def concurrent_large_unary(peer: Peer) -> None:
 @case
 async def more_calls_than_streams(peer: Peer) -> None:
     """Calls beyond the server's limit of streams wait for their turn."""
-    request = probe.ParkRequest(key="many", milliseconds=100)
-    answers = await at_once(*[peer.probe.park(request) for _ in range(300)])
-    assert answers == [probe.ParkResponse()] * 300
+    requests = [probe.ParkRequest(key="many", milliseconds=number % 7) for number in range(1000)]
+    answers = await at_once(*[peer.probe.park(request) for request in requests])
+    assert answers == [probe.ParkResponse()] * 1000
 
 
 async def upload(peer: Peer, chunks: int, size: int) -> None:

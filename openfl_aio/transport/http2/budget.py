@@ -12,6 +12,7 @@ __all__ = ["FrameBudget"]
 
 _REFUND_BYTES: Final = 64 * 1024  # so many bytes of DATA, either way, earn one control frame,
 _SMALL_FRAMES: Final = 8  # and so many small ones
+_PER_MESSAGE: Final = 4  # small frames for a message that was sent whole: stock gRPC tells its windows after each
 
 
 class FrameBudget:
@@ -45,6 +46,10 @@ class FrameBudget:
             earned, self._refund = divmod(self._refund, _REFUND_BYTES)
             self._control.give(earned)
             self._small.give(_SMALL_FRAMES * earned)
+
+    def delivered(self) -> None:
+        """Let a message that was sent whole pay for the WINDOW_UPDATEs that its receiver answers with."""
+        self._small.give(_PER_MESSAGE)
 
 
 def _pay(purse: TokenBucket, now: float, what: str, price: float) -> None:

@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol, cast
 
 from grpclib.protocol import Peer
@@ -22,10 +24,12 @@ from openfl_aio.transport.budgets import LogLimiter
 from openfl_aio.transport.http2.engine import Engine
 from openfl_aio.transport.http2.frames import ConnectionFault, ErrorCode, code_name
 from openfl_aio.transport.http2.headers import Headers
-from openfl_aio.transport.http2.messages import BufferPool
+from openfl_aio.transport.http2.memory import Tide
+from openfl_aio.transport.http2.messages import OWN_MEMORY, BufferPool
 from openfl_aio.transport.http2.outgoing import Piece
 from openfl_aio.transport.http2.stream import Stream
 from openfl_aio.transport.http2.streams import StreamRecord
+from openfl_aio.transport.http2.turns import Turns
 from openfl_aio.transport.http2.windows import WindowPool
 from openfl_aio.transport.http2.writer import Writer
 from openfl_aio.transport.identity import Caller
@@ -39,6 +43,8 @@ SCRATCH_BYTES: Final = 64 * 1024
 POOLED_BYTES: Final = 32 * 1024 * 1024
 LINGER_BYTES: Final = 1024 * 1024
 LINGER_SECONDS: Final = 0.5
+TURN_SECONDS: Final = 0.005  # of work for what one read brought; a peer who causes more waits
+REST: Final = 3.0  # ... for so many times as long
 _UNSENT_BYTES: Final = 64 * 1024  # answers to control frames that a peer may leave unread before it is not read either
 
 _local = threading.local()
@@ -70,10 +76,13 @@ class Shared:
     client: bool = False
     calls: Calls | None = None
     pool: WindowPool = field(init=False)
+    tide: Tide = field(default_factory=Tide)
+    turns: Turns = field(default_factory=Turns)
     buffers: BufferPool = field(default_factory=lambda: BufferPool(POOLED_BYTES))
     connections: set[Connection] = field(default_factory=set)
     emptied: asyncio.Event = field(default_factory=asyncio.Event)  # set while there are no connections
     log: LogLimiter = field(default_factory=LogLimiter)
+    rested_until: float = 0.0  # when the next connection that causes much work may go on
     calmed: int = 0  # connections ended because they passed a limit
     faults: int = 0  # connections ended by a violation of the protocol
 
@@ -101,6 +110,7 @@ class Connection(asyncio.BufferedProtocol):
         "_openers",
         "_paused",
         "_pinged",
+        "_resting",
         "_shared",
         "_transport",
         "_writer",
@@ -143,6 +153,7 @@ class Connection(asyncio.BufferedProtocol):
         self._direct = False
         self._flushing = False
         self._paused = False
+        self._resting = False
         self._lingering: int | None = None
         self._lingers: asyncio.TimerHandle | None = None
         self._new: list[tuple[Stream, Headers]] = []
@@ -204,7 +215,8 @@ class Connection(asyncio.BufferedProtocol):
             if self._lingering < 0:
                 self.abort()
             return
-        now = self._heard = self.now()
+        now, busy = self.now(), time.thread_time()
+        self._heard = now
         self._pinged = None
         if self._direct:
             self.engine.advance(nbytes, now)
@@ -212,9 +224,30 @@ class Connection(asyncio.BufferedProtocol):
             self.engine.receive(_scratch()[:nbytes], now)
         if self.engine.fault is not None:
             self._end_by_fault(self.engine.fault)
+        elif not self._shared.client and (spent := time.thread_time() - busy) > TURN_SECONDS:
+            self._rest(now, spent)
         self._start_calls()
         if self.engine.out:
             self.flush()
+
+    def _rest(self, now: float, spent: float) -> None:
+        """Read no more for a while: this peer's bytes cost much time, as header blocks can, and others wait for it.
+
+        All peers of that kind together get no more than a share of the loop.
+        """
+        if self._transport is None or self._resting:
+            return
+        shared = self._shared
+        shared.rested_until = max(shared.rested_until, now) + (1 + REST) * spent
+        self._resting = True
+        if not self._paused:
+            self._transport.pause_reading()
+        self.loop.call_at(shared.rested_until, self._go_on)
+
+    def _go_on(self) -> None:
+        self._resting = False
+        if self._transport is not None and not self._paused and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         """Close: a peer that sends no more cannot read on in HTTP/2's sense."""
@@ -233,7 +266,8 @@ class Connection(asyncio.BufferedProtocol):
             return
         if self._paused and self._transport is not None:
             self._paused = False
-            self._transport.resume_reading()
+            if not self._resting:
+                self._transport.resume_reading()
         self._wake_senders()
         self._wake_openers()
 
@@ -274,7 +308,8 @@ class Connection(asyncio.BufferedProtocol):
             # only a server holds back: two sides that do would wait for each other
             if not self._paused and not self._shared.client and self._writer.queued > _UNSENT_BYTES:
                 self._paused = True
-                self._transport.pause_reading()
+                if not self._resting:
+                    self._transport.pause_reading()
             return
         self.write(())
 
@@ -304,13 +339,22 @@ class Connection(asyncio.BufferedProtocol):
         if not self._new:
             return
         new, self._new = self._new, []
-        calls = self._shared.calls
-        assert calls is not None
         for stream, headers in new:
-            if stream.lost is None:
-                calls.accept(stream, headers)
-            else:
-                stream.release()
+            self.in_turn(partial(self._start_call, stream, headers))
+
+    def _start_call(self, stream: Stream, headers: Headers) -> None:
+        assert self._shared.calls is not None
+        if stream.lost is None:
+            self._shared.calls.accept(stream, headers)
+        else:
+            stream.release()
+
+    def in_turn(self, act: Callable[[], None]) -> None:
+        """Do what wakes a call; on a server when it is this peer's turn."""
+        if self._shared.client:
+            act()
+        else:
+            self._shared.turns.take(self, act, self.loop)
 
     def response_received(self, record: StreamRecord, headers: Headers) -> None:
         """See `Owner`."""
@@ -367,6 +411,11 @@ class Connection(asyncio.BufferedProtocol):
 
     # ---------------------------------------------------------------------------------------------- for streams
 
+    def message_taken(self, size: int) -> None:
+        """A message of ``size`` bytes was handed to whoever reads the stream."""
+        if size > OWN_MEMORY:
+            self._shared.tide.came += size
+
     def settle(self, record: StreamRecord) -> None:
         """What this stream received was read: tell the peer when it is time."""
         self.engine.read(record)
@@ -379,8 +428,6 @@ class Connection(asyncio.BufferedProtocol):
             self._wake_openers()
             if self.engine.peer_draining and not self.engine.streams:
                 self.close()
-        else:
-            self.engine.busy -= 1
         if not self.engine.streams:
             self._idle_since = self.now()
 
@@ -457,7 +504,7 @@ class Connection(asyncio.BufferedProtocol):
         if transport.can_write_eof() and not transport.is_closing():
             with contextlib.suppress(OSError):
                 transport.write_eof()
-        if self._paused:
+        if self._paused or self._resting:
             transport.resume_reading()
         self._lingers = self.loop.call_later(LINGER_SECONDS, self.abort)
 

@@ -394,11 +394,18 @@ class Engine:
             fault = headers.malformed_response(fields)
             if fault is not None:
                 raise StreamFault(record.id, ErrorCode.PROTOCOL_ERROR, f"malformed response: {fault}")
-            if dict(fields)[":status"].startswith("1") and not ends:
+            if dict(fields)[":status"].startswith("1"):
+                if ends:
+                    raise StreamFault(
+                        record.id, ErrorCode.PROTOCOL_ERROR, "malformed response: it ends before it begins"
+                    )
                 self._budget.control("informational responses")
                 return
+            expected, number = _content_length(fields)
+            if not number:
+                raise StreamFault(record.id, ErrorCode.PROTOCOL_ERROR, "malformed response: content-length")
             record.got_headers = True
-            record.expected, _ = _content_length(fields)
+            record.expected = expected
             self._owner.response_received(record, fields)
         if ends:
             self._end_remote(record)
@@ -596,8 +603,10 @@ class Engine:
         before = outgoing.left
         pieces = self._sender.data(record, outgoing, most, end=end)
         self._budget.earn(before - outgoing.left)
-        if end and not outgoing.left:
-            self._move(record, Act.SENT_END)
+        if not outgoing.left:
+            self._budget.delivered()
+            if end:
+                self._move(record, Act.SENT_END)
         return pieces
 
     def send_empty(self, record: StreamRecord, *, end: bool) -> None:

@@ -44,16 +44,18 @@ def allocate(size: int) -> memoryview:
 class BufferPool:
     """Memory for messages that are gone before the next one is read: fresh pages cost more than the copy into them."""
 
-    __slots__ = ("_free", "_kept", "_most")
+    __slots__ = ("_free", "_kept", "_most", "_used")
 
     def __init__(self, most: int) -> None:
         self._most = most
         self._kept = 0
+        self._used = False  # since the last `trim`
         self._free: dict[int, list[memoryview]] = {}
 
     def take(self, size: int) -> memoryview:
         """Return memory of at least ``size`` bytes; `give` it back whole."""
         capacity = 1 << max(size - 1, 1).bit_length()
+        self._used = True
         free = self._free.get(capacity)
         if free:
             self._kept -= capacity
@@ -65,6 +67,13 @@ class BufferPool:
         if self._kept + len(memory) <= self._most:
             self._kept += len(memory)
             self._free.setdefault(len(memory), []).append(memory)
+
+    def trim(self) -> None:
+        """Give everything back to the system if nothing was taken since the last time."""
+        if not self._used:
+            self._free.clear()
+            self._kept = 0
+        self._used = False
 
 
 class Inbound:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from grpclib.const import Status
@@ -29,6 +30,9 @@ __all__ = ["CompressedMessageError", "Stream"]
 TURN_BYTES: Final = 2 * 1024 * 1024 + 4096
 """What one stream may send before the others have their turn."""
 
+IN_A_ROW: Final = 16
+"""How many messages a stream may give without waiting: then the others have their turn."""
+
 STATUSES: Final[dict[int | None, Status]] = {
     ErrorCode.REFUSED_STREAM: Status.UNAVAILABLE,
     ErrorCode.ENHANCE_YOUR_CALM: Status.RESOURCE_EXHAUSTED,
@@ -48,6 +52,9 @@ class Stream:
 
     __slots__ = (
         "_blocked",
+        "_called",
+        "_handled",
+        "_in_a_row",
         "_left_before",
         "_read_before",
         "_reading",
@@ -77,10 +84,15 @@ class Stream:
         self.trailers: Headers | None = None
         self._waiting: asyncio.Future[None] | None = None  # for headers or trailers
         self._reading: asyncio.Future[None] | None = None
+        self._called: asyncio.Future[None] | None = (
+            None  # the last of these that is woken, or will be when it is its turn
+        )
         self._sending: asyncio.Future[None] | None = None
         self._blocked: Outgoing | None = None  # what is being sent
+        self._in_a_row = 0
         self._reading_since = self._sending_since = 0.0
         self._read_before = self._left_before = 0
+        self._handled = record is None  # whether no handler (server) is counted for it
         if record is not None:
             self.record = record
             record.user = self
@@ -113,9 +125,14 @@ class Stream:
         """
         inbound = self.record.inbound
         inbound.release()
+        self._in_a_row += 1
+        if self._in_a_row > IN_A_ROW:
+            self._in_a_row = 0
+            await asyncio.sleep(0)
         while True:
             message = inbound.take()
             if message is not None:
+                self.connection.message_taken(len(message))
                 if not inbound.available:
                     self.connection.settle(self.record)
                 return message
@@ -132,6 +149,7 @@ class Stream:
     async def _read_more(self) -> None:
         self._reading_since, self._read_before = self.connection.now(), self.record.inbound.received
         self._reading = self.connection.loop.create_future()
+        self._in_a_row = 0
         try:
             await self._reading
         finally:
@@ -144,8 +162,9 @@ class Stream:
             return
         self.connection.settle(self.record)
         inbound = self.record.inbound
-        if not reading.done() and (inbound.available or inbound.fault is not None or inbound.ended):
-            reading.set_result(None)
+        if reading is not self._called and (inbound.available or inbound.fault is not None or inbound.ended):
+            self._called = reading
+            self.connection.in_turn(partial(_wake, reading))
 
     async def recv_headers(self) -> Headers:
         """Return the answer's headers."""
@@ -182,7 +201,9 @@ class Stream:
 
     def ended(self) -> None:
         """The peer sends no more."""
-        _wake(self._reading)
+        if self._reading is not None and self._reading is not self._called:
+            self._called = self._reading
+            self.connection.in_turn(partial(_wake, self._reading))
         _wake(self._waiting)
 
     # ---------------------------------------------------------------------------------------------- sending
@@ -298,7 +319,8 @@ class Stream:
             status = STATUSES.get(code)
             self.wrapper.cancel(StreamTerminatedError(reason) if status is None else GRPCError(status, reason))
         if self.on_reset is not None:
-            self.on_reset(reason)
+            self.on_reset(reason)  # which ends whoever waits
+            return
         for waiter in (self._reading, self._waiting, self._sending):
             _wake(waiter)
 
@@ -307,8 +329,15 @@ class Stream:
         self.lost = self.lost or reason
         _wake(self._sending)
 
+    def handled(self) -> None:
+        """The handler is done (server). To be said before the answer's end is: with that the peer may open the next stream."""
+        if not self._handled:
+            self._handled = True
+            self.connection.engine.busy -= 1
+
     def release(self) -> None:
         """Let go of the stream: nobody reads it or writes to it any more."""
+        self.handled()
         if hasattr(self, "record"):
             self.connection.settle(self.record)
             self.record.inbound.close()

@@ -349,9 +349,9 @@ async def concurrent_large_unary(peer: Peer) -> None:
 async def more_calls_than_streams(peer: Peer) -> None:
     """Calls beyond the server's limit of streams wait for their turn."""
     await peer.test.EmptyCall(empty.Empty(), timeout=SECONDS)  # the server's settings are known
-    request = probe.ParkRequest(key="many", milliseconds=100)
-    answers = await asyncio.gather(*[peer.probe.Park(request, timeout=SECONDS) for _ in range(300)])
-    assert answers == [probe.ParkResponse()] * 300
+    requests = [probe.ParkRequest(key="many", milliseconds=number % 7) for number in range(3000)]
+    answers = await asyncio.gather(*[peer.probe.Park(request, timeout=SECONDS) for request in requests])
+    assert answers == [probe.ParkResponse()] * 3000
 
 
 async def upload(peer: Peer, chunks: int, size: int) -> None:

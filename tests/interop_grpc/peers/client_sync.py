@@ -345,8 +345,8 @@ def concurrent_large_unary(peer: Peer) -> None:
 def more_calls_than_streams(peer: Peer) -> None:
     """Calls beyond the server's limit of streams wait for their turn."""
     peer.test.EmptyCall(empty.Empty(), timeout=SECONDS)  # the server's settings are known
-    request = probe.ParkRequest(key="many", milliseconds=100)
-    calls = [peer.probe.Park.future(request, timeout=SECONDS) for _ in range(300)]
+    requests = [probe.ParkRequest(key="many", milliseconds=number % 7) for number in range(1000)]
+    calls = [peer.probe.Park.future(request, timeout=SECONDS) for request in requests]
     assert all(call.result() == probe.ParkResponse() for call in calls)
 
 

@@ -427,6 +427,8 @@ def test_a_client_takes_only_what_answers_its_calls() -> None:
         pytest.param(head(1, [("grpc-status", "0")]), id="no status"),
         pytest.param(head(1, [*RESPONSE, ("connection", "close")]), id="a connection's own field"),
         pytest.param(head(1, [*RESPONSE, ("content-length", "1")], end=True), id="a length and no data"),
+        pytest.param(head(1, [*RESPONSE, ("content-length", "x")]), id="a length that is no number"),
+        pytest.param(head(1, [(":status", "100")], end=True), id="informational and no more"),
     ],
 )
 def test_a_malformed_answer_ends_its_call(what: bytes) -> None:
@@ -708,6 +710,18 @@ def test_traffic_earns_more(sending: bool) -> None:
     server.feed(frame(PING, 0, 0, bytes(8)))
 
     assert server.engine.fault is not None
+
+
+def test_answers_earn_the_window_updates_that_stock_clients_send_after_each() -> None:
+    server = Recorder(limits=TIGHT)
+    for number in range(1, 2001, 2):
+        server.feed(head(number, end=True))
+        record = server.engine.streams[number]
+        server.engine.send_headers(record, RESPONSE)
+        server.engine.send_data(record, Outgoing([message(b"x")]), 1 << 20, end=False)
+        server.engine.send_headers(record, TRAILERS, end=True)
+        server.feed(window_frame(0, 6), window_frame(number, 6))
+    assert server.engine.fault is None
 
 
 def test_small_messages_of_a_server_are_what_its_client_asked_for() -> None:

@@ -65,6 +65,7 @@ class Peer:
         self._socket = sock
         self.secure = isinstance(sock, ssl.SSLSocket)
         self._until = time.monotonic() + SECONDS
+        self._begun = False  # whether the preface was sent
         self._buffer = bytearray()
         self._decoder = hpack.Decoder()
         self._block: bytearray | None = None  # of a header block that is not complete
@@ -79,6 +80,7 @@ class Peer:
         self.goaway: tuple[int, int] | None = None  # last stream, code
         self._sent: Counter[int] = Counter()  # bytes of flow control, by stream and, for 0, in all
         self.closed = False
+        self.deaf = False  # to PING
 
     def __enter__(self) -> Self:
         return self
@@ -86,6 +88,10 @@ class Peer:
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
         self._socket.close()
 
     def answer(self, stream: int) -> Answer:
@@ -98,6 +104,7 @@ class Peer:
 
     def send(self, octets: bytes) -> None:
         """Send ``octets``. A connection that the server closed already takes them without a word."""
+        self._begun = self._begun or octets.startswith(PREFACE)
         self._socket.settimeout(self._left())
         try:
             self._socket.sendall(octets)
@@ -207,10 +214,11 @@ class Peer:
                 self.settings_acks += 1
             case Kind.SETTINGS:
                 self.settings.update(struct.iter_unpack(">HI", payload))
-                self.send(settings(flags=ACK))
+                if self._begun:
+                    self.send(settings(flags=ACK))
             case Kind.PING if flags & ACK:
                 self.pongs.append(payload)
-            case Kind.PING:
+            case Kind.PING if not self.deaf:
                 self.send(ping(payload, flags=ACK))
             case Kind.GOAWAY:
                 last_stream, code = struct.unpack_from(">II", payload)
@@ -225,6 +233,8 @@ class Peer:
                 self._take_data(one)
             case Kind.HEADERS | Kind.CONTINUATION:
                 self._take_block(one)
+            case Kind.PING:
+                pass
             case _:
                 raise AssertionError(f"a server must not send this; {self.story()}")
 

@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 import anyio
+import anyio.lowlevel
 
-from openfl_aio.config import Endpoint, Timeouts, TLSConfig
+from openfl_aio.config import Endpoint, Limits, Timeouts, TLSConfig
 from openfl_aio.transport.server import Server
 from openfl_aio.wire.messages import DataStream, aggregator
 from tests.transport.http2.conformance.peer import SECONDS, Peer
@@ -28,6 +29,7 @@ class Service(aggregator.AggregatorBase):
         self.alive = 0  # handlers of calls that wait
 
     async def get_tasks(self, message: aggregator.GetTasksRequest) -> aggregator.GetTasksResponse:
+        await anyio.lowlevel.checkpoint()  # a handler that others have overtaken by the time it answers
         return aggregator.GetTasksResponse(tasks=[aggregator.Task(name="train")])
 
     async def get_aggregated_tensor(
@@ -75,16 +77,19 @@ class Records(logging.Handler):
 class ServerThread:
     """A server that runs. Use `run_server`."""
 
-    def __init__(self, tls: TLSConfig | None, context: ssl.SSLContext | None) -> None:
+    def __init__(self, tls: TLSConfig | None, context: ssl.SSLContext | None, limits: Limits | None) -> None:
         self.service = Service()
         self.records = Records()
         self.endpoint = Endpoint()
         self._tls = tls
         self._context = context
+        self._limits = limits
 
     async def serve(self, started: threading.Event) -> None:
         """Serve until cancelled."""
-        async with Server([self.service], listen=Endpoint(), tls=self._tls, timeouts=Timeouts(drain=1)) as server:
+        async with Server(
+            [self.service], listen=Endpoint(), tls=self._tls, limits=self._limits, timeouts=Timeouts(drain=1)
+        ) as server:
             self.endpoint = server.endpoint
             started.set()
             await anyio.sleep_forever()
@@ -113,9 +118,11 @@ class ServerThread:
 
 
 @contextmanager
-def run_server(tls: TLSConfig | None = None, context: ssl.SSLContext | None = None) -> Iterator[ServerThread]:
+def run_server(
+    tls: TLSConfig | None = None, context: ssl.SSLContext | None = None, limits: Limits | None = None
+) -> Iterator[ServerThread]:
     """Run a server inside the block; ``context`` is what clients use if it is one with TLS."""
-    server = ServerThread(tls, context)
+    server = ServerThread(tls, context, limits)
     started = threading.Event()
     loop = asyncio.new_event_loop()
 

@@ -17,6 +17,7 @@ from tests.transport.http2.conformance.cases import (
     stream_error,
 )
 from tests.transport.http2.conformance.peer import Peer
+from tests.transport.http2.conformance.serving import ServerThread
 from tests.transport.http2.conformance.wire import (
     PARKED,
     PREFACE,
@@ -378,3 +379,10 @@ def test_bad_client_that_goes_away(peer: Peer, cut: int) -> None:
     peer.send(CUT_CALL[:cut])
     peer.send_end()
     peer.wait_closed()
+
+
+def test_bad_client_that_asks_and_goes_away(server: ServerThread) -> None:
+    for method in ("GetTasks", "GetMetricStream", "GetAggregatedTensor") * 10:
+        with server.connect() as peer:
+            peer.send(PREFACE + settings() + request(1, call(method), message(b"\x0a\x03999")))
+    server.check_unharmed()

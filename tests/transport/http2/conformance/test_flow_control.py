@@ -209,16 +209,16 @@ WINDOWS.append(
 )
 
 
-def stalled_upload(peer: Peer, stream: int) -> None:
-    """Use up the window of ``stream`` with an upload that is not read."""
+def stalled_upload(peer: Peer, stream: int, *, left: int = 0) -> None:
+    """Use up the windows with an upload on ``stream`` that is not read, but for ``left`` bytes."""
     peer.send(headers(stream, block(UPLOAD)))
     peer.upload(stream, chunk(b"do not read on"))
     peer.barrier()
-    peer.upload(stream, chunk(bytes(peer.room(stream) - 9)))
+    peer.upload(stream, chunk(bytes(peer.room(stream) - left - 9)))
 
 
 def blocked_stream(peer: Peer) -> None:
-    stalled_upload(peer, 1)
+    stalled_upload(peer, 1, left=1_000)
 
 
 def padded_upload(peer: Peer) -> None:

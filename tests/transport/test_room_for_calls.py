@@ -1,0 +1,53 @@
+"""A client that has its answer may make its next call: the server must have made room for it by then."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from grpclib.exceptions import GRPCError
+
+from openfl_aio.config import Endpoint, Limits
+from openfl_aio.errors import NotFoundError
+from openfl_aio.transport.channel import open_channel
+from openfl_aio.transport.http2.engine import Engine
+from openfl_aio.transport.server import Server
+from openfl_aio.wire.messages import aggregator
+
+pytestmark = pytest.mark.real_time
+
+
+class Answering(aggregator.AggregatorBase):
+    async def get_tasks(self, message: aggregator.GetTasksRequest) -> aggregator.GetTasksResponse:
+        return aggregator.GetTasksResponse()
+
+    async def get_aggregated_tensor(
+        self, message: aggregator.GetAggregatedTensorRequest
+    ) -> aggregator.GetAggregatedTensorResponse:
+        raise NotFoundError("nothing")
+
+
+async def test_handlers_do_not_count_any_more_when_their_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy: list[int] = []
+    send = Engine.send_headers
+
+    def send_headers(engine: Engine, *args: Any, end: bool = False) -> None:
+        if end:
+            busy.append(engine.busy)
+        send(engine, *args, end=end)
+
+    monkeypatch.setattr(Engine, "send_headers", send_headers)
+    async with (
+        Server([Answering()], listen=Endpoint(), tls=None, limits=Limits(max_streams=1)) as server,
+        open_channel(server.endpoint, tls=None) as channel,
+    ):
+        stub = aggregator.AggregatorStub(channel)
+        await stub.get_tasks(aggregator.GetTasksRequest())
+        for call in (
+            stub.get_aggregated_tensor(aggregator.GetAggregatedTensorRequest()),
+            stub.get_trained_model(aggregator.GetTrainedModelRequest()),
+        ):
+            with pytest.raises(GRPCError):
+                await call
+        await stub.get_tasks(aggregator.GetTasksRequest())
+    assert busy == [0] * 4
