@@ -1,6 +1,6 @@
 """From the results of a closed round to the next global model: a pure function, the same to the bit wherever it runs.
 
-Tensor by tensor in name order, collaborator by collaborator in name order, one local tensor alive at a time.
+Tensor by tensor in name order, the collaborators in name order. Uploads are read where they are kept, slice by slice.
 """
 
 from __future__ import annotations
@@ -12,7 +12,18 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from openfl_aio.tensors.aggregation import AggregationContext, AggregationFunction, LocalTensor, WeightedAverage
+from openfl_aio.tensors.aggregation import (
+    NO_STATE,
+    AggregationContext,
+    AggregationFunction,
+    LocalTensor,
+    SelectingFunction,
+    State,
+    Step,
+    WeightedAverage,
+)
+from openfl_aio.tensors.aggregation.distances import squared_distances
+from openfl_aio.tensors.aggregation.slices import Stack
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec, strip_compression
 from openfl_aio.tensors.delta import apply_delta, delta
 from openfl_aio.tensors.key import TensorKey
@@ -27,6 +38,7 @@ __all__ = [
     "Result",
     "ResultRecord",
     "RoundOutcome",
+    "States",
     "aggregate_round",
     "decode_result",
     "scalar",
@@ -39,6 +51,9 @@ METRIC: Final = "metric"
 DELTA: Final = "delta"
 
 Arrays = Mapping[str, NDArray[Any]]
+
+States = Mapping[tuple[str, str], State]
+"""What aggregation functions remember of a task's tensors, by the names of both."""
 
 
 class ResultRecord(Protocol):
@@ -83,13 +98,14 @@ class RoundOutcome:
     """What a closed round gives: the model of round ``round_number + 1``, and how it differs from the one before.
 
     ``deltas`` are encoded by the federation's pipeline, and the model is what somebody gets who applies them, so
-    that both ways of fetching it give the same bits.
+    that both ways of fetching it give the same bits. ``states`` go into the next round.
     """
 
     round_number: int
     model: Arrays = field(repr=False)
     deltas: Mapping[str, EncodedTensor] = field(repr=False)
     metrics: tuple[AggregatedMetric, ...] = ()
+    states: States = field(default_factory=dict, repr=False)
 
 
 def tags_of(record: TensorRecord | EncodedTensor) -> tuple[str, ...]:
@@ -123,41 +139,87 @@ def aggregate_round(
     codec: TensorCodec,
     function_of: Callable[[str], AggregationFunction],
     origin: str,
+    states: States | None = None,
 ) -> RoundOutcome:
     """Aggregate the ``results`` (task -> collaborator -> result) of a round that began with ``model``.
 
-    Tensors of the model that nobody trained are carried over. Raises `TensorError` for payloads that do not decode.
+    ``states`` are those that the round before gave. Tensors of the model that nobody trained are carried over, and so
+    are those that nobody sent whom the task's function chose. Raises `TensorError` for payloads that do not decode.
     """
     metrics: list[AggregatedMetric] = []
     next_model: dict[str, NDArray[Any]] = dict(model)
     deltas: dict[str, EncodedTensor] = {}
+    next_states: dict[tuple[str, str], State] = dict(states or {})
     average = WeightedAverage()
     for task_name, by_collaborator in results.items():
-        for (name, tags, report), sources in _grouped(by_collaborator).items():
+        groups = _grouped(by_collaborator)
+        function = function_of(task_name)
+        chosen = sorted(by_collaborator)
+        if isinstance(function, SelectingFunction) and any(TRAINED in tags for _, tags, _ in groups):
+            chosen = _choose(function, groups, chosen, model, codec, round_number)
+        for (name, tags, report), sources in groups.items():
             base = model.get(name) if not report else None
             context = AggregationContext(name, round_number, tags, base)
             if METRIC in tags:
                 value = average.aggregate(_local_tensors(codec, sources, None), context)
                 metrics.append(AggregatedMetric(task_name, name, tags, scalar(value)))
             elif TRAINED in tags:
-                values = function_of(task_name).aggregate(_local_tensors(codec, sources, base), context)
-                next_model[name] = values
+                of_chosen = [source for source in sources if source[0] in chosen]
+                if not of_chosen:
+                    continue
+                tensors = _local_tensors(codec, of_chosen, base)
+                step = _step(function, tensors, context, next_states.get((task_name, name), NO_STATE))
+                next_states[task_name, name] = step.state
+                next_model[name] = values = step.values
                 if base is not None:
                     key = TensorKey.of(name, origin, round_number + 1, tags=("aggregated", DELTA))
                     deltas[name] = codec.encode(key, delta(values, base), lossless=False)
                     next_model[name] = apply_delta(base, codec.decode(deltas[name]))
-    return RoundOutcome(round_number, next_model, deltas, tuple(metrics))
+    return RoundOutcome(round_number, next_model, deltas, tuple(metrics), next_states)
 
 
 Source = tuple[str, Result, TensorRecord]
+Groups = dict[tuple[str, tuple[str, ...], bool], list[Source]]
 
 
-def _grouped(results: Mapping[str, Result]) -> dict[tuple[str, tuple[str, ...], bool], list[Source]]:
+def _step(
+    function: AggregationFunction, tensors: Iterator[LocalTensor], context: AggregationContext, state: State
+) -> Step:
+    if isinstance(function, SelectingFunction):
+        return Step(function.combine(tensors, context))
+    return function.step(tensors, context, state)
+
+
+def _choose(
+    function: SelectingFunction,
+    groups: Groups,
+    collaborators: list[str],
+    model: Arrays,
+    codec: TensorCodec,
+    round_number: int,
+) -> list[str]:
+    """Return whom ``function`` chooses, by all the tensors of the model that the task trained.
+
+    Who did not send one of them is infinitely far from all the others.
+    """
+    distances = np.zeros((len(collaborators), len(collaborators)))
+    for (name, tags, report), sources in groups.items():
+        base = model.get(name) if not report else None
+        if base is not None and TRAINED in tags and METRIC not in tags:
+            stack = Stack(_local_tensors(codec, sources, base), AggregationContext(name, round_number, tags, base))
+            senders = [collaborators.index(tensor.collaborator) for tensor in stack.tensors]
+            of_tensor = np.full(distances.shape, np.inf)
+            of_tensor[np.ix_(senders, senders)] = squared_distances(stack)
+            distances += of_tensor
+    return [collaborators[index] for index in function.select(distances)]
+
+
+def _grouped(results: Mapping[str, Result]) -> Groups:
     """Group a task's tensors by what they are, in name order, each with its sources in collaborator order.
 
     A delta and an absolute value of one tensor belong together.
     """
-    groups: dict[tuple[str, tuple[str, ...], bool], list[Source]] = {}
+    groups: Groups = {}
     for collaborator in sorted(results):
         result = results[collaborator]
         for record in result.record.tensors:
@@ -171,4 +233,12 @@ def _local_tensors(codec: TensorCodec, sources: list[Source], base: NDArray[Any]
     equal = not any(weight_of(result.record.data_size) for _, result, _ in sources)
     for collaborator, result, record in sources:
         weight = 1.0 if equal else weight_of(result.record.data_size)
-        yield LocalTensor(collaborator, weight, decode_result(codec, result.tensor(record), base))
+        encoded = result.tensor(record)
+        values = codec.decode(encoded)
+        yield LocalTensor(
+            collaborator,
+            weight,
+            values,
+            base=base if DELTA in encoded.tags else None,
+            kept=np.may_share_memory(values, np.frombuffer(encoded.data, np.uint8)),
+        )

@@ -14,7 +14,15 @@ import anyio.abc
 from numpy.typing import NDArray
 
 from openfl_aio.aggregator.assigner import make_assigner
-from openfl_aio.aggregator.closing import Arrays, RoundOutcome, aggregate_round, decode_result, scalar, tags_of
+from openfl_aio.aggregator.closing import (
+    Arrays,
+    RoundOutcome,
+    States,
+    aggregate_round,
+    decode_result,
+    scalar,
+    tags_of,
+)
 from openfl_aio.aggregator.encoded import EncodedModels, ModelEncoder
 from openfl_aio.aggregator.metrics import MetricLog
 from openfl_aio.aggregator.models import GlobalModels
@@ -46,7 +54,7 @@ from openfl_aio.errors import (
 from openfl_aio.storage.journal import Entry, Journal, MemoryJournal
 from openfl_aio.storage.models import ModelFiles
 from openfl_aio.storage.storage import Storage
-from openfl_aio.tensors.aggregation import AggregationFunction, get_aggregation
+from openfl_aio.tensors.aggregation import AggregationFunction, check_enough, get_aggregation
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.transport.server import Server
 from openfl_aio.waiting import Timers, Waiters
@@ -85,6 +93,8 @@ class Aggregator:
             task.name: get_aggregation(config.task_aggregation.get(task.name, config.aggregation))
             for task in config.tasks
         }
+        check_enough(self._functions, config.collaborators)
+        self._states: States = {}
         self._codec = TensorCodec(config.pipeline)
         self._models = GlobalModels(
             initial_model,
@@ -399,6 +409,7 @@ class Aggregator:
                 codec=self._codec,
                 function_of=self._function_of,
                 origin=self.uuid,
+                states=self._states,
             )
         finally:
             _close_all(closed)  # here, because giving the mapped memory back takes milliseconds a GiB
@@ -409,6 +420,7 @@ class Aggregator:
     async def _take(self, outcome: RoundOutcome, before: Arrays) -> None:
         """Take what a round gave and open the next one, after saving the models or before, as the durability says."""
         improved = self._models.close_round(outcome)
+        self._states = outcome.states
         self._encoded.clear()
         number = outcome.round_number
         best, last = model_paths(self._config)

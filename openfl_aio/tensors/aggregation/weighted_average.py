@@ -50,12 +50,14 @@ class Mean:
         self._total: NDArray[np.float64] | None = None
         self._run: list[tuple[FlatTensor, float]] = []
         self._total_weight = 0.0
-        self._product = np.empty(SLICE)  # pages that are not touched cost nothing
+        self._product = np.empty(0)
         first = True
         for tensor in tensors:
             check_weight(tensor, context)
             if first:
                 self.shape, first = tensor.shape, False
+                self.size = int(np.prod(self.shape, dtype=np.int64))
+                self._product = np.empty(min(SLICE, self.size))
             check_shape(tensor, self.shape, context)
             if tensor.weight > 0:
                 self._total_weight += tensor.weight
@@ -69,7 +71,6 @@ class Mean:
             )
         if total_weight is not None:
             self._total_weight = total_weight
-        self.size = int(np.prod(self.shape, dtype=np.int64))
 
     def __repr__(self) -> str:
         return f"<Mean of shape {self.shape}, weights {self._total_weight:g}>"
@@ -98,7 +99,7 @@ class Mean:
     def _add_run(self) -> None:
         """Add up what was collected, and let go of it."""
         fresh = self._total is None
-        total = np.empty(int(np.prod(self.shape, dtype=np.int64))) if self._total is None else self._total
+        total = np.empty(self.size) if self._total is None else self._total
         with np.errstate(over="ignore", invalid="ignore"):
             for part in slices_of(total.size):
                 self._add_to(total[part], part, fresh=fresh)
