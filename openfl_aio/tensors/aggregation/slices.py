@@ -32,21 +32,13 @@ class FlatTensor:
     def __init__(self, tensor: LocalTensor) -> None:
         self._values = _flat(tensor.values)
         self._base = None if tensor.base is None else _flat(tensor.base)
-        self._aligned: NDArray[Any] | None = None
-        if not self._values.flags.aligned:
-            # what was uploaded begins where it happens to; numpy is several times slower there than copying it first
-            self._aligned = np.empty(min(SLICE, self._values.size), self._values.dtype)
 
     def read(self, part: slice) -> NDArray[Any]:
-        """Return the absolute values of a slice, which stay until the next is read.
+        """Return the absolute values of a slice, which may be misaligned: to copy them elsewhere costs no more for it.
 
         Raises `TensorError` if a sum with the base leaves the range of float32.
         """
         values = self._values[part]
-        if self._aligned is not None:
-            copy = self._aligned[: values.size]
-            copy.view(np.uint8)[:] = values.view(np.uint8)
-            values = copy
         return values if self._base is None else apply_delta(self._base[part], values)
 
 
