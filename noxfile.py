@@ -205,6 +205,15 @@ def attacks(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """Fuzz what the bytes of a peer reach; ``-- --seconds N`` for all targets together (120 if nothing is said)."""
+    install(session, "test")
+    # with atheris inputs are found by coverage; where it has no wheel, by chance
+    session.run_install("python", "-m", "pip", "install", "--quiet", "atheris", success_codes=[0, 1])
+    session.run("python", "-m", "tests.fuzz", *session.posargs)
+
+
+@nox.session
 def build(session: nox.Session) -> None:
     """Build the wheel and see that it installs, imports and carries its type marker."""
     session.install("build>=1.2")

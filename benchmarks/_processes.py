@@ -27,10 +27,13 @@ MIB = 2**20
 class Program:
     """One process, from its start until the context is left. ``ready`` is what it said when it was."""
 
-    def __init__(self, python: str, script: Path, settings: Mapping[str, Any]) -> None:
+    def __init__(
+        self, python: str, script: Path, settings: Mapping[str, Any], *, variables: Mapping[str, str] | None = None
+    ) -> None:
         root = Path(__file__).parents[1]  # so that the package is found when it is not installed
         paths = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "GRPC_VERBOSITY": "ERROR"}
+        environment |= variables or {}
         self._process = subprocess.Popen(
             [python, str(script)],
             env=environment,

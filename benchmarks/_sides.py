@@ -34,6 +34,7 @@ __all__ = [
     "Bench",
     "Measurement",
     "PeakMemory",
+    "Processors",
     "Side",
     "interleaved",
     "network_arguments",
@@ -48,6 +49,8 @@ MIB = 2**20
 QUIET_SECONDS = 10.0
 HERE = Path(__file__).parent
 PROTO = HERE.parent / "proto"
+# glibc keeps what it got from the system, so that a process writes to fresh pages only once
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_ARENA_MAX": "1"}
 VERSIONS = (
     "import grpc, google.protobuf, sys; print(grpc.__version__, google.protobuf.__version__, sys.version.split()[0])"
 )
@@ -134,6 +137,10 @@ class Side:
         while used != (used := self.server.processor()) and time.monotonic() < end:
             time.sleep(3 / TICKS)
 
+    def used(self) -> tuple[float, float]:
+        """Return the seconds of processor time that the server, and that the clients, have used so far."""
+        return self.server.processor(), sum(client.processor() for client in self.clients)
+
     def all(self, op: str, **values: Any) -> float:
         """Let every client do ``op``; return the seconds until the last one is done."""
         if len(self.clients) == 1:
@@ -205,18 +212,21 @@ class Bench:
         kind = {"kind": KINDS[side], "stubs": str(self._stubs), "tls": paths}
         return Program(self.options.peer_python, HERE / "_peers" / "server.py", {"workers": 64} | settings | kind)
 
-    def client(self, side: str, port: int, names: Sequence[str], parameters: int, *, tls: bool) -> Program:
+    def client(
+        self, side: str, port: int, names: Sequence[str], parameters: int, *, tls: bool, keep_memory: bool = False
+    ) -> Program:
         """Start clients of a side, all in one process, one connection for each name; the caller enters it."""
+        variables = KEEP_MEMORY if keep_memory else None
         settings = {"port": port, "names": list(names), "parameters": parameters}
         settings |= {"tls": self.client_tls(names) if tls else None}
         if side == OURS:
-            return Program(sys.executable, HERE / "_ours" / "client.py", settings)
+            return Program(sys.executable, HERE / "_ours" / "client.py", settings, variables=variables)
         settings |= {"kind": KINDS[side], "stubs": str(self._stubs)}
-        return Program(self.options.peer_python, HERE / "_peers" / "client.py", settings)
+        return Program(self.options.peer_python, HERE / "_peers" / "client.py", settings, variables=variables)
 
     @contextmanager
     def aggregators(
-        self, parameters: int, processes: Sequence[Sequence[str]], *, tls: bool = False
+        self, parameters: int, processes: Sequence[Sequence[str]], *, tls: bool = False, keep_memory: bool = False
     ) -> Iterator[dict[str, Side]]:
         """Start every side: an aggregator with one tensor, and a client process for each list of names."""
         with ExitStack() as stack:
@@ -233,13 +243,42 @@ class Bench:
                 )
                 sides[name] = Side(name, server)
                 for process in processes:
-                    client = self.client(name, server.ready["port"], process, parameters, tls=tls)
+                    client = self.client(
+                        name, server.ready["port"], process, parameters, tls=tls, keep_memory=keep_memory
+                    )
                     sides[name].clients.append(stack.enter_context(client))
             yield sides
 
 
 def _paths(config: Any) -> dict[str, str]:
     return {name: str(getattr(config, name)) for name in ("ca", "certificate", "private_key")}
+
+
+class Processors:
+    """Notes the processor time that a job took per unit of work, by side: hardly disturbed by what else runs."""
+
+    def __init__(self, case: str, unit: str, factor: float = 1.0) -> None:
+        self._case = case
+        self._unit = unit
+        self._factor = factor
+        self._values: dict[str, list[tuple[float, float]]] = {}
+
+    @contextmanager
+    def count(self, side: Side, work: float) -> Iterator[None]:
+        """Count what is used in the context, in which ``work`` units are done."""
+        before = side.used()
+        yield
+        after = side.used()
+        server, clients = ((late - early) / work for late, early in zip(after, before, strict=True))
+        self._values.setdefault(side.name, []).append((server, clients))
+
+    def notes(self) -> dict[str, float]:
+        """Return the medians, each under a sentence."""
+        found: dict[str, float] = {}
+        for side, values in self._values.items():
+            for role, used in zip(("server", "clients"), zip(*values, strict=True), strict=True):
+                found[f"{self._case}: {self._unit}, {role}, {side}"] = statistics.median(used) * self._factor
+        return found
 
 
 def interleaved(

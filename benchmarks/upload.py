@@ -8,7 +8,7 @@ Server and client are processes, over TCP on the loopback.
 
 from __future__ import annotations
 
-from _sides import GB, Bench, Measurement, Side, interleaved, network_arguments, report_sides
+from _sides import GB, Bench, Measurement, Processors, Side, interleaved, network_arguments, report_sides
 
 FLOAT = 4
 MIB = 2**20
@@ -25,22 +25,19 @@ def main() -> None:
         for case, nbytes, tls, share in SMALL if options.small else CASES:
             if not bench.wanted(case):
                 continue
-            processor: dict[str, list[float]] = {}
+            used = Processors(case, "seconds of processor time per GB")
 
-            def job(side: Side, nbytes: int = nbytes, processor: dict[str, list[float]] = processor) -> float:
+            def job(side: Side, nbytes: int = nbytes, used: Processors = used) -> float:
                 side.next_task()
                 side.settle()
-                before = side.server.processor()
-                seconds = side.all("upload")
-                processor.setdefault(side.name, []).append((side.server.processor() - before) / (nbytes / GB))
+                with used.count(side, nbytes / GB):
+                    seconds = side.all("upload")
                 return nbytes / seconds / GB
 
             with bench.aggregators(nbytes // FLOAT, [["one"]], tls=tls) as sides:
                 rounds = max(2, round(options.pairs * share))
                 rows.append(Measurement(case, "GB/s", interleaved(sides, rounds, job)))
-                for name, values in processor.items():
-                    used = sorted(values)[len(values) // 2]
-                    notes[f"{case}: seconds of the server's processors per GB, {name}"] = used
+                notes |= used.notes()
         report_sides("upload: one float32 tensor from one collaborator", rows, bench, notes=notes)
 
 

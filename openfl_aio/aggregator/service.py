@@ -51,7 +51,7 @@ from openfl_aio.errors import (
     OpenFLAioError,
     TensorNotFoundError,
 )
-from openfl_aio.storage.journal import Entry, Journal, MemoryJournal
+from openfl_aio.storage.journal import ALL_ROUNDS, Entry, Journal, MemoryJournal
 from openfl_aio.storage.models import ModelFiles
 from openfl_aio.storage.storage import Storage
 from openfl_aio.tensors.aggregation import AggregationFunction, check_enough, get_aggregation
@@ -64,8 +64,6 @@ from openfl_aio.wire.incremental import TaskResultsIndex
 __all__ = ["Aggregator", "Offload"]
 
 logger = logging.getLogger(__name__)
-
-MAX_ROUND = 2**31 - 1  # rounds are int32 on the wire
 
 
 class Aggregator:
@@ -135,7 +133,7 @@ class Aggregator:
             else:
                 self._journal = storage.journal
             # a federation begins at its initial round; what an earlier run left of it would pass for duplicates
-            await self._journal.drop(self.federation_uuid, MAX_ROUND)
+            await self._journal.drop(self.federation_uuid, ALL_ROUNDS)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(self._tasks.cancel_scope.cancel)
             self._saver = ModelSaver(
@@ -391,7 +389,7 @@ class Aggregator:
             outcome = await self._offload(lambda: self._aggregate(closed, before))
             if self.phase is Phase.AGGREGATING:
                 await self._take(outcome, before)
-                await self._journal.drop(self.federation_uuid, number + 1)
+                await self._journal.drop(self.federation_uuid, ALL_ROUNDS if self.phase.ended else number + 1)
         except OpenFLAioError as exc:
             self.stop(f"round {number} could not be aggregated: {exc}")
         except Exception:

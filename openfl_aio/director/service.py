@@ -40,6 +40,7 @@ from openfl_aio.domain import (
     ShardInfo,
 )
 from openfl_aio.errors import AuthorizationError, ConfigurationError, ExperimentNotFoundError
+from openfl_aio.storage.journal import ALL_ROUNDS
 from openfl_aio.storage.storage import Storage
 from openfl_aio.transport.identity import Caller
 from openfl_aio.transport.server import Server
@@ -109,6 +110,7 @@ class Director:
             self._experiments.restore(experiment)
             if not experiment.status.ended:
                 await self._apply(experiment, ExperimentEvent.FAIL, "the director was restarted; submit it again")
+                await self._storage.journal.drop(experiment.federation_uuid, ALL_ROUNDS)
         self._tasks = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(self._tasks.cancel_scope.cancel)
         # left first: calls that wait are told to come again before the aggregators end
@@ -383,11 +385,15 @@ class Director:
         try:
             await execution.run(partial(self._prepare, execution, model))
         finally:
-            self._mounted.pop(execution.experiment.federation_uuid, None)
-            if not self._experiments.holds(execution.experiment):
-                # what was being written while the experiment was removed is there again
-                with anyio.CancelScope(shield=True):
-                    await self._records.remove_files(execution.experiment)
+            experiment = execution.experiment
+            self._mounted.pop(experiment.federation_uuid, None)
+            with anyio.CancelScope(shield=True):
+                if experiment.status.ended or not self._experiments.holds(experiment):
+                    # uploads of a round that never closed; no other federation has this uuid
+                    await self._storage.journal.drop(experiment.federation_uuid, ALL_ROUNDS)
+                if not self._experiments.holds(experiment):
+                    # what was being written while the experiment was removed is there again
+                    await self._records.remove_files(experiment)
 
     async def _prepare(self, execution: Execution, initial: list[Mapping[str, np.ndarray]]) -> Aggregator | None:
         """Make the aggregator. ``initial`` is emptied: nobody else may hold the initial model all through the rounds."""

@@ -31,6 +31,7 @@ from openfl_aio.storage.files import (
     sweep_partials,
 )
 from openfl_aio.storage.journal import (
+    ALL_ROUNDS,
     INLINE_BYTES,
     Entry,
     Inspect,
@@ -121,6 +122,8 @@ class FileJournal:
                 remove_quietly(path)  # whoever has it mapped keeps the bytes
             else:
                 self._spares.put(path)
+        if before_round >= ALL_ROUNDS:
+            self._spares.clear()
         if not left:
             try:
                 self._of_federation(federation_uuid).rmdir()

@@ -16,10 +16,23 @@ from openfl_aio.storage.files import Buffer
 from openfl_aio.tensors.encoded import EncodedTensor
 from openfl_aio.wire.incremental import TensorRecord
 
-__all__ = ["INLINE_BYTES", "Entry", "Inspect", "Journal", "MemoryJournal", "Spool", "UploadRecord", "check_record"]
+__all__ = [
+    "ALL_ROUNDS",
+    "INLINE_BYTES",
+    "Entry",
+    "Inspect",
+    "Journal",
+    "MemoryJournal",
+    "Spool",
+    "UploadRecord",
+    "check_record",
+]
 
 INLINE_BYTES: Final = 16 * 1024
 """What is looked at and kept without a worker thread: the way there and back takes as long as 16 KiB of the worst input."""
+
+ALL_ROUNDS: Final = 2**31 - 1
+"""Above every round: they are int32 on the wire."""
 
 Inspect: TypeAlias = Callable[[memoryview], object]
 
@@ -118,7 +131,10 @@ class Journal(Protocol):
         ...
 
     async def drop(self, federation_uuid: str, before_round: int) -> None:
-        """Forget all uploads of a federation for rounds before ``before_round``."""
+        """Forget all uploads of a federation for rounds before ``before_round``.
+
+        After `ALL_ROUNDS` nothing is kept in the hope of more uploads either.
+        """
         ...
 
 

@@ -262,6 +262,8 @@ class Calls:
             if isinstance(error, CompressedMessageError):
                 refusal = GRPCError(Status.UNIMPLEMENTED, str(error))
                 extra = [("grpc-accept-encoding", "identity")]
+            _let_go(exc)
+            del error
         finally:
             if timer is not None:
                 timer.cancel()
@@ -394,6 +396,16 @@ def _single(exc: Exception) -> Exception:
     while isinstance(exc, ExceptionGroup) and len(exc.exceptions) == 1:
         exc = exc.exceptions[0]
     return exc
+
+
+def _let_go(exc: BaseException | None) -> None:
+    """Take the frames from an error that was dealt with.
+
+    They refer to it in turn, and would keep the message that it is about in memory until a full garbage collection.
+    """
+    while exc is not None:
+        exc.__traceback__ = None
+        exc = exc.__context__
 
 
 def _answer_for(exc: Exception, method: str, address: str) -> GRPCError:

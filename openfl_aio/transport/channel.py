@@ -71,10 +71,27 @@ class _Stream(grpclib.client.Stream[Any, Any]):
             (message,) = await self._dispatch.send_message(message)
             if not isinstance(message, self._send_type):
                 raise LocalProtocolError(f"expected a {self._send_type.__name__} to send, got {type(message).__name__}")
-            await self._stream.send(codec.encode_parts(message), end=end or unary)
+            with self._unless_answered():
+                await self._stream.send(codec.encode_parts(message), end=end or unary)
             self._send_message_done = True
             self._messages_sent += 1
             self._end_done = end
+
+    async def end(self) -> None:
+        """End our side of the call."""
+        with self._unless_answered():
+            await super().end()
+        self._end_done = True
+
+    @contextmanager
+    def _unless_answered(self) -> Iterator[None]:
+        """Pass over that the server takes no more once it has answered that all is well (RFC 9113, section 8.1)."""
+        try:
+            yield
+        except StreamTerminatedError:
+            trailers = self._stream.trailers
+            if trailers is None or ("grpc-status", "0") not in trailers:
+                raise
 
     async def recv_message(self) -> Any:
         """Return the next message, or None after the last; large ``bytes`` in it are views of memory of their own."""

@@ -61,9 +61,7 @@ def read_chunk(data: bytes | memoryview) -> DataStream | None:
     if end and head[0] == _SIZE_TAG:
         # the whole head is no longer than two tags and two varints of ten bytes
         size, position = read_varint(head, 1, end)
-        size = size - (1 << 64) if size >> 63 else size
-        if not -(1 << 31) <= size < 1 << 31:
-            return None
+        size &= 0xFFFFFFFF  # as protobuf reads a longer number into a uint32
     if position >= end or head[position] != _BYTES_TAG:
         return None
     length, position = read_varint(head, position + 1, end)

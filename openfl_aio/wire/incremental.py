@@ -30,6 +30,7 @@ from openfl_aio.wire.varints import FIXED32, FIXED64, GROUP_END, GROUP_START, LE
 
 __all__ = [
     "MAX_INDEX_BYTES",
+    "MAX_TENSOR_INDEX_BYTES",
     "TaskResultsDecoder",
     "TaskResultsIndex",
     "TensorRecord",
@@ -39,6 +40,9 @@ __all__ = [
 
 MAX_INDEX_BYTES: Final = 16 * 1024 * 1024
 """Bytes of one upload that may be anything else than tensor payloads: names, tags, metadata."""
+
+MAX_TENSOR_INDEX_BYTES: Final = 1024 * 1024
+"""Bytes of the same that belong to one tensor: more could not be fields that `openfl_aio.wire.scan` lets pass."""
 
 _OTHER_FIELDS: Final = 100  # what is neither tensor nor tag nor metadata: ours, and those of releases to come
 _FIXED_BYTES: Final = {FIXED64: 8, FIXED32: 4}
@@ -258,7 +262,7 @@ class TaskResultsDecoder:
     def _copy(self, count: int, kept: bytearray | None) -> _Steps:
         """Pass over ``count`` bytes, or append them to ``kept``."""
         if kept is not None:
-            self._reserve(count)
+            self._reserve(count, kept)
         while count:
             yield from self._some_bytes()
             taken = min(count, len(self._chunk) - self._at)
@@ -268,11 +272,15 @@ class TaskResultsDecoder:
             count -= taken
 
     def _keep(self, kept: bytearray, raw: bytes) -> None:
-        self._reserve(len(raw))
+        self._reserve(len(raw), kept)
         kept += raw
 
-    def _reserve(self, count: int) -> None:
+    def _reserve(self, count: int, kept: bytearray) -> None:
         self._kept += count
+        if kept is self._tensor and len(kept) + count > MAX_TENSOR_INDEX_BYTES:
+            raise MessageTooLargeError(
+                f"expected at most {MAX_TENSOR_INDEX_BYTES} bytes of names, tags and metadata on a tensor, got more"
+            )
         if self._kept > MAX_INDEX_BYTES:
             raise MessageTooLargeError(
                 f"expected at most {MAX_INDEX_BYTES} bytes of names, tags and metadata in an upload, got more"

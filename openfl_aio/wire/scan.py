@@ -183,7 +183,8 @@ class _Scan:
 
     def _elements(self, field: _Counted, position: int, stop: int) -> int:
         elements = (stop - position) // field.element_bytes
-        if field.element_bytes > 1 or elements // 10 > self.objects_left:
+        most = min(self.objects_left, self.most[field.most]) if field.most else self.objects_left
+        if field.element_bytes > 1 or elements // 10 > most:  # a varint has ten bytes at most
             return elements
         # of every varint one byte, the last, has its highest bit clear
         return len(bytes(self.data[position:stop]).translate(None, _CONTINUED))

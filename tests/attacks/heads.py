@@ -157,7 +157,7 @@ def bad_huffman(stage: Stage) -> None:
     stage.flood(lambda wire: iter([frames.headers(1, stage.fields(PATH) + wrong, end=True)]))
 
 
-@attack(ends=WRONG)
+@attack()
 def huffman_flood(stage: Stage) -> None:
     """Header blocks of Huffman codes that decode to the longest texts, on calls that are never finished."""
     # "0" is the five bits 00000: eight letters out of five bytes

@@ -38,13 +38,19 @@ class Pulse:
     """
 
     def __init__(self) -> None:
-        self.longest = 0.0
-        self.longest_by_clock = 0.0
+        self.begin()
         self._loop = asyncio.get_running_loop()
         self._beat()
 
     def begin(self) -> None:
         self.longest = self.longest_by_clock = 0.0
+        self._starved: list[float] = []
+
+    @property
+    def starved(self) -> float:
+        """Return how long, but for one beat in a hundred, others had the processor when it was our turn."""
+        waits = sorted(self._starved)
+        return waits[int(0.99 * len(waits))] if waits else 0.0
 
     def _beat(self) -> None:
         self._due = self._loop.time() + BEAT
@@ -54,7 +60,9 @@ class Pulse:
     def _check(self) -> None:
         late = self._loop.time() - self._due
         self.longest_by_clock = max(self.longest_by_clock, late)
-        self.longest = max(self.longest, min(late, time.process_time() - self._busy))
+        ours = min(late, time.process_time() - self._busy)
+        self.longest = max(self.longest, ours)
+        self._starved.append(late - ours)
         self._beat()
 
 
@@ -90,6 +98,7 @@ def answer(pulse: Pulse, question: dict[str, Any]) -> dict[str, Any]:
     return {
         "stall": pulse.longest,
         "stall_by_clock": pulse.longest_by_clock,
+        "starved": pulse.starved,
         "tasks": len(asyncio.all_tasks()),
     }
 

@@ -66,6 +66,24 @@ def test_calls_that_cannot_be_served_at_all_are_not_counted() -> None:
     assert broken(replace(ATTACK, honest=("kept",)), honest={"kept": KIND, "fresh": none}) == []
 
 
+def test_what_the_machine_adds_is_not_held_against_the_server() -> None:
+    slow = {"kept": KIND | {"p99": 300.0}, "fresh": KIND, "late": KIND | {"p99": 30.0}}
+    assert broken(honest=slow, starved=0.021) == []
+    assert broken(honest=slow, starved=0.019) == ["R1"]
+
+
+@pytest.mark.parametrize(
+    ("broken", "only_times"),
+    [
+        (["R1: p99 kept 300 ms", "R3: stall 120 ms"], True),
+        (["R1: 98 % of kept calls"], False),
+        (["R2: +99 MiB"], False),
+    ],
+)
+def test_times_are_told_from_the_rest(broken: list[str], only_times: bool) -> None:
+    assert seen(broken=broken).only_times is only_times
+
+
 def test_slack_is_for_times_and_not_for_memory() -> None:
     slow = seen(stall=0.3, memory_peak=65.0)
     assert judge(ATTACK, slow, Promises(slack=4)) == ["R2: +65 MiB"]

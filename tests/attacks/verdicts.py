@@ -14,8 +14,8 @@ __all__ = ["Promises", "Seen", "judge"]
 class Promises:
     """What holds whatever a peer does. Milliseconds, MiB, per cent; ``slack`` multiplies every time.
 
-    To the latencies that are allowed comes what the honest client's own timers were late: on a machine that has more
-    to do than it can, the server is not to blame for that part.
+    To the latencies that are allowed comes what the timers of the honest client were late, and those of the server
+    but for its own work: on a machine that has more to do than it can, the server is not to blame for that part.
     """
 
     good: float = 99.0
@@ -39,12 +39,24 @@ class Seen:
     memory_after: float = 0.0
     stall: float = 0.0
     stall_by_clock: float = 0.0
+    starved: float = 0.0
     processor: float = 0.0
     log_bytes: int = 0
     traceback: bool = False
     alive: bool = True
     attacker: dict[str, Any] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
+    tries: int = 1
+
+    @property
+    def noise(self) -> float:
+        """Milliseconds that the machine adds to a call: what timers of both sides were late, but for one in a hundred."""
+        return (self.honest.get("late", {}).get("p99") or 0.0) + self.starved * 1e3
+
+    @property
+    def only_times(self) -> bool:
+        """Whether nothing was broken but latencies and stalls."""
+        return all(text.startswith(("R1: p99", "R3:")) for text in self.broken)
 
 
 def judge(attack: Attack, seen: Seen, promises: Promises) -> list[str]:
@@ -52,14 +64,13 @@ def judge(attack: Attack, seen: Seen, promises: Promises) -> list[str]:
     if not seen.alive:
         return ["R1: the server died"]
     broken = []
-    noise = seen.honest.get("late", {}).get("p99") or 0.0
     for kind, limit in (("kept", promises.kept_p99), ("fresh", promises.fresh_p99)):
         calls = seen.honest.get(kind, {})
         if kind not in attack.honest:
             continue
         if not calls.get("calls") or calls["good"] < promises.good:
             broken.append(f"R1: {calls.get('good')} % of {kind} calls, {calls.get('failures')}")
-        elif calls["p99"] > limit * promises.slack + noise:
+        elif calls["p99"] > limit * promises.slack + seen.noise:
             broken.append(f"R1: p99 {kind} {calls['p99']:.0f} ms")
     if seen.memory_peak > attack.memory:
         broken.append(f"R2: +{seen.memory_peak:.0f} MiB")

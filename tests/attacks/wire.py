@@ -182,7 +182,8 @@ class Wire:
 
     def _end(self, ending: str) -> None:
         if self.ended is None:
-            said = self._goaway is not None and ending != "dropped"
+            # over TLS the server may wait for the peer to close, once it has said why
+            said = self._goaway is not None and (self._goaway or ending != "dropped")
             self.ended = f"goaway:{self._goaway}" if said else ending
             self.until = time.monotonic()
             if self.socket is not None:
@@ -234,9 +235,9 @@ class Wire:
             self.over.add(stream)
         if self._decoder is not None:
             found = {str(name): str(value) for name, value in self._decoder.decode(payload)}
-            if "grpc-status" in found:
-                self.outcomes[f"status:{found['grpc-status']}"] += 1
-            elif found.get(":status", "200") != "200":
+            if found.get(":status", "200") != "200":
                 self.outcomes[f"http:{found[':status']}"] += 1
+            elif "grpc-status" in found:
+                self.outcomes[f"status:{found['grpc-status']}"] += 1
             if "grpc-accept-encoding" in found:
                 self.outcomes[f"accepts:{found['grpc-accept-encoding']}"] += 1

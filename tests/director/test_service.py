@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
+from pathlib import Path
 
 import anyio
 import numpy as np
@@ -17,7 +18,7 @@ from openfl_aio.director.client import DirectorClient
 from openfl_aio.director.service import Director
 from openfl_aio.director.servicer import DirectorServicer, encode_model
 from openfl_aio.director.upload import decode_model, receive_experiment
-from openfl_aio.domain import DeviceInfo, ExperimentStatus, ModelKind, ShardInfo
+from openfl_aio.domain import DeviceInfo, ExperimentStatus, Header, ModelKind, ShardInfo, Verdict
 from openfl_aio.errors import (
     AlreadyExistsError,
     AuthorizationError,
@@ -32,6 +33,7 @@ from openfl_aio.errors import (
 )
 from openfl_aio.plan.plan import Plan
 from openfl_aio.transport.identity import Caller, as_caller
+from openfl_aio.wire.incremental import encode_task_results
 from openfl_aio.wire.messages import director as messages
 
 pytestmark = pytest.mark.real_time
@@ -208,6 +210,34 @@ async def test_a_failure_report_ends_the_experiment_and_is_never_refused(directo
         assert await frontend.get_experiment_status("exp") is ExperimentStatus.FAILED
         assert [metric async for metric in frontend.get_metric_stream("exp")] == []
     assert director.error_of(Caller("ada", False), "exp") == "envoy one failed with code 3: ValueError: bad"
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_uploads_of_a_round_that_never_closes_go_with_the_experiment(tmp_path: Path, restarted: bool) -> None:
+    config = DirectorConfig(workspace=tmp_path, timeouts=Timeouts(drain=1.0, long_poll=0.1))
+    journal = tmp_path / "journal"
+    async with Director(config) as director, DirectorClient(director.endpoint, client_id="ada") as ada:
+        await submit(ada, collaborators=("one", "two"))
+        await until(ada, "exp", ExperimentStatus.IN_PROGRESS)
+        archive = b"".join([bytes(chunk) async for chunk in ada.get_experiment_data("exp", "one")])
+        with zipfile.ZipFile(io.BytesIO(archive)) as zf:
+            uuid = Plan.parse(zf.read("plan/plan.yaml").decode()).federation_uuid
+        aggregator = director.find_aggregator(uuid)
+        upload = aggregator.upload("one")
+        header = Header("one", aggregator.uuid, uuid)
+        for part in encode_task_results(header=header, round_number=0, task_name="train", data_size=1, tensors=[]):
+            await upload.feed(part)
+        assert await upload.finish() is Verdict.ACCEPTED
+        assert list(journal.rglob("*.upload"))
+        if not restarted:
+            await ada.remove_experiment_data("exp")
+            with anyio.fail_after(10):
+                while list(journal.iterdir()):
+                    await anyio.sleep(0.01)
+    if restarted:
+        assert list(journal.rglob("*.upload"))
+        async with Director(config):
+            assert list(journal.iterdir()) == []
 
 
 async def test_an_experiment_is_its_owners(director: Director, connect: Connect) -> None:

@@ -19,6 +19,7 @@ from tests.interop_grpc import stubs
 from tests.interop_grpc.peers.shared import (
     BINARY,
     BULK,
+    MUCH,
     PING,
     ROUND,
     SPECIAL,
@@ -250,6 +251,12 @@ async def metadata_churn(peer: Peer) -> None:
     await at_once(*[check_metadata(peer, churn(number)) for number in range(150)])
 
 
+@case
+async def metadata_over_limit(peer: Peer) -> list[str]:
+    """Return how calls end with much metadata, with too much, and without any."""
+    return [await status(peer.probe.park(probe.ParkRequest(key="m"), metadata=metadata)) for metadata in MUCH]
+
+
 async def check_status(peer: Peer, message: str) -> None:
     """Assert that code and text come as they were sent, in a unary call and in a stream."""
     wanted = testing.EchoStatus(code=2, message=message)
@@ -424,6 +431,12 @@ async def cancel_midway(peer: Peer) -> None:
             await peer.probe.upload(chunks())
     await download(peer, 4, 4 * MIB)
     await upload(peer, 16, MIB)
+
+
+@case
+async def small_answers(peer: Peer) -> None:
+    """Thousands of messages of few bytes, each of which may cost a WINDOW_UPDATE, are no abuse."""
+    await download(peer, 5000, 10)
 
 
 @case

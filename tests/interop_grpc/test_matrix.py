@@ -34,6 +34,7 @@ pytestmark = pytest.mark.real_time
 
 OTHERS_ONLY = {"client_compressed_unary", "client_compressed_streaming"}  # cases that our client cannot make
 ALL = sorted({*our_client.CASES, *OTHERS_ONLY})
+OURS_ONLY = {"metadata_over_limit"}  # grpcio's limits of metadata differ between versions
 # grpcio's server refuses streams that come right after others ended, and its client gives up at the second refusal
 NOT_AMONG_PEERS = {"more_calls_than_streams"}
 
@@ -42,6 +43,8 @@ def expected(case: str, *, client: str, server: str) -> list[str] | None:
     """Return what ``case`` gives; "ours", "sync" and "aio" are the sides."""
     if case in OTHERS_ONLY:
         return ["INVALID_ARGUMENT", "UNIMPLEMENTED", "OK"] if server == "ours" else ["OK"] * 3
+    if case == "metadata_over_limit":
+        return ["OK", "RESOURCE_EXHAUSTED", "OK"]
     if case == "message_over_limit":
         return ["RESOURCE_EXHAUSTED", "OK"] if server == "ours" else ["OK"] * 2
     if case.startswith("server_compressed") and client == "ours":
@@ -67,7 +70,7 @@ async def test_grpcio_calls_our_server(
 @versions
 @transports
 @servers
-@pytest.mark.parametrize("case", sorted(our_client.CASES))
+@pytest.mark.parametrize("case", sorted({*our_client.CASES} - OURS_ONLY))
 async def test_we_call_grpcios_server(
     version: str, tls: bool, server: str, case: str, ca: ThrowawayCA, peer_server: PeerServer
 ) -> None:
@@ -87,7 +90,7 @@ async def test_we_call_our_server(tls: bool, case: str, ca: ThrowawayCA) -> None
 @transports
 @clients
 @servers
-@pytest.mark.parametrize("case", sorted({*ALL} - NOT_AMONG_PEERS))
+@pytest.mark.parametrize("case", sorted({*ALL} - OURS_ONLY - NOT_AMONG_PEERS))
 def test_grpcio_calls_grpcio(
     version: str, tls: bool, client: str, server: str, case: str, peer_client: PeerClient, peer_server: PeerServer
 ) -> None:

@@ -22,7 +22,7 @@ from openfl_aio.errors import (
     StorageFullError,
 )
 from openfl_aio.storage.file_journal import HELD_BYTES, FileJournal
-from openfl_aio.storage.journal import INLINE_BYTES, Entry, Journal, MemoryJournal, UploadRecord
+from openfl_aio.storage.journal import ALL_ROUNDS, INLINE_BYTES, Entry, Journal, MemoryJournal, UploadRecord
 from openfl_aio.tensors.encoded import TransformerMetadata
 from openfl_aio.wire.incremental import TensorRecord
 
@@ -372,6 +372,16 @@ async def test_a_dropped_file_is_written_over_by_the_next_upload(tmp_path: Path)
         await journal.drop("f", 4)
     await journal.close()
     assert files(tmp_path) == []
+
+
+async def test_when_a_federation_is_over_nothing_is_kept_for_more_uploads(tmp_path: Path) -> None:
+    journal = await file_journal(tmp_path)
+    close(await big(journal, 1))
+    await journal.drop("f", 4)
+    assert len(files(tmp_path)) == 1
+    close(await big(journal, 1), await big(journal, 1, task_name="other"))
+    await journal.drop("f", ALL_ROUNDS)
+    assert list((tmp_path / "journal").iterdir()) == []
 
 
 async def test_a_file_that_somebody_looks_at_is_not_written_over(tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ SYMMETRIC = [
 
 
 @pytest.mark.parametrize(("values", "to_proto", "from_proto"), SYMMETRIC)
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_a_value_survives_the_wire(
     values: st.SearchStrategy[Any], to_proto: Any, from_proto: Any, data: st.DataObject
@@ -107,7 +107,7 @@ def test_a_value_survives_the_wire(
     assert from_proto(wired(to_proto(value))) == value
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(assignments, headers)
 def test_assignment(assignment: Assignment, header: Header) -> None:
     reply = wired(convert.assignment_to_proto(assignment, header=header))
@@ -115,7 +115,7 @@ def test_assignment(assignment: Assignment, header: Header) -> None:
     assert convert.header_from_proto(reply.header) == header
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(queries, headers)
 def test_query(query: TensorQuery, header: Header) -> None:
     request = wired(convert.query_to_proto(query, header=header))
@@ -123,7 +123,7 @@ def test_query(query: TensorQuery, header: Header) -> None:
     assert convert.header_from_proto(request.header) == header
 
 
-@settings(max_examples=25)
+@settings(max_examples=25, deadline=None)
 @given(metrics)
 def test_metric(metric: Metric) -> None:
     of_aggregator = wired(convert.metric_to_proto(metric, aggregator.GetMetricStreamResponse))

@@ -233,8 +233,10 @@ def test_what_is_no_payload_is_bounded_before_it_arrives() -> None:
     decoder = TaskResultsDecoder(limits=Limits())
     with pytest.raises(MessageTooLargeError, match="names, tags and metadata"):
         decoder.feed(b"\x1a" + encode_varint(incremental.MAX_INDEX_BYTES))
-    long_names = field(5, field(1, b"w" * (6 << 20))) * 3
-    with pytest.raises(MessageTooLargeError, match="names, tags and metadata"):
+    with pytest.raises(MessageTooLargeError, match="on a tensor"):
+        TaskResultsDecoder(limits=Limits()).feed(b"\x2a\x80\x80\x80\x01\x0a" + encode_varint(1 << 20))
+    long_names = field(5, field(1, b"w" * 1_000_000)) * 17
+    with pytest.raises(MessageTooLargeError, match="in an upload"):
         index(long_names, step=1 << 20)
 
 

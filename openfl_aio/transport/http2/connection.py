@@ -258,13 +258,19 @@ class Connection(asyncio.BufferedProtocol):
         self._writer.writable = False
 
     def resume_writing(self) -> None:
-        """The peer takes it again: what waited goes first."""
-        self._writer.resume()
+        """The peer takes it again."""
+        # not here: asyncio closes a connection twice if a write fails while it says so
+        self.loop.call_soon(self._go_on_writing)
+
+    def _go_on_writing(self) -> None:
+        if self._transport is None:
+            return
+        self._writer.resume()  # what waited goes first
         if self.writable:
             self.flush()
         if not self.writable:
             return
-        if self._paused and self._transport is not None:
+        if self._paused:
             self._paused = False
             if not self._resting:
                 self._transport.resume_reading()
@@ -275,6 +281,7 @@ class Connection(asyncio.BufferedProtocol):
         """Tell every call, and let go of everything."""
         self._terminate("Connection lost")
         self.engine.close()
+        self.engine.streams.clear()  # they would stay until the garbage collector finds us
         self._shared.connections.discard(self)
         if not self._shared.connections:
             self._shared.emptied.set()

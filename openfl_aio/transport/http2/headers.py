@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Final, TypeAlias
 
@@ -39,6 +40,17 @@ def encode_headers(headers: tuple[tuple[str, str], ...]) -> bytes:
     return bytes(_STATELESS.encode([(name, value, True) for name, value in headers]))
 
 
+class _Checked(list[tuple[str, str]]):
+    """Headers that remember whether they make a request: a block that comes again is not checked again."""
+
+    __slots__ = ("checked", "fault")
+
+    def __init__(self, fields: Iterable[tuple[str, str]]) -> None:
+        super().__init__(fields)
+        self.checked = False
+        self.fault: str | None = None
+
+
 class HeaderDecoder:
     """Decodes the blocks of one connection. A block that left the dynamic table alone is decoded once."""
 
@@ -60,9 +72,9 @@ class HeaderDecoder:
         entries = table.dynamic_entries
         before, first, size = len(entries), entries[0] if entries else None, table.maxsize
         try:
-            headers = [
+            headers = _Checked(
                 (str(name, "latin-1"), str(value, "latin-1")) for name, value in self._decoder.decode(block, raw=True)
-            ]
+            )
         except OversizedHeaderListError:
             raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "the list of headers is too long") from None
         except (HPACKError, IndexError, ValueError) as exc:
@@ -103,6 +115,15 @@ def _malformed(headers: Headers, pseudo: frozenset[str]) -> str | None:
 
 def malformed_request(headers: Headers) -> str | None:
     """Return what is malformed in a request's headers, or None (RFC 9113, sections 8.2 and 8.3.1)."""
+    if not isinstance(headers, _Checked):
+        return _malformed_request(headers)
+    if not headers.checked:
+        headers.fault = _malformed_request(headers)
+        headers.checked = True
+    return headers.fault
+
+
+def _malformed_request(headers: Headers) -> str | None:
     fault = _malformed(headers, _REQUEST)
     if fault is not None:
         return fault

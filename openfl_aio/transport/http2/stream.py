@@ -55,6 +55,7 @@ class Stream:
         "_called",
         "_handled",
         "_in_a_row",
+        "_invited",
         "_left_before",
         "_read_before",
         "_reading",
@@ -88,6 +89,7 @@ class Stream:
             None  # the last of these that is woken, or will be when it is its turn
         )
         self._sending: asyncio.Future[None] | None = None
+        self._invited: asyncio.Future[None] | None = None  # likewise
         self._blocked: Outgoing | None = None  # what is being sent
         self._in_a_row = 0
         self._reading_since = self._sending_since = 0.0
@@ -260,13 +262,22 @@ class Stream:
                 if not connection.writable:
                     await self._until(lambda: connection.writable)  # until then it is our memory that is being sent
                 elif outgoing.left:
-                    await asyncio.sleep(0)
+                    await self._next_turn()
         finally:
             self._blocked = None
 
+    async def _next_turn(self) -> None:
+        """Wait until the others had theirs: a server may have many peers who all take what they get."""
+        turn = self.connection.loop.create_future()
+        self.connection.in_turn(partial(_wake, turn))
+        if turn.done():
+            await asyncio.sleep(0)
+        else:
+            await turn
+
     async def _until(self, ready: Callable[[], bool]) -> None:
         connection = self.connection
-        while not ready() and self.record.local_open:
+        while not ready() and self.record.local_open and self.lost is None:
             self._sending = connection.loop.create_future()
             connection.senders.add(self)
             try:
@@ -277,7 +288,9 @@ class Stream:
 
     def window_opened(self) -> None:
         """More may be sent."""
-        _wake(self._sending)
+        if self._sending is not None and self._sending is not self._invited:
+            self._invited = self._sending
+            self.connection.in_turn(partial(_wake, self._sending))
 
     def _check_open(self) -> None:
         if not self.record.local_open or self.connection.is_closing():

@@ -104,7 +104,7 @@ class Writer:
             parts[0] = rest[_FIRST_BYTES:]
             if not len(parts[0]):
                 del parts[0]
-            if transport.get_write_buffer_size():
+            if transport.get_write_buffer_size() or transport.is_closing():
                 break
         if parts and not transport.is_closing():
             self._unsent = parts

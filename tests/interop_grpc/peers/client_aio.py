@@ -13,7 +13,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from tests.interop_grpc.peers.common import UNLIMITED, arguments, grpc, say
-from tests.interop_grpc.peers.shared import BINARY, BULK, PING, ROUND, SPECIAL, TEXT, Crc, as_pairs, churn, pattern
+from tests.interop_grpc.peers.shared import (
+    BINARY,
+    BULK,
+    MUCH,
+    PING,
+    ROUND,
+    SPECIAL,
+    TEXT,
+    Crc,
+    as_pairs,
+    churn,
+    pattern,
+)
 
 OPTIONS = arguments(__doc__)
 aio: Any = importlib.import_module("grpc.aio")
@@ -229,6 +241,15 @@ async def metadata_churn(peer: Peer) -> None:
     await asyncio.gather(*[check_metadata(peer, churn(number)) for number in range(150)])
 
 
+@case
+async def metadata_over_limit(peer: Peer) -> list[str]:
+    """Return how calls end with much metadata, with too much, and without any."""
+    return [
+        await status(peer.probe.Park(probe.ParkRequest(key="m"), metadata=metadata, timeout=SECONDS))
+        for metadata in MUCH
+    ]
+
+
 async def check_status(peer: Peer, message: str) -> None:
     """Assert that code and text come as they were sent, in a unary call and in a stream."""
     wanted = messages.EchoStatus(code=2, message=message)
@@ -396,6 +417,12 @@ async def cancel_midway(peer: Peer) -> None:
         sending.cancel()
     await download(peer, 4, 4 * MIB)
     await upload(peer, 16, MIB)
+
+
+@case
+async def small_answers(peer: Peer) -> None:
+    """Thousands of messages of few bytes, each of which may cost a WINDOW_UPDATE, are no abuse."""
+    await download(peer, 5000, 10)
 
 
 @case

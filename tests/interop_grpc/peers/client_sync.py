@@ -14,7 +14,19 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from tests.interop_grpc.peers.common import UNLIMITED, arguments, grpc, say
-from tests.interop_grpc.peers.shared import BINARY, BULK, PING, ROUND, SPECIAL, TEXT, Crc, as_pairs, churn, pattern
+from tests.interop_grpc.peers.shared import (
+    BINARY,
+    BULK,
+    MUCH,
+    PING,
+    ROUND,
+    SPECIAL,
+    TEXT,
+    Crc,
+    as_pairs,
+    churn,
+    pattern,
+)
 
 OPTIONS = arguments(__doc__)
 messages: Any = importlib.import_module("testing.messages_pb2")
@@ -223,6 +235,16 @@ def metadata_churn(peer: Peer) -> None:
         check_metadata(peer, churn(number))
 
 
+@case
+def metadata_over_limit(peer: Peer) -> list[str]:
+    """Return how calls end with much metadata, with too much, and without any."""
+    park = peer.probe.Park
+    return [
+        status(lambda metadata=metadata: park(probe.ParkRequest(key="m"), metadata=metadata, timeout=SECONDS))  # type: ignore[misc]
+        for metadata in MUCH
+    ]
+
+
 def check_status(peer: Peer, message: str) -> None:
     """Assert that code and text come as they were sent, in a unary call and in a stream."""
     wanted = messages.EchoStatus(code=2, message=message)
@@ -395,6 +417,12 @@ def cancel_midway(peer: Peer) -> None:
         sending.cancel()
     download(peer, 4, 4 * MIB)
     upload(peer, 16, MIB)
+
+
+@case
+def small_answers(peer: Peer) -> None:
+    """Thousands of messages of few bytes, each of which may cost a WINDOW_UPDATE, are no abuse."""
+    download(peer, 5000, 10)
 
 
 @case

@@ -25,6 +25,8 @@ ROUND: list[tuple[str, str | bytes]] = [
     *((f"x-round-{size}-bin", bytes(range(250, 250 + size))) for size in range(1, 6)),
     ("x-round-text", "three"),
 ]
+# below our server's limit, beyond it, and none
+MUCH: tuple[list[tuple[str, str]], ...] = ([("x-a", "a" * 15_000)], [("x-a", "a" * 40_000)], [])
 # bytes wanted and bytes sent, in each turn of the duplex cases
 PING = list(zip((31415, 9, 2653, 58979), (27182, 8, 1828, 45904), strict=True))
 BULK = ((2000, 100), (600, 16_384), (300, 65_535), (16, 2 * 1024 * 1024))  # messages and their bytes

@@ -20,6 +20,7 @@ class Transport(asyncio.Transport):
     """Notes whether it is read."""
 
     reading = True
+    written = 0
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -31,7 +32,7 @@ class Transport(asyncio.Transport):
         return False
 
     def write(self, data: object) -> None:
-        pass
+        self.written += 1
 
     def get_write_buffer_size(self) -> int:
         return 0
@@ -106,3 +107,15 @@ def test_memory_that_nobody_took_since_the_last_time_is_given_back() -> None:
     pool.trim()
     pool.trim()
     assert pool.take(100_000) is not first
+
+
+async def test_nothing_is_written_while_asyncio_says_that_it_may_be() -> None:
+    # its transport would be closed twice if that write failed
+    connection, transport = connected(Shared(Limits()))
+    connection.pause_writing()
+    give(connection, PING)
+    before = transport.written
+    connection.resume_writing()
+    assert transport.written == before
+    await asyncio.sleep(0)
+    assert transport.written == before + 1

@@ -69,6 +69,10 @@ class Connection:
         """Send ``octets``."""
         self._writer.write(octets)
 
+    async def drain(self) -> None:
+        """Wait while the client takes nothing."""
+        await self._writer.drain()
+
     def limit_header_table(self, size: int) -> None:
         """Hold the client to a size of the header table."""
         self._decoder.max_allowed_table_size = size

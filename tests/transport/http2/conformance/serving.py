@@ -8,7 +8,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 
 import anyio
@@ -77,18 +77,22 @@ class Records(logging.Handler):
 class ServerThread:
     """A server that runs. Use `run_server`."""
 
-    def __init__(self, tls: TLSConfig | None, context: ssl.SSLContext | None, limits: Limits | None) -> None:
+    def __init__(
+        self, tls: TLSConfig | None, context: ssl.SSLContext | None, limits: Limits | None, drain: float
+    ) -> None:
         self.service = Service()
         self.records = Records()
         self.endpoint = Endpoint()
+        self.stop: Callable[[], object] = lambda: None  # begin to stop, without waiting for it
         self._tls = tls
         self._context = context
         self._limits = limits
+        self._timeouts = Timeouts(drain=drain)
 
     async def serve(self, started: threading.Event) -> None:
         """Serve until cancelled."""
         async with Server(
-            [self.service], listen=Endpoint(), tls=self._tls, limits=self._limits, timeouts=Timeouts(drain=1)
+            [self.service], listen=Endpoint(), tls=self._tls, limits=self._limits, timeouts=self._timeouts
         ) as server:
             self.endpoint = server.endpoint
             started.set()
@@ -119,10 +123,13 @@ class ServerThread:
 
 @contextmanager
 def run_server(
-    tls: TLSConfig | None = None, context: ssl.SSLContext | None = None, limits: Limits | None = None
+    tls: TLSConfig | None = None,
+    context: ssl.SSLContext | None = None,
+    limits: Limits | None = None,
+    drain: float = SECONDS,
 ) -> Iterator[ServerThread]:
     """Run a server inside the block; ``context`` is what clients use if it is one with TLS."""
-    server = ServerThread(tls, context, limits)
+    server = ServerThread(tls, context, limits, drain)
     started = threading.Event()
     loop = asyncio.new_event_loop()
 
@@ -137,6 +144,7 @@ def run_server(
             loop.close()
 
     task = loop.create_task(server.serve(started))
+    server.stop = lambda: loop.call_soon_threadsafe(task.cancel)
     thread = threading.Thread(target=run, name="conformance server")
     root = logging.getLogger()
     root.addHandler(server.records)
@@ -145,7 +153,8 @@ def run_server(
         assert started.wait(10), "the server did not start"
         yield server
     finally:
-        loop.call_soon_threadsafe(lambda: task.cancel())
-        thread.join(10)
+        if not task.done():
+            server.stop()
+        thread.join(2 * SECONDS)
         root.removeHandler(server.records)
         assert not thread.is_alive(), "the server did not stop"

@@ -14,6 +14,7 @@ from openfl_aio.errors import (
     ConnectError,
     ConnectionLostError,
     DeadlineExceededError,
+    MessageTooLargeError,
     OpenFLAioError,
     RemoteProtocolError,
 )
@@ -34,6 +35,7 @@ from tests.transport.http2.conformance.wire import (
     Code,
     Kind,
     Setting,
+    block,
     data,
     goaway,
     headers,
@@ -41,6 +43,7 @@ from tests.transport.http2.conformance.wire import (
     ping,
     reset,
     settings,
+    varint,
     window_update,
 )
 
@@ -367,3 +370,71 @@ async def test_7541_4_2_a_server_without_a_header_table_gets_none() -> None:
 
     async with calling(script) as (stub, _):
         assert [await outcome(stub) for _ in range(3)] == [None] * 3
+
+
+@pytest.mark.parametrize("code", [Code.NO_ERROR, Code.CANCEL, None])
+async def test_9113_8_1_an_upload_that_is_refused_early_ends_with_the_reason(code: Code | None) -> None:
+    async def script(connection: Connection) -> None:
+        await connection.start()
+        await connection.until(lambda: 1 in connection.bodies)
+        refusal = block([(":status", "200"), ("content-type", "application/grpc"), ("grpc-status", "8")])
+        connection.send(headers(1, refusal, end=True) + window_update(0, 10_000_000))
+        connection.send(window_update(1, 10_000_000) if code is None else reset(1, code))
+
+    async with calling(script) as (stub, server):
+        with pytest.raises(MessageTooLargeError), anyio.fail_after(SECONDS), translate():
+            await stub.send_local_task_results(chunks(4, 1_000_000))
+        assert await outcome(stub) is None
+        assert len(server.connections) == 1
+
+
+async def test_9113_8_1_an_answer_before_the_end_of_the_upload_is_taken() -> None:
+    async def script(connection: Connection) -> None:
+        await connection.start()
+        await connection.until(lambda: 1 in connection.bodies)
+        connection.send(answer(1) + reset(1, Code.NO_ERROR) + window_update(0, 10_000_000))
+
+    async with calling(script) as (stub, server):
+        with anyio.fail_after(SECONDS), translate():
+            await stub.send_local_task_results(chunks(4, 1_000_000))
+        assert await outcome(stub) is None
+        assert len(server.connections) == 1
+
+
+async def test_9113_6_9_an_answer_is_taken_with_the_windows_that_were_promised() -> None:
+    size = 20_000_000
+
+    async def script(connection: Connection) -> None:
+        await connection.start()
+        await connection.request()
+        room = {0: 65_535, 1: connection.settings.get(Setting.INITIAL_WINDOW_SIZE, 65_535)}
+        seen = 0
+
+        def credit() -> None:
+            nonlocal seen
+            for one in connection.frames[seen:]:
+                if one.kind == Kind.WINDOW_UPDATE:
+                    room[one.stream] = room.get(one.stream, 0) + int.from_bytes(one.payload, "big")
+            seen = len(connection.frames)
+
+        connection.send(headers(1, HEAD))
+        octets = memoryview(message(b"\x1a" + varint(size) + bytes(size)))
+        while octets:
+            credit()
+            piece = octets[: min(room[0], room[1], 16_384)]
+            if not piece:
+                await connection.read()
+                continue
+            octets = octets[len(piece) :]
+            room[0] -= len(piece)
+            room[1] -= len(piece)
+            connection.send(data(1, bytes(piece)))
+            await connection.drain()
+        connection.send(headers(1, OK, end=True))
+
+    async with calling(script) as (stub, server):
+        with anyio.fail_after(SECONDS), translate():
+            replies = [reply async for reply in stub.get_metric_stream(aggregator.GetMetricStreamRequest())]
+        assert [len(reply.metric_name) for reply in replies] == [size]
+        assert await outcome(stub) is None
+        assert len(server.connections) == 1

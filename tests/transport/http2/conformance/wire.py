@@ -43,6 +43,7 @@ __all__ = [
     "reset",
     "settings",
     "string",
+    "varint",
     "weight",
     "window_update",
 ]
@@ -208,10 +209,11 @@ def message(payload: bytes = b"", *, compressed: int = 0, size: int | None = Non
 
 def chunk(payload: bytes) -> bytes:
     """Return a message of an upload."""
-    return message(b"\x12" + _varint(len(payload)) + payload)
+    return message(b"\x12" + varint(len(payload)) + payload)
 
 
-def _varint(value: int) -> bytes:
+def varint(value: int) -> bytes:
+    """Return a number as protobuf writes it."""
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
