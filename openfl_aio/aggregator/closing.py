@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -51,6 +52,8 @@ METRIC: Final = "metric"
 DELTA: Final = "delta"
 
 Arrays = Mapping[str, NDArray[Any]]
+
+PutAway = Callable[[NDArray[Any]], NDArray[Any]]
 
 States = Mapping[tuple[str, str], State]
 """What aggregation functions remember of a task's tensors, by the names of both."""
@@ -140,11 +143,14 @@ def aggregate_round(
     function_of: Callable[[str], AggregationFunction],
     origin: str,
     states: States | None = None,
+    put_away: PutAway | None = None,
 ) -> RoundOutcome:
     """Aggregate the ``results`` (task -> collaborator -> result) of a round that began with ``model``.
 
-    ``states`` are those that the round before gave. Tensors of the model that nobody trained are carried over, and so
-    are those that nobody sent whom the task's function chose. Raises `TensorError` for payloads that do not decode.
+    ``states`` are those that the round before gave. ``put_away`` returns the same array where it takes no memory; it is
+    called for what does not lie in an upload as it is, where a function needs all local tensors at once. Tensors of
+    the model that nobody trained are carried over, and so are those that nobody sent whom the task's function chose.
+    Raises `TensorError` for payloads that do not decode.
     """
     metrics: list[AggregatedMetric] = []
     next_model: dict[str, NDArray[Any]] = dict(model)
@@ -154,27 +160,30 @@ def aggregate_round(
     for task_name, by_collaborator in results.items():
         groups = _grouped(by_collaborator)
         function = function_of(task_name)
+        read = partial(_local_tensors, codec, put_away=put_away if function.holds_all else None)
         chosen = sorted(by_collaborator)
         if isinstance(function, SelectingFunction) and any(TRAINED in tags for _, tags, _ in groups):
-            chosen = _choose(function, groups, chosen, model, codec, round_number)
+            chosen = _choose(function, groups, chosen, model, read, round_number)
         for (name, tags, report), sources in groups.items():
             base = model.get(name) if not report else None
             context = AggregationContext(name, round_number, tags, base)
             if METRIC in tags:
-                value = average.aggregate(_local_tensors(codec, sources, None), context)
+                value = average.aggregate(read(sources, None), context)
                 metrics.append(AggregatedMetric(task_name, name, tags, scalar(value)))
             elif TRAINED in tags:
                 of_chosen = [source for source in sources if source[0] in chosen]
                 if not of_chosen:
                     continue
-                tensors = _local_tensors(codec, of_chosen, base)
-                step = _step(function, tensors, context, next_states.get((task_name, name), NO_STATE))
+                state = next_states.get((task_name, name), NO_STATE)
+                step = _step(function, read(of_chosen, base), context, state)
                 next_states[task_name, name] = step.state
-                next_model[name] = values = step.values
-                if base is not None:
-                    key = TensorKey.of(name, origin, round_number + 1, tags=("aggregated", DELTA))
-                    deltas[name] = codec.encode(key, delta(values, base), lossless=False)
-                    next_model[name] = apply_delta(base, codec.decode(deltas[name]))
+                if base is None:
+                    next_model[name] = step.values
+                    continue
+                key = TensorKey.of(name, origin, round_number + 1, tags=("aggregated", DELTA))
+                deltas[name] = codec.encode(key, delta(step.values, base), lossless=False)
+                del step  # the aggregate, its difference and the next model are never there all three
+                next_model[name] = apply_delta(base, codec.decode(deltas[name]))
     return RoundOutcome(round_number, next_model, deltas, tuple(metrics), next_states)
 
 
@@ -195,7 +204,7 @@ def _choose(
     groups: Groups,
     collaborators: list[str],
     model: Arrays,
-    codec: TensorCodec,
+    read: Callable[[list[Source], NDArray[Any] | None], Iterator[LocalTensor]],
     round_number: int,
 ) -> list[str]:
     """Return whom ``function`` chooses, by all the tensors of the model that the task trained.
@@ -205,8 +214,8 @@ def _choose(
     distances = np.zeros((len(collaborators), len(collaborators)))
     for (name, tags, report), sources in groups.items():
         base = model.get(name) if not report else None
-        if base is not None and TRAINED in tags and METRIC not in tags:
-            stack = Stack(_local_tensors(codec, sources, base), AggregationContext(name, round_number, tags, base))
+        if base is not None and tags == (TRAINED,):
+            stack = Stack(read(sources, base), AggregationContext(name, round_number, tags, base))
             senders = [collaborators.index(tensor.collaborator) for tensor in stack.tensors]
             of_tensor = np.full(distances.shape, np.inf)
             of_tensor[np.ix_(senders, senders)] = squared_distances(stack)
@@ -228,17 +237,17 @@ def _grouped(results: Mapping[str, Result]) -> Groups:
     return dict(sorted(groups.items()))
 
 
-def _local_tensors(codec: TensorCodec, sources: list[Source], base: NDArray[Any] | None) -> Iterator[LocalTensor]:
+def _local_tensors(
+    codec: TensorCodec, sources: list[Source], base: NDArray[Any] | None, *, put_away: PutAway | None
+) -> Iterator[LocalTensor]:
     # if nobody has a single sample, everybody counts the same: 1.6 divides by zero here
     equal = not any(weight_of(result.record.data_size) for _, result, _ in sources)
     for collaborator, result, record in sources:
         weight = 1.0 if equal else weight_of(result.record.data_size)
         encoded = result.tensor(record)
         values = codec.decode(encoded)
-        yield LocalTensor(
-            collaborator,
-            weight,
-            values,
-            base=base if DELTA in encoded.tags else None,
-            kept=np.may_share_memory(values, np.frombuffer(encoded.data, np.uint8)),
-        )
+        kept = np.may_share_memory(values, np.frombuffer(encoded.data, np.uint8))
+        if not kept and put_away is not None:
+            values, kept = put_away(values), True
+        yield LocalTensor(collaborator, weight, values, base=base if DELTA in encoded.tags else None, kept=kept)
+        del values  # nor is it here while the next one is decoded

@@ -30,6 +30,7 @@ from openfl_aio.aggregator.offload import Offload, in_thread
 from openfl_aio.aggregator.progress import describe
 from openfl_aio.aggregator.rounds import FederationAborted, FederationComplete, Phase, RoundClosed, Rounds
 from openfl_aio.aggregator.saving import ModelSaver, model_paths
+from openfl_aio.aggregator.scratch import put_away
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.aggregator.stragglers import make_straggler_policy
 from openfl_aio.aggregator.uploads import Upload, check_results, upload_limit
@@ -51,6 +52,7 @@ from openfl_aio.errors import (
     OpenFLAioError,
     TensorNotFoundError,
 )
+from openfl_aio.storage.file_journal import FileJournal
 from openfl_aio.storage.journal import ALL_ROUNDS, Entry, Journal, MemoryJournal
 from openfl_aio.storage.models import ModelFiles
 from openfl_aio.storage.storage import Storage
@@ -399,6 +401,7 @@ class Aggregator:
             _close_all(closed)
 
     def _aggregate(self, closed: RoundClosed[Entry], model: Arrays) -> RoundOutcome:
+        folder = self._journal.folder if isinstance(self._journal, FileJournal) else None
         try:
             return aggregate_round(
                 closed.round_number,
@@ -408,6 +411,7 @@ class Aggregator:
                 function_of=self._function_of,
                 origin=self.uuid,
                 states=self._states,
+                put_away=partial(put_away, folder=folder) if folder is not None else None,
             )
         finally:
             _close_all(closed)  # here, because giving the mapped memory back takes milliseconds a GiB

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 from openfl_aio.aggregator.closing import Arrays, RoundOutcome, States, aggregate_round
 from openfl_aio.errors import TensorError
 from openfl_aio.tensors.aggregation import get_aggregation
-from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
+from openfl_aio.tensors.codec import Buffer, EncodedTensor, TensorCodec, TransformerMetadata
 from openfl_aio.tensors.delta import delta
 from openfl_aio.tensors.key import TensorKey
+from openfl_aio.tensors.pipelines.no_compression import NoCompression
 from openfl_aio.wire.incremental import TensorRecord
 
 MODEL = {"b": np.zeros(2, np.float32), "w": np.ones((2, 2), np.float32)}
@@ -62,6 +64,19 @@ def close(
         origin="aggregator",
         states=states,
     )
+
+
+class Lossy:
+    """A pipeline that halves all values on the way."""
+
+    name = "halved"
+    lossy = True
+
+    def forward(self, array: NDArray[Any]) -> tuple[memoryview, tuple[TransformerMetadata, ...]]:
+        return NoCompression().forward(array)
+
+    def backward(self, data: Buffer, metadata: tuple[TransformerMetadata, ...]) -> NDArray[np.float32]:
+        return NoCompression().backward(data, metadata) / np.float32(2)
 
 
 def filled(value: float) -> dict[str, NDArray[np.float32]]:
@@ -133,3 +148,56 @@ def test_krum_needs_enough_results_and_none_where_nothing_was_trained() -> None:
         close("krum", {"a": trained(filled(1)), "b": trained(filled(2))})
     score = TensorCodec().encode(TensorKey.of("acc", "x", 0, report=True, tags=("metric", "validate_agg")), np.ones(()))
     assert [metric.value for metric in close("krum", {"a": Upload([score])}).metrics] == [1.0]
+
+
+# Krum reads all to choose, and then the two tensors of the chosen one again
+@pytest.mark.parametrize(("function", "count"), [("median", 6), ("krum:byzantine=0", 8), ("weighted_average", 0)])
+def test_decoded_tensors_are_put_away_where_all_are_needed_at_once(function: str, count: int) -> None:
+    codec = TensorCodec(Lossy())
+    put: list[NDArray[Any]] = []
+
+    def put_away(values: NDArray[Any]) -> NDArray[Any]:
+        put.append(values)
+        return values.copy()
+
+    uploads = {
+        name: Upload(
+            [
+                codec.encode(TensorKey.of(tensor, "x", 0, tags=("trained",)), np.full_like(base, 4), lossless=False)
+                for tensor, base in MODEL.items()
+            ]
+        )
+        for name in "abc"
+    }
+    outcome = aggregate_round(
+        0,
+        {"train": uploads},
+        filled(1),
+        codec=codec,
+        function_of=lambda _: get_aggregation(function),
+        origin="aggregator",
+        put_away=put_away,
+    )
+    # to 2 from 1, and half of the way after the pipeline
+    assert outcome.model["w"][0, 0] == 1.5
+    assert len(put) == count
+
+
+@pytest.mark.parametrize(
+    "function", ["weighted_average", "median", "geometric_median", "krum", "bulyan", "trimmed_mean"]
+)
+@pytest.mark.parametrize("deltas", [False, True])
+def test_a_round_takes_memory_for_two_models_and_slices(function: str, deltas: bool) -> None:
+    model = {"w": np.zeros(1 << 20, np.float32)}
+    uploads = {
+        name: trained({"w": np.full(1 << 20, number)}, base=model if deltas else None)
+        for number, name in enumerate("abcdefghijkl")
+    }
+    tracemalloc.start()
+    try:
+        outcome = close(function, uploads, model=model)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert outcome.model["w"].nbytes == model["w"].nbytes
+    assert peak < 2 * model["w"].nbytes + 5 * (1 << 20)

@@ -235,6 +235,8 @@ def raw(**changes: Any) -> EncodedTensor:
         ([raw(data=bytes(12))], 1, CodecError, "12 bytes"),
         ([raw(metadata=(TransformerMetadata(int_list=(4,)),))], 1, ShapeMismatchError, "as in the model"),
         ([raw(name="new", tags=("trained", "delta", "compressed"))], 1, TensorError, "no such tensor"),
+        ([raw(tags=("trained", "mine", "compressed"))], 1, TensorError, "no tag but 'trained'"),
+        ([raw(report=True)], 1, TensorError, "no report"),
         ([raw(), raw()], 1, TensorError, "twice"),
         ([raw()], 0, TensorError, "at least 1"),
         ([raw()], -1, TensorError, "at least 1"),

@@ -91,6 +91,9 @@ class AggregationFunction(ABC):
     name: ClassVar[str]
     """The name the function is configured by."""
 
+    holds_all: ClassVar[bool] = False
+    """Whether it holds on to every local tensor until the end, also to those that are not kept."""
+
     @property
     def least(self) -> int:
         """How many collaborators there must be at least."""
@@ -127,10 +130,12 @@ class StatefulFunction(AggregationFunction):
 class SelectingFunction(AggregationFunction):
     """A function that first chooses collaborators by the distances of their whole models, then combines the chosen ones.
 
-    Its papers speak of one vector a collaborator. So a caller with a model of many tensors adds up their
+    Their papers speak of one vector a collaborator. So a caller with a model of many tensors adds up their
     `squared_distances`, asks `select` once, and gives each tensor of the chosen ones to `combine`. `aggregate` does
     all three for a single tensor.
     """
+
+    holds_all = True
 
     @abstractmethod
     def select(self, distances: NDArray[np.float64]) -> tuple[int, ...]:

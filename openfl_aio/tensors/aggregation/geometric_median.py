@@ -29,6 +29,7 @@ class GeometricMedian(AggregationFunction):
     """
 
     name = "geometric_median"
+    holds_all = True
 
     def aggregate(self, tensors: Iterable[LocalTensor], context: AggregationContext) -> NDArray[np.float32]:
         """Return the median. Raises `TensorError` as well for a weight below 0 or not finite, or when all are 0."""

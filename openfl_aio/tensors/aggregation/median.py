@@ -21,6 +21,7 @@ class Median(AggregationFunction):
     """
 
     name = "median"
+    holds_all = True
 
     def aggregate(self, tensors: Iterable[LocalTensor], context: AggregationContext) -> NDArray[np.float32]:
         """Return the median. Raises `TensorError` as well for a weight below 0 or not finite."""

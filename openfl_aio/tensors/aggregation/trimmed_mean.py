@@ -28,6 +28,7 @@ class TrimmedMean(AggregationFunction):
     """
 
     name = "trimmed_mean"
+    holds_all = True
 
     def __init__(self, *, share: float = 0.1) -> None:
         self._share = check_share("share", share, most=0.5, below=True)
