@@ -114,11 +114,12 @@ class Limits(Frozen):
     max_header_bytes: int = Field(default=16 * 1024, ge=1)
     max_continuations: int = Field(default=64, ge=1)
     # flow control
-    stream_window: int = Field(default=256 * 1024, ge=65_535, le=2**31 - 1)  # what a peer may send before it is read
+    stream_window: int = Field(default=65_535, ge=65_535, le=2**31 - 1)  # what a peer may send before it is read
     max_stream_window: int = Field(default=8 * MIB, ge=65_535, le=2**31 - 1)  # ... once it turns out to be read
-    connection_window: int = Field(default=65_535, ge=65_535, le=2**31 - 1)
+    connection_window: int = Field(default=1 * MIB, ge=65_535, le=2**31 - 1)
     max_connection_window: int = Field(default=16 * MIB, ge=65_535, le=2**31 - 1)
     window_pool_bytes: int = Field(default=128 * MIB, ge=0)  # what all windows of a server may have beyond the first
+    max_receiving_bytes: int = Field(default=64 * MIB, ge=1)  # large messages under way, on all connections of a server
     max_frame_bytes: int = Field(default=4 * MIB, ge=16_384, le=2**24 - 1)
     max_queued_bytes: int = Field(default=1 * MIB, ge=1)  # written and not taken: a peer that does not read is not read
     # rates of frames on one connection

@@ -22,7 +22,7 @@ def nothing(stage: Stage) -> None:
     stage.watch([])
 
 
-@attack(ends=CUT, within=6.5, lasts=7.0)
+@attack(ends=CUT, within=7.0, lasts=8.0)
 def silent_connections(stage: Stage) -> None:
     """400 connections that say nothing, and new ones for those that end."""
     wires = stage.many(400, greet=False, encrypt=False)
@@ -32,7 +32,7 @@ def silent_connections(stage: Stage) -> None:
         wires += stage.many(min(20, 400 - len(wires)), greet=False, encrypt=False)
 
 
-@attack(ends=CUT, within=6.5, lasts=7.0)
+@attack(ends=CUT, within=7.0, lasts=8.0)
 def slow_preface(stage: Stage) -> None:
     """Connections that send the preface a byte at a time."""
     wires = stage.many(50, greet=False)
@@ -44,7 +44,7 @@ def slow_preface(stage: Stage) -> None:
         stage.watch(wires, 0.5)
 
 
-@attack(ends=CUT, within=6.5, lasts=7.0)
+@attack(ends=CUT, within=7.0, lasts=8.0)
 def no_settings(stage: Stage) -> None:
     """Connections that send the preface and no SETTINGS."""
     wires = stage.many(50, greet=False)
@@ -53,7 +53,7 @@ def no_settings(stage: Stage) -> None:
     stage.watch(wires)
 
 
-@attack(links=(MTLS,), ends=CUT, within=6.5, lasts=7.0)
+@attack(links=(MTLS,), ends=CUT, within=7.0, lasts=8.0)
 def slow_handshake(stage: Stage) -> None:
     """Connections that begin TLS and leave it there."""
     hello = client_hello(stage)

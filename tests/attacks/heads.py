@@ -36,7 +36,7 @@ def continuation_large(stage: Stage) -> None:
     stage.flood(script)
 
 
-@attack(ends=WRONG, within=6.5, lasts=7.0)
+@attack(ends=WRONG, within=7.0, lasts=8.0)
 def headers_without_end(stage: Stage) -> None:
     """A hundred connections that begin a header block and fall silent."""
     wires = stage.many(60)
@@ -45,7 +45,7 @@ def headers_without_end(stage: Stage) -> None:
     stage.watch(wires)
 
 
-@attack(ends=WRONG, within=6.5, lasts=7.0)
+@attack(ends=WRONG, within=7.0, lasts=8.0)
 def headers_dripping(stage: Stage) -> None:
     """Header blocks that grow by a byte now and then."""
     wires = stage.many(20)

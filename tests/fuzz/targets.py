@@ -43,7 +43,7 @@ MESSAGES: Final = (
 
 def pieces(data: bytes, pattern: int) -> list[bytes]:
     """Cut ``data`` as ``pattern`` says: whole, byte by byte, or in pieces of some size."""
-    size = (len(data) or 1, 1, 2, 7, 9, 10, 64, 1000)[pattern % 8]
+    size = max((len(data) or 1, 1, 2, 7, 9, 10, 64, 1000)[pattern % 8], len(data) // 2000)
     return [data[start : start + size] for start in range(0, len(data), size)]
 
 

@@ -41,12 +41,13 @@ def peer_stubs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def started(ca: ThrowawayCA, peer_stubs: dict[str, Path]) -> Iterator[Callable[[str, str], PeerProcess]]:
-    """Give the process of a program in an environment; each is started once."""
+    """Give the process of a program in an environment; each is started once, or again if it ended."""
     running: dict[tuple[str, str], PeerProcess] = {}
     with ExitStack() as stack:
 
         def get(version: str, program: str) -> PeerProcess:
-            if (version, program) not in running:
+            process = running.get((version, program))
+            if process is None or not process.running:
                 tls = ca.server() if program.startswith("server") else ca.client("peer")
                 process = PeerProcess(peers()[version], program, stubs=peer_stubs[version], tls=tls)
                 running[version, program] = stack.enter_context(process)
@@ -67,7 +68,7 @@ def peer_server(started: Callable[[str, str], PeerProcess]) -> Callable[[str, st
     servers: dict[tuple[str, str], Started] = {}
 
     def get(version: str, kind: str) -> Started:
-        if (version, kind) not in servers:
+        if (version, kind) not in servers or not servers[version, kind].process.running:
             servers[version, kind] = Started(started(version, f"server_{kind}"))
         return servers[version, kind]
 

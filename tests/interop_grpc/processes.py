@@ -53,6 +53,11 @@ class PeerProcess:
             self._lines.put(line)
         self._lines.put("")
 
+    @property
+    def running(self) -> bool:
+        """Whether the program can be spoken to."""
+        return self._process.poll() is None
+
     def tell(self, order: object) -> None:
         """Send one line."""
         assert self._process.stdin is not None
@@ -64,6 +69,8 @@ class PeerProcess:
         try:
             line = self._lines.get(timeout=seconds)
         except queue.Empty:
+            self._process.kill()  # its answer would be taken for the next one's
+            self._process.wait()
             raise AssertionError(f"nothing from the peer within {seconds:g} s\n{self._said()}") from None
         assert line, f"the peer ended\n{self._said()}"
         answer: dict[str, Any] = json.loads(line)

@@ -47,6 +47,7 @@ class SmallAggregator(aggregator.AggregatorBase):
         self.received: list[bytes] = []
         self.padding = ""
         self.endless = False
+        self.pausing = False
 
     async def get_tasks(self, message: aggregator.GetTasksRequest) -> aggregator.GetTasksResponse:
         if self.error is not None:
@@ -76,6 +77,9 @@ class SmallAggregator(aggregator.AggregatorBase):
     ) -> aggregator.SendLocalTaskResultsResponse:
         async for message in messages:
             self.received.append(bytes(message.npbytes))
+            if self.pausing and len(self.received) > 10:  # when the windows have grown
+                self.parked.set()
+                await self.go_on.wait()
         return aggregator.SendLocalTaskResultsResponse(header=aggregator.MessageHeader(sender=current_caller().name))
 
     async def get_metric_stream(
@@ -454,6 +458,22 @@ async def test_a_lost_connection_gives_back_what_its_windows_had() -> None:
             assert pool.left < before, "a peer whose bytes are read gets larger windows"
         await server._plane.shared.emptied.wait()
         assert pool.left == before
+
+
+async def test_an_upload_that_is_not_read_holds_up_no_other_call() -> None:
+    service = SmallAggregator()
+    service.pausing = True
+    chunks = [DataStream(size=2_000_000, npbytes=bytes(2_000_000))] * 20
+    async with serving(service) as (stub, _), anyio.create_task_group() as group:
+        for _ in range(2):
+            group.start_soon(stub.send_local_task_results, chunks)
+        await service.parked.wait()
+        with anyio.fail_after(10):
+            for _ in range(10):
+                await stub.get_tasks(TASKS)
+                await anyio.sleep(0.01)
+        service.go_on.set()
+    assert len(service.received) == 40
 
 
 async def test_several_servers_run_in_one_loop() -> None:

@@ -27,6 +27,7 @@ from openfl_aio.transport.http2.headers import Headers
 from openfl_aio.transport.http2.memory import Tide
 from openfl_aio.transport.http2.messages import OWN_MEMORY, BufferPool
 from openfl_aio.transport.http2.outgoing import Piece
+from openfl_aio.transport.http2.room import Room
 from openfl_aio.transport.http2.stream import Stream
 from openfl_aio.transport.http2.streams import StreamRecord
 from openfl_aio.transport.http2.turns import Turns
@@ -76,6 +77,7 @@ class Shared:
     client: bool = False
     calls: Calls | None = None
     pool: WindowPool = field(init=False)
+    room: Room = field(init=False)
     tide: Tide = field(default_factory=Tide)
     turns: Turns = field(default_factory=Turns)
     buffers: BufferPool = field(default_factory=lambda: BufferPool(POOLED_BYTES))
@@ -88,6 +90,7 @@ class Shared:
 
     def __post_init__(self) -> None:
         self.pool = WindowPool(self.limits.window_pool_bytes)
+        self.room = Room(self.limits.max_receiving_bytes)
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -311,7 +314,10 @@ class Connection(asyncio.BufferedProtocol):
         """Send what the engine has, or keep it, and read no more, while the peer takes nothing."""
         if not self.engine.out or self._transport is None:
             return
-        if not self.writable and self._lingering is None:
+        if self._lingering is not None:
+            self.engine.out.clear()  # the last word was said
+            return
+        if not self.writable:
             # only a server holds back: two sides that do would wait for each other
             if not self._paused and not self._shared.client and self._writer.queued > _UNSENT_BYTES:
                 self._paused = True
@@ -336,6 +342,8 @@ class Connection(asyncio.BufferedProtocol):
     def request_received(self, record: StreamRecord, headers: Headers) -> None:
         """See `Owner`."""
         stream = Stream(self, max_bytes=record.inbound.max_bytes, record=record)
+        record.inbound.room = self._shared.room
+        record.inbound.on_room = partial(self.settle, record)
         assert self._shared.calls is not None
         self._shared.calls.prepare(stream, headers)
         self._new.append((stream, headers))
@@ -539,7 +547,7 @@ class Connection(asyncio.BufferedProtocol):
             self.write(())
             transport.close()
             if transport.get_write_buffer_size():
-                self.loop.call_later(LINGER_SECONDS, transport.abort)
+                self._lingers = self.loop.call_later(LINGER_SECONDS, self.abort)
 
     def abort(self) -> None:
         """Close at once; a connection that is not made yet, as soon as it is."""

@@ -239,6 +239,9 @@ class Engine:
         self._window.left -= length
         if self._window.left < 0:
             raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "more DATA than the connection's window")
+        relief = self._window.relief()
+        if relief:
+            self.out.append(frames.window_frame(0, relief))
         self._budget.earn(length)
         record = None
         try:
@@ -317,7 +320,7 @@ class Engine:
             self._read(record, count)
 
     def _read(self, record: StreamRecord | None, count: int) -> None:
-        increment = self._window.read(count)
+        increment = self._window.read(count) or self._window.relief()
         if increment:
             self.out.append(frames.window_frame(0, increment))
         if record is not None and record.remote_open and record.inbound.fault is None:
@@ -411,7 +414,7 @@ class Engine:
             self._end_remote(record)
 
     def _new_record(self, stream_id: int, max_bytes: int) -> StreamRecord:
-        window = ReceiveWindow(self._first_window, self._limits.max_stream_window, self._pool)
+        window = ReceiveWindow(self._first_window, self._limits.max_stream_window, self._pool, within=self._window)
         record = StreamRecord(stream_id, window=window, out_window=self._peer_window, inbound=Inbound(max_bytes))
         self.streams[stream_id] = record
         return record

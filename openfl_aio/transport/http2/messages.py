@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import struct
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from typing import Final, TypeAlias
 
 import numpy as np
+
+from openfl_aio.transport.http2.room import Room
 
 __all__ = ["PREFIX_BYTES", "BufferPool", "Fault", "Inbound", "Message"]
 
@@ -76,11 +79,21 @@ class BufferPool:
         self._used = False
 
 
+class _Lease:
+    """What a large message has until it is released: a place in the room, and perhaps memory of the pool."""
+
+    __slots__ = ("memory",)
+
+    def __init__(self, memory: memoryview | None) -> None:
+        self.memory = memory
+
+
 class Inbound:
     """The receiving side of one stream.
 
     ``max_bytes`` bounds one message. With ``pool`` set, large messages live in its memory and are valid until
-    `release`. ``unread`` counts bytes of flow control that were received and not settled with the peer.
+    `release`. With ``room`` set, a large message waits for room beyond what the first window gives; ``on_room`` is
+    called when it has it. ``unread`` counts bytes of flow control that were received and not settled with the peer.
     """
 
     __slots__ = (
@@ -88,8 +101,8 @@ class Inbound:
         "_backlog",
         "_body",
         "_filled",
+        "_lease",
         "_leased",
-        "_memory",
         "_need",
         "_prefix",
         "_ready",
@@ -97,14 +110,19 @@ class Inbound:
         "fault",
         "fault_bytes",
         "max_bytes",
+        "on_room",
         "pool",
         "received",
+        "room",
         "unread",
+        "waiting",
     )
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.pool: BufferPool | None = None
+        self.room: Room | None = None
+        self.on_room: Callable[[], None] | None = None
         self.ended = False
         self.fault: Fault | None = None
         self.fault_bytes = 0  # length of the message that is at fault, 0 if even that is not known
@@ -114,11 +132,12 @@ class Inbound:
         self._need = -1  # length of the message under way, -1 between messages
         self._filled = 0
         self._body: memoryview | None = None
-        self._memory: memoryview | None = None  # of the pool, under the body
-        self._ready: deque[tuple[Message, memoryview | None]] = deque()
+        self._lease: _Lease | None = None  # of the message under way
+        self._ready: deque[tuple[Message, _Lease | None]] = deque()
         self._backlog: bytearray | None = None
         self._at = 0
-        self._leased: memoryview | None = None
+        self._leased: _Lease | None = None  # of the message taken last
+        self.waiting = False  # the message under way has no room yet
 
     def __repr__(self) -> str:
         return f"<Inbound ready={len(self._ready)} need={self._need} filled={self._filled} ended={self.ended}>"
@@ -176,23 +195,40 @@ class Inbound:
         return message
 
     def release(self) -> None:
-        """Give back the memory of the message taken last, if it is the pool's."""
-        memory, self._leased = self._leased, None
-        if memory is not None and self.pool is not None:
-            self.pool.give(memory)
+        """Give back the room of the message taken last, and its memory if it is the pool's."""
+        lease, self._leased = self._leased, None
+        if lease is not None:
+            self._give(lease)
+
+    def _give(self, lease: _Lease) -> None:
+        if lease.memory is not None and self.pool is not None:
+            self.pool.give(lease.memory)
+        if self.room is not None:
+            self.room.leave(lease)
 
     def close(self) -> None:
         """Forget everything, and whatever is still to come."""
         self.fault = self.fault or Fault.CUT
         self.release()
-        self._ready.clear()
-        self._body = self._memory = self._backlog = None
+        while self._ready:
+            _, lease = self._ready.popleft()
+            if lease is not None:
+                self._give(lease)
+        self._forget()
+
+    def _forget(self) -> None:
+        lease, self._lease = self._lease, None
+        if lease is not None:
+            self._give(lease)
+        self._body = self._backlog = None
         self._need = -1
         self._prefix = b""
+        self.waiting = False
 
     def settle(self) -> int:
-        """Return ``unread`` and set it to zero: these bytes are read, the peer may send as many again."""
-        count, self.unread = self.unread, 0
+        """Return how many bytes the peer may send for those that came: they are read, or have room to stay."""
+        kept = min(self._filled, self.unread) if self.waiting else 0
+        count, self.unread = self.unread - kept, kept
         return count
 
     @property
@@ -254,17 +290,28 @@ class Inbound:
     def _begin(self, need: int) -> None:
         self._need = need
         self._filled = 0
-        if need > OWN_MEMORY and self.pool is not None:
-            self._memory = self.pool.take(need)
-            self._body = self._memory[:need]
-        else:
-            self._body = allocate(need)
+        memory = None
+        if need > OWN_MEMORY:
+            if self.pool is not None:
+                memory = self.pool.take(need)
+            if self.pool is not None or self.room is not None:
+                self._lease = _Lease(memory)
+            if self.room is not None:
+                assert self._lease is not None
+                self.waiting = not self.room.ask(self._lease, need, self._has_room)
+        self._body = allocate(need) if memory is None else memory[:need]
+
+    def _has_room(self) -> None:
+        self.waiting = False
+        if self.on_room is not None:
+            self.on_room()
 
     def _complete(self) -> None:
         assert self._body is not None
-        self._ready.append((self._body.toreadonly(), self._memory))
-        self._body = self._memory = None
+        self._ready.append((self._body.toreadonly(), self._lease))
+        self._body = self._lease = None
         self._need = -1
+        self.waiting = False
 
     def _cut_backlog(self) -> None:
         backlog = self._backlog
@@ -286,8 +333,4 @@ class Inbound:
     def _fail(self, fault: Fault) -> None:
         self.fault = fault
         self.fault_bytes = max(self._need, 0)
-        if self._memory is not None and self.pool is not None:
-            self.pool.give(self._memory)
-        self._body = self._memory = self._backlog = None
-        self._need = -1
-        self._prefix = b""
+        self._forget()

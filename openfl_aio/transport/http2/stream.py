@@ -361,7 +361,7 @@ class Stream:
         """Return whether the peer has let us wait for ``seconds``, for bytes or for room to send them."""
         if self._reading is not None:
             received = self.record.inbound.received
-            if received > self._read_before:
+            if received > self._read_before or self.record.inbound.waiting:
                 self._reading_since, self._read_before = now, received
             return now - self._reading_since >= seconds
         if self._sending is None:

@@ -37,14 +37,17 @@ class ReceiveWindow:
     ``most`` and the pool allow: a peer whose bytes are not read never gets more than it began with.
     """
 
-    __slots__ = ("_first", "_most", "_pool", "_uncredited", "left", "size")
+    __slots__ = ("_first", "_most", "_pool", "_uncredited", "_within", "left", "size")
 
-    def __init__(self, size: int, most: int, pool: WindowPool) -> None:
+    def __init__(self, size: int, most: int, pool: WindowPool, *, within: ReceiveWindow | None = None) -> None:
         self.left = size  # what the peer may still send; below zero it broke the rules
         self.size = size
         self._first = size
         self._most = most
         self._pool = pool
+        self._within = (
+            within  # a stream's is at most half of the connection's: one that is not read leaves room for others
+        )
         self._uncredited = 0
 
     def read(self, count: int) -> int:
@@ -53,10 +56,25 @@ class ReceiveWindow:
         if self._uncredited * 2 < self.size:
             return 0
         more = min(self.size, self._most - self.size)
+        if self._within is not None:
+            more = min(more, self._within.size // 2 - self.size)
         if more > 0:
             more = self._pool.take(more)
             self.size += more
         increment = self._uncredited + max(more, 0)
+        self._uncredited = 0
+        self.left += increment
+        return increment
+
+    def relief(self) -> int:
+        """Return an increment that is due before half of the window was read, or 0.
+
+        For a window that streams share: what some do not read must not keep others from sending, so no more is held
+        back than the peer may still send anyway.
+        """
+        increment = self._uncredited
+        if not increment or increment < self.left:
+            return 0
         self._uncredited = 0
         self.left += increment
         return increment

@@ -53,7 +53,7 @@ def parse(written: bytes) -> list[Any]:
     return found
 
 
-WIDE = Limits(connection_window=512 * 1024, max_connection_window=32 << 20)
+WIDE = Limits(stream_window=256 * 1024, connection_window=512 * 1024, max_connection_window=32 << 20)
 """Windows of streams are met before that of the connection."""
 
 

@@ -16,10 +16,16 @@ from openfl_aio.transport.http2.messages import PREFIX
 from openfl_aio.transport.http2.stream import Stream
 from openfl_aio.transport.http2.windows import WindowPool
 from tests.transport.http2.pipes import Pipe, join, nothing, served
-from tests.transport.http2.recording import RESPONSE, TRAILERS, data, head, message, settings
+from tests.transport.http2.recording import REQUEST, RESPONSE, TRAILERS, data, head, message, settings
 
 LIMITS = Limits()
 QUESTION = frame(PING, 0, 0, bytes(8))
+
+
+@pytest.fixture(autouse=True)
+def a_fast_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing cost so much time that reading is paused for it."""
+    monkeypatch.setattr("openfl_aio.transport.http2.connection.time.thread_time", lambda: 0.0)
 
 
 def names(sent: list[Any]) -> list[str]:
@@ -446,6 +452,69 @@ async def test_a_client_goes_once_its_server_says_goodbye_and_its_calls_are_done
     assert idle.is_closing()
 
 
+async def test_what_comes_for_a_call_that_nobody_waits_for_is_counted_and_forgotten() -> None:
+    async def answer(stream: Stream) -> None:
+        await stream.send_headers(RESPONSE)
+        await stream.send([bytes(300_000)])
+        await stream.send_headers(TRAILERS, end_stream=True)
+
+    for way in ("all", "none"):
+        client, server, _ = await join(answer)
+        stream = client.create_stream()
+        release = await stream.send_request(REQUEST, end_stream=True)
+        record = stream.record
+        release()
+        if way == "none":
+            server.engine.reset(server.engine.streams.get(1, record), ErrorCode.CANCEL)
+        await turns(50)
+        assert client.engine.fault is None
+        assert client.engine.streams == {}
+        assert client.engine._window.left >= client.engine._window.size // 2
+        assert record.inbound.take() is None
+
+
+async def test_headers_wait_too_while_nothing_is_taken() -> None:
+    async def answer(stream: Stream) -> None:
+        await asyncio.sleep(0.1)
+        await stream.send_headers(RESPONSE + TRAILERS, end_stream=True)
+
+    connection, pipe, handlers = served(answer, limits=Limits(max_queued_bytes=100))
+    pipe.give(head(1, end=True))
+    pipe.taken = False
+    pipe.give(QUESTION * 20)
+    assert not connection.writable
+    await asyncio.sleep(1)
+    assert not handlers.tasks[0].done()
+    connection.check(connection.now() + LIMITS.progress_seconds - 2)
+    assert handlers.resets == []
+    pipe.take()
+    await turns()
+
+    assert handlers.tasks[0].done()
+    assert names(pipe.sent()) == ["Ping"] * 20 + ["Headers"]
+
+
+async def test_many_answers_at_once_take_turns() -> None:
+    async def answer(stream: Stream) -> None:
+        await stream.send_headers(RESPONSE)
+        await stream.send([bytes(3_000_000)])
+        await stream.send_headers(TRAILERS, end_stream=True)
+
+    client, _, handlers = await join(answer)
+    streams = [client.create_stream() for _ in range(40)]
+    for stream in streams:
+        await stream.send_request(REQUEST, end_stream=True)
+
+    async def read(stream: Stream) -> int:
+        whole = await stream.receive()
+        assert whole is not None
+        return len(whole)
+
+    assert await asyncio.gather(*map(read, streams)) == [3_000_000] * 40
+    await turns(50)
+    assert all(task.done() for task in handlers.tasks)
+
+
 async def test_windows_that_were_had_are_given_back_by_clients_too() -> None:
     client, _, _ = await join()
     pool: WindowPool = client._shared.pool
@@ -461,4 +530,5 @@ async def test_a_connection_says_whose_it_is() -> None:
     assert repr(connection) == "<Connection [::1]:4711>"
     assert connection.connection is connection
     assert connection.serves
+    assert str(connection.get_peer().addr()) == "('::1', 4711, 0, 0)"
     assert END_STREAM == 1

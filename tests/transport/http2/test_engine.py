@@ -64,11 +64,9 @@ def connected(**options: Any) -> tuple[Recorder, Any]:
 
 
 def test_a_server_begins_with_what_it_accepts() -> None:
-    (first,) = Recorder(ready=False, limits=Limits()).sent()
-    assert first.settings == {3: 100, 4: 256 * 1024, 5: 4 << 20, 6: 16 * 1024}
-
-    (_, window) = Recorder(ready=False, limits=Limits(connection_window=512 * 1024)).sent()
-    assert (window.stream_id, window.window_increment) == (0, 512 * 1024 - 65_535)
+    (first, window) = Recorder(ready=False, limits=Limits()).sent()
+    assert first.settings == {3: 100, 4: 65_535, 5: 4 << 20, 6: 16 * 1024}
+    assert (window.stream_id, window.window_increment) == (0, (1 << 20) - 65_535)
 
 
 def test_a_client_begins_with_the_preface_and_wants_no_push() -> None:
@@ -445,7 +443,7 @@ def test_a_malformed_answer_ends_its_call(what: bytes) -> None:
 
 
 def test_data_on_a_dead_stream_opens_the_connection_again() -> None:
-    server = Recorder(limits=Limits(max_connection_window=512 * 1024))
+    server = Recorder(limits=Limits(connection_window=512 * 1024, max_connection_window=512 * 1024))
     server.feed(head(1))
     server.engine.reset(server.engine.streams[1], ErrorCode.CANCEL)
     server.sent()
@@ -484,6 +482,21 @@ def test_what_is_not_read_opens_no_window_and_what_is_read_opens_it() -> None:
     server.feed(data(1, message(bytes(200_000))))
     server.read(server.engine.streams[1])
     assert {sent.stream_id for sent in server.sent()} >= {0}
+
+
+@pytest.mark.parametrize("first", ["read", "parked"])
+def test_a_stream_that_is_read_goes_on_whatever_others_keep(first: str) -> None:
+    limits = Limits(stream_window=65_535, connection_window=100_000, max_connection_window=100_000)
+    server = Recorder(limits=limits, reading=False)
+    server.feed(head(1), head(3))
+    read, parked = data(1, message(bytes(10_000))), data(3, bytes(65_000))
+    server.feed(*([read, parked] if first == "read" else [parked, read]))
+    for _ in range(30):  # there is always room for the next one
+        server.read(server.engine.streams[1])
+        server.feed(read)
+
+    assert server.engine.fault is None
+    assert len(server.bodies[1]) == 30
 
 
 def test_a_stream_with_a_fault_gets_no_more_window() -> None:
@@ -641,6 +654,7 @@ def test_a_server_that_drains_refuses_what_begins_and_goes_on_with_the_rest() ->
 
 SLOW = 0.001  # a second: nothing to speak of comes back
 TIGHT = Limits(
+    stream_window=256 * 1024,
     connection_window=512 * 1024,
     control_burst=10,
     control_rate=SLOW,
@@ -833,7 +847,7 @@ def test_windows_of_all_streams_share_one_pool_and_give_it_back() -> None:
 
 def test_a_connection_that_is_gone_gives_back_its_windows_and_takes_none_again() -> None:
     pool = WindowPool(1 << 20)
-    server = Recorder(pool=pool, limits=Limits(stream_window=65_535, connection_window=65_535))
+    server = Recorder(pool=pool, limits=Limits(stream_window=65_535, connection_window=200_000))
     server.feed(head(1), *(data(1, message(bytes(30_000))) for _ in range(20)))
     assert pool.left < 1 << 20
     server.reading = False

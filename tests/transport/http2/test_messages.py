@@ -270,6 +270,18 @@ def test_a_closed_inbound_keeps_nothing_and_goes_on_counting(pooled: bool) -> No
     assert inbound.fault is Fault.CUT
 
 
+@pytest.mark.parametrize(
+    ("rest", "more"),
+    [(b"", False), (wire([b"x"]), True), (b"\0", True), (PREFIX.pack(0, 9), True), (b"\x01aaaa", True)],
+)
+def test_whether_there_is_more_behind_a_message_is_known(rest: bytes, more: bool) -> None:
+    inbound = Inbound(100)
+    inbound.feed(memoryview(wire([b"one"]) + rest))
+    inbound.take()
+
+    assert inbound.more is more
+
+
 def test_closing_after_a_fault_keeps_the_fault() -> None:
     inbound = Inbound(10)
     inbound.feed(memoryview(PREFIX.pack(0, 11)))

@@ -21,6 +21,7 @@ class Transport(asyncio.Transport):
 
     reading = True
     written = 0
+    ended = False
 
     def pause_reading(self) -> None:
         self.reading = False
@@ -32,7 +33,14 @@ class Transport(asyncio.Transport):
         return False
 
     def write(self, data: object) -> None:
+        assert not self.ended, "asyncio raises"
         self.written += 1
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.ended = True
 
     def get_write_buffer_size(self) -> int:
         return 0
@@ -119,3 +127,14 @@ async def test_nothing_is_written_while_asyncio_says_that_it_may_be() -> None:
     assert transport.written == before
     await asyncio.sleep(0)
     assert transport.written == before + 1
+
+
+async def test_nothing_is_said_after_the_reason_for_the_end() -> None:
+    connection, transport = connected(Shared(Limits()))
+    give(connection, frames.frame(frames.PING, 0, 0, bytes(7)))
+    assert transport.ended
+    said = transport.written
+    connection.engine.ping(bytes(8))
+    connection.flush()
+    assert transport.written == said
+    connection.connection_lost(None)

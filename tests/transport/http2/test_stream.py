@@ -25,6 +25,12 @@ from tests.transport.http2.recording import REQUEST, RESPONSE, TRAILERS, data, h
 OPEN = Limits(control_burst=10_000, small_frame_burst=100_000)
 
 
+@pytest.fixture(autouse=True)
+def a_fast_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing cost so much time that reading is paused for it."""
+    monkeypatch.setattr("openfl_aio.transport.http2.connection.time.thread_time", lambda: 0.0)
+
+
 async def turns(count: int = 10) -> None:
     for _ in range(count):
         await asyncio.sleep(0)
@@ -99,6 +105,7 @@ async def test_grpclibs_way_of_sending_is_understood() -> None:
 
     assert await messages(stream) == [b"3"]
     assert stream.id == 1
+    assert stream._transport is stream, "grpclib asks it whether it is closing"
     assert repr(stream) == "<Stream 1 of <Connection [::1]:4711>>"
 
 

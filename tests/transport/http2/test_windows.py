@@ -28,6 +28,9 @@ class Run:
         self.in_flight -= count
         return self.window.read(count)
 
+    def read_shared(self, count: int) -> int:
+        return self.read(count) or self.window.relief()
+
 
 @LAW
 @given(first=SIZES, more=st.integers(0, 3000), pool=st.integers(0, 5000), steps=st.lists(st.tuples(SIZES, SIZES)))
@@ -61,6 +64,21 @@ def test_a_peer_whose_bytes_are_all_read_is_never_stuck(first: int, most: int, r
         run.read(run.in_flight)
 
         assert run.window.left * 2 >= run.window.size, "more than half of it is open"
+
+
+@LAW
+@given(first=SIZES, most=st.integers(0, 4000), steps=st.lists(st.tuples(SIZES, st.integers(0, 1000))))
+def test_a_shared_window_is_open_as_far_as_it_is_not_filled_with_what_nobody_reads(
+    first: int, most: int, steps: list[tuple[int, int]]
+) -> None:
+    run = Run(first, max(first, most), WindowPool(10_000))
+    for received, read in steps:
+        run.read_shared(read)
+        run.receive(received)
+        run.window.relief()
+
+        assert run.window.left > 0 or run.in_flight == run.window.size
+        assert run.window.left + run.in_flight <= run.window.size
 
 
 def test_a_window_doubles_each_time_half_of_it_was_read_until_it_is_as_large_as_it_may_be() -> None:
@@ -101,3 +119,18 @@ def test_windows_share_their_pool_and_leave_something_to_the_next() -> None:
 
     greedy.close()
     assert pool.left == 143
+
+
+def test_a_stream_has_at_most_half_of_its_connection_so_that_one_that_is_not_read_stops_no_other() -> None:
+    pool = WindowPool(1 << 20)
+    connection = ReceiveWindow(1000, 4000, pool)
+    stream = ReceiveWindow(400, 4000, pool, within=connection)
+    sizes = []
+    for _ in range(12):
+        for window in (stream, connection):
+            window.left -= 200
+            window.read(200)
+        sizes.append((stream.size, connection.size))
+        assert stream.size * 2 <= connection.size
+
+    assert sizes[-1] == (2000, 4000)
