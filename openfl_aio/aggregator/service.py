@@ -14,7 +14,15 @@ import anyio.abc
 from numpy.typing import NDArray
 
 from openfl_aio.aggregator.assigner import make_assigner
-from openfl_aio.aggregator.closing import Arrays, RoundOutcome, aggregate_round, decode_result, scalar, tags_of
+from openfl_aio.aggregator.closing import (
+    Arrays,
+    RoundOutcome,
+    States,
+    aggregate_round,
+    decode_result,
+    scalar,
+    tags_of,
+)
 from openfl_aio.aggregator.encoded import EncodedModels, ModelEncoder
 from openfl_aio.aggregator.metrics import MetricLog
 from openfl_aio.aggregator.models import GlobalModels
@@ -22,9 +30,10 @@ from openfl_aio.aggregator.offload import Offload, in_thread
 from openfl_aio.aggregator.progress import describe
 from openfl_aio.aggregator.rounds import FederationAborted, FederationComplete, Phase, RoundClosed, Rounds
 from openfl_aio.aggregator.saving import ModelSaver, model_paths
+from openfl_aio.aggregator.scratch import put_away
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.aggregator.stragglers import make_straggler_policy
-from openfl_aio.aggregator.uploads import Upload, check_results, upload_limit
+from openfl_aio.aggregator.uploads import Upload, check_payloads, check_results, upload_limit
 from openfl_aio.config import AggregatorConfig, Endpoint
 from openfl_aio.domain import (
     Assignment,
@@ -43,10 +52,11 @@ from openfl_aio.errors import (
     OpenFLAioError,
     TensorNotFoundError,
 )
+from openfl_aio.storage.file_journal import FileJournal
 from openfl_aio.storage.journal import ALL_ROUNDS, Entry, Journal, MemoryJournal
 from openfl_aio.storage.models import ModelFiles
 from openfl_aio.storage.storage import Storage
-from openfl_aio.tensors.aggregation import AggregationFunction, get_aggregation
+from openfl_aio.tensors.aggregation import AggregationFunction, check_enough, get_aggregation
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.transport.server import Server, ServerStatistics
 from openfl_aio.waiting import Timers, Waiters
@@ -83,6 +93,8 @@ class Aggregator:
             task.name: get_aggregation(config.task_aggregation.get(task.name, config.aggregation))
             for task in config.tasks
         }
+        check_enough(self._functions, config.collaborators)
+        self._states: States = {}
         self._codec = TensorCodec(config.pipeline)
         self._models = GlobalModels(
             initial_model,
@@ -208,7 +220,7 @@ class Aggregator:
 
     def find(self, federation_uuid: str) -> Aggregator:
         """Return this aggregator if the federation is its own. Raises `HeaderMismatchError`."""
-        if federation_uuid != self.federation_uuid:
+        if federation_uuid not in (self.federation_uuid, *self._config.aliases):
             raise HeaderMismatchError(
                 f"expected the federation {self.federation_uuid!r}, got {federation_uuid!r}; "
                 "do both sides have the same plan?"
@@ -219,9 +231,12 @@ class Aggregator:
         """Raise `AuthorizationError` for a foreign sender, `HeaderMismatchError` for anything else that is not ours."""
         if header.sender not in self.collaborators:
             raise AuthorizationError(f"{header.sender!r} is no collaborator of this federation")
+        known, uuid = self.federation_uuid, self.uuid
+        if header.federation_uuid in self._config.aliases:
+            known, uuid = header.federation_uuid, f"aggregator_{header.federation_uuid}"
         expected = {
-            "receiver": (self.uuid, header.receiver),
-            "federation_uuid": (self.federation_uuid, header.federation_uuid),
+            "receiver": (uuid, header.receiver),
+            "federation_uuid": (known, header.federation_uuid),
             "single_col_cert_common_name": (
                 self._config.single_col_cert_common_name,
                 header.single_col_cert_common_name,
@@ -270,14 +285,20 @@ class Aggregator:
         """Begin to take in the results of one task. Raises `AuthorizationError`."""
         if collaborator not in self.collaborators:
             raise AuthorizationError(f"{collaborator!r} is no collaborator of this federation")
+        most, model = upload_limit(self._config.limits, self._models.nbytes), self._models.current
+
+        def check(index: TaskResultsIndex, entry: Entry) -> None:
+            check_results(index, model)
+            check_payloads(entry, self._codec, most)
+
         return Upload(
             spool=self._journal.spool(durable=self._config.durability == "power"),
             federation_uuid=self.federation_uuid,
             collaborator=collaborator,
             limits=self._config.limits,
-            max_bytes=upload_limit(self._config.limits, self._models.nbytes),
+            max_bytes=most,
             judge=lambda index: self._judge(collaborator, index),
-            check=partial(check_results, model=self._models.current),
+            check=check,
             accept=self._accept,
             start=self._tasks.start_soon,
         )
@@ -397,6 +418,7 @@ class Aggregator:
             _close_all(closed)
 
     def _aggregate(self, closed: RoundClosed[Entry], model: Arrays) -> RoundOutcome:
+        folder = self._journal.folder if isinstance(self._journal, FileJournal) else None
         try:
             return aggregate_round(
                 closed.round_number,
@@ -405,6 +427,8 @@ class Aggregator:
                 codec=self._codec,
                 function_of=self._function_of,
                 origin=self.uuid,
+                states=self._states,
+                put_away=partial(put_away, folder=folder) if folder is not None else None,
             )
         finally:
             _close_all(closed)  # here, because giving the mapped memory back takes milliseconds a GiB
@@ -415,6 +439,7 @@ class Aggregator:
     async def _take(self, outcome: RoundOutcome, before: Arrays) -> None:
         """Take what a round gave and open the next one, after saving the models or before, as the durability says."""
         improved = self._models.close_round(outcome)
+        self._states = outcome.states
         self._encoded.clear()
         number = outcome.round_number
         best, last = model_paths(self._config)

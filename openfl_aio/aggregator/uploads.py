@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
@@ -22,13 +22,15 @@ from openfl_aio.errors import (
     TensorError,
 )
 from openfl_aio.storage.journal import Entry, Spool, UploadRecord
-from openfl_aio.tensors.codec import COMPRESSED, LOSSY_COMPRESSED
+from openfl_aio.tensors.codec import COMPRESSED, LOSSY_COMPRESSED, TensorCodec
 from openfl_aio.wire.codec import Buffer
 from openfl_aio.wire.incremental import TaskResultsDecoder, TaskResultsIndex, TensorRecord
 
-__all__ = ["Upload", "check_results", "upload_limit"]
+__all__ = ["Upload", "check_payloads", "check_results", "upload_limit"]
 
 MIB = 1024 * 1024
+_MOST_DIMENSIONS = 32  # that every numpy has
+_TAGS_OF_TRAINED: Final = frozenset({TRAINED, DELTA, COMPRESSED, LOSSY_COMPRESSED})
 
 
 def upload_limit(limits: Limits, model_bytes: int) -> int:
@@ -62,6 +64,25 @@ def check_results(index: TaskResultsIndex, model: Arrays) -> None:
             _check_samples(index)
 
 
+def check_payloads(entry: Entry, codec: TensorCodec, max_bytes: int) -> None:
+    """Raise `CodecError` unless every compressed tensor of an upload decodes: a round must not close over one that does not.
+
+    A few bytes may stand for many elements: raises `MessageTooLargeError` before all together take ``max_bytes``.
+    """
+    decoded = 0
+    for record in entry.record.tensors:
+        shape = record.metadata[0].int_list
+        if codec.checks_by_size(record.tags) and len(record.metadata) == 1 and len(shape) <= _MOST_DIMENSIONS:
+            continue  # `check_results` did
+        decoded += 4 * max(0, math.prod(shape))
+        if decoded > max_bytes:
+            raise MessageTooLargeError(
+                f"the upload has more than {max_bytes} bytes when it is decoded, which is all that this model can need; "
+                "raise limits.max_upload_bytes if it is meant"
+            )
+        codec.decode(entry.tensor(record))
+
+
 def _check_coding(record: TensorRecord, where: str) -> tuple[int, ...] | None:
     """Return the shape that the metadata tells, None where it tells none."""
     if sum(tag in record.tags for tag in (COMPRESSED, LOSSY_COMPRESSED)) != 1:
@@ -78,6 +99,12 @@ def _check_coding(record: TensorRecord, where: str) -> tuple[int, ...] | None:
 
 def _check_trained(record: TensorRecord, shape: tuple[int, ...] | None, model: Arrays, where: str) -> None:
     base = model.get(record.name)
+    if base is not None and (record.report or not {*record.tags} <= _TAGS_OF_TRAINED):
+        # it would be aggregated by itself, and one collaborator's values be the whole model's
+        raise TensorError(
+            f"{where} is the model's: expected no report and no tag but {TRAINED!r}, "
+            f"got report={record.report} and {list(record.tags)!r}"
+        )
     if base is None and DELTA in record.tags:
         raise TensorError(f"{where} is a delta, but the model has no such tensor to add it to")
     if base is not None and shape != base.shape:
@@ -120,7 +147,7 @@ class Upload:
         limits: Limits,
         max_bytes: int,
         judge: Callable[[TaskResultsIndex], Verdict],
-        check: Callable[[TaskResultsIndex], None],
+        check: Callable[[TaskResultsIndex, Entry], None],
         accept: Callable[[Entry], Verdict],
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
     ) -> None:
