@@ -104,13 +104,17 @@ class Measurement:
         }
 
 
-def network_arguments(description: str | None, *, rounds: int) -> argparse.Namespace:
-    """Parse what every benchmark of the network understands."""
+def network_arguments(
+    description: str | None, *, rounds: int, more: Callable[[argparse.ArgumentParser], None] | None = None
+) -> argparse.Namespace:
+    """Parse what every benchmark of the network understands; ``more`` adds options to that."""
     parser = options_of(description, rounds=rounds)
     parser.add_argument(
         "--peer-python", metavar="PATH", help="a Python with grpcio and grpcio-tools; without it only ours is measured"
     )
     parser.add_argument("--only", metavar="WORD", default="", help="only cases whose name has this word")
+    if more is not None:
+        more(parser)
     options = parser.parse_args()
     if options.pairs < 0:
         parser.error(f"--pairs: expected 1 or more, got {options.pairs}")

@@ -233,6 +233,7 @@ class AggregatorConfig(Frozen):
 
     uuid: str = "aggregator_federation"
     federation_uuid: str = "federation"
+    aliases: tuple[str, ...] = ()  # other federation_uuids: they make the aggregator's uuid `aggregator_<alias>`
     collaborators: tuple[str, ...] = Field(min_length=1)
     rounds: int = Field(ge=1)
     tasks: tuple[Task, ...] = Field(default_factory=default_tasks)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -17,7 +17,9 @@ from openfl_aio.errors import ConfigurationError
 from openfl_aio.exit_codes import report
 from openfl_aio.plan.files import load_collaborators
 from openfl_aio.plan.plan import Plan
+from openfl_aio.plan.releases import RELEASES
 from openfl_aio.storage.keys import CertificateLayout
+from openfl_aio.storage.models import ModelFiles
 from openfl_aio.storage.storage import Storage
 from openfl_aio.telemetry.logs import configure_logging
 from openfl_aio.transport.signals import serve_until_signalled
@@ -66,13 +68,15 @@ async def open_aggregator(
     root: Path = Path(),
     listen: Endpoint | None = None,
     allow_plaintext_anywhere: bool = False,
+    release: str | None = None,
 ) -> AsyncIterator[Aggregator]:
     """Give a serving aggregator of the federation that ``plan_path`` and ``collaborators`` (cols.yaml) describe.
 
     Paths in the plan are relative to ``root``. Uploads are kept in ``root/state``. The initial model is the plan's
-    ``init_state_path``; a model of a later round resumes there. Raises `ConfigurationError` and `StorageError`.
+    ``init_state_path``; a model of a later round resumes there. ``release`` is the release of OpenFL whose default
+    sections the plan means; without it the plan's keys tell. Raises `ConfigurationError` and `StorageError`.
     """
-    plan = await anyio.to_thread.run_sync(Plan.load, plan_path)
+    plan = await anyio.to_thread.run_sync(lambda: Plan.load(plan_path, release=release))
 
     def configured() -> AggregatorConfig:
         return configure(
@@ -83,7 +87,8 @@ async def open_aggregator(
     if plan.init_model_path is None:
         raise ConfigurationError(f"{plan_path}: aggregator.settings.init_state_path is missing: expected a model file")
     async with Storage(root / "state") as storage:
-        saved = await storage.models.load(root / plan.init_model_path)
+        # OpenFL's `fx plan initialize` codes the initial model as the plan says
+        saved = await ModelFiles(pipeline=plan.pipeline).load(root / plan.init_model_path)
         aggregator = Aggregator(config, initial_model=saved.tensors, initial_round=saved.round_number, storage=storage)
         async with aggregator:
             yield aggregator
@@ -109,18 +114,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="with 'tls: false' in the plan: serve other machines too, unencrypted and unauthenticated",
     )
+    start.add_argument(
+        "--openfl-release",
+        choices=RELEASES,
+        help="whose default sections the plan means, if its keys do not tell; the port may follow from it",
+    )
     start.add_argument("--debug", action="store_true", help="log more, and show where an error came from")
     options = parser.parse_args(arguments)
     configure_logging("DEBUG" if options.debug else "INFO")
     try:
-        anyio.run(_serve, options.plan, options.authorized_cols, options.allow_plaintext_anywhere)
+        anyio.run(
+            lambda: _serve(
+                open_aggregator(
+                    options.plan,
+                    options.authorized_cols,
+                    allow_plaintext_anywhere=options.allow_plaintext_anywhere,
+                    release=options.openfl_release,
+                )
+            )
+        )
     except Exception as exc:
         return report(exc, debug=options.debug)
     return 0
 
 
-async def _serve(plan: Path, collaborators: Path, allow_plaintext_anywhere: bool) -> None:
-    service = open_aggregator(plan, collaborators, allow_plaintext_anywhere=allow_plaintext_anywhere)
+async def _serve(service: AbstractAsyncContextManager[Aggregator]) -> None:
     await serve_until_signalled(service, started=_announce, until=wait_until_over)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
-from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -24,7 +23,7 @@ from openfl_aio.aggregator.rounds import FederationAborted, FederationComplete, 
 from openfl_aio.aggregator.saving import ModelSaver, model_paths
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.aggregator.stragglers import make_straggler_policy
-from openfl_aio.aggregator.uploads import Upload, check_results, upload_limit
+from openfl_aio.aggregator.uploads import Upload, check_payloads, check_results, upload_limit
 from openfl_aio.config import AggregatorConfig, Endpoint
 from openfl_aio.domain import (
     Assignment,
@@ -216,7 +215,7 @@ class Aggregator:
 
     def find(self, federation_uuid: str) -> Aggregator:
         """Return this aggregator if the federation is its own. Raises `HeaderMismatchError`."""
-        if federation_uuid != self.federation_uuid:
+        if federation_uuid not in (self.federation_uuid, *self._config.aliases):
             raise HeaderMismatchError(
                 f"expected the federation {self.federation_uuid!r}, got {federation_uuid!r}; "
                 "do both sides have the same plan?"
@@ -227,9 +226,12 @@ class Aggregator:
         """Raise `AuthorizationError` for a foreign sender, `HeaderMismatchError` for anything else that is not ours."""
         if header.sender not in self.collaborators:
             raise AuthorizationError(f"{header.sender!r} is no collaborator of this federation")
+        known, uuid = self.federation_uuid, self.uuid
+        if header.federation_uuid in self._config.aliases:
+            known, uuid = header.federation_uuid, f"aggregator_{header.federation_uuid}"
         expected = {
-            "receiver": (self.uuid, header.receiver),
-            "federation_uuid": (self.federation_uuid, header.federation_uuid),
+            "receiver": (uuid, header.receiver),
+            "federation_uuid": (known, header.federation_uuid),
             "single_col_cert_common_name": (
                 self._config.single_col_cert_common_name,
                 header.single_col_cert_common_name,
@@ -278,14 +280,20 @@ class Aggregator:
         """Begin to take in the results of one task. Raises `AuthorizationError`."""
         if collaborator not in self.collaborators:
             raise AuthorizationError(f"{collaborator!r} is no collaborator of this federation")
+        most, model = upload_limit(self._config.limits, self._models.nbytes), self._models.current
+
+        def check(index: TaskResultsIndex, entry: Entry) -> None:
+            check_results(index, model)
+            check_payloads(entry, self._codec, most)
+
         return Upload(
             spool=self._journal.spool(durable=self._config.durability == "power"),
             federation_uuid=self.federation_uuid,
             collaborator=collaborator,
             limits=self._config.limits,
-            max_bytes=upload_limit(self._config.limits, self._models.nbytes),
+            max_bytes=most,
             judge=lambda index: self._judge(collaborator, index),
-            check=partial(check_results, model=self._models.current),
+            check=check,
             accept=self._accept,
             start=self._tasks.start_soon,
         )

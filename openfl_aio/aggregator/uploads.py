@@ -22,13 +22,14 @@ from openfl_aio.errors import (
     TensorError,
 )
 from openfl_aio.storage.journal import Entry, Spool, UploadRecord
-from openfl_aio.tensors.codec import COMPRESSED, LOSSY_COMPRESSED
+from openfl_aio.tensors.codec import COMPRESSED, LOSSY_COMPRESSED, TensorCodec
 from openfl_aio.wire.codec import Buffer
 from openfl_aio.wire.incremental import TaskResultsDecoder, TaskResultsIndex, TensorRecord
 
-__all__ = ["Upload", "check_results", "upload_limit"]
+__all__ = ["Upload", "check_payloads", "check_results", "upload_limit"]
 
 MIB = 1024 * 1024
+_MOST_DIMENSIONS = 32  # that every numpy has
 
 
 def upload_limit(limits: Limits, model_bytes: int) -> int:
@@ -60,6 +61,25 @@ def check_results(index: TaskResultsIndex, model: Arrays) -> None:
         elif TRAINED in record.tags:
             _check_trained(record, shape, model, where)
             _check_samples(index)
+
+
+def check_payloads(entry: Entry, codec: TensorCodec, max_bytes: int) -> None:
+    """Raise `CodecError` unless every compressed tensor of an upload decodes: a round must not close over one that does not.
+
+    A few bytes may stand for many elements: raises `MessageTooLargeError` before all together take ``max_bytes``.
+    """
+    decoded = 0
+    for record in entry.record.tensors:
+        shape = record.metadata[0].int_list
+        if codec.checks_by_size(record.tags) and len(record.metadata) == 1 and len(shape) <= _MOST_DIMENSIONS:
+            continue  # `check_results` did
+        decoded += 4 * max(0, math.prod(shape))
+        if decoded > max_bytes:
+            raise MessageTooLargeError(
+                f"the upload has more than {max_bytes} bytes when it is decoded, which is all that this model can need; "
+                "raise limits.max_upload_bytes if it is meant"
+            )
+        codec.decode(entry.tensor(record))
 
 
 def _check_coding(record: TensorRecord, where: str) -> tuple[int, ...] | None:
@@ -120,7 +140,7 @@ class Upload:
         limits: Limits,
         max_bytes: int,
         judge: Callable[[TaskResultsIndex], Verdict],
-        check: Callable[[TaskResultsIndex], None],
+        check: Callable[[TaskResultsIndex, Entry], None],
         accept: Callable[[Entry], Verdict],
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
     ) -> None:

@@ -19,7 +19,7 @@ from openfl_aio.errors import TaskError
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.tensors.delta import apply_delta, delta
 from openfl_aio.tensors.key import TensorKey
-from openfl_aio.tensors.pipelines import get_pipeline
+from openfl_aio.tensors.pipelines import NoCompression, get_pipeline
 from openfl_aio.tensors.store import TensorStore
 
 __all__ = ["Collaborator", "Offload"]
@@ -73,12 +73,14 @@ class Collaborator:
         self._store_rounds = store_rounds
         self._progress = progress
         self._offload = offload
-        self._codec = TensorCodec(pipeline)
+        known = get_pipeline(pipeline)
+        self._codec = TensorCodec(known)
+        self._compressing = known.name != NoCompression.name
         self._resolver = Resolver(
             collaborator=name,
             aggregator_uuid=aggregator_uuid,
             delta_updates=delta_updates,
-            lossy=get_pipeline(pipeline).lossy,
+            lossy=known.lossy,
             interactive=not tasks,
         )
         self._store = TensorStore()
@@ -147,18 +149,24 @@ class Collaborator:
             if output.state_is_shared:
                 self._state = tuple(sorted(output.state))
         # asked again although it is done: the results were lost on their way, and are sent as they were
+        results = _Results(done, self._store, self._codec)
         await self._aggregator.send_local_task_results(
             round_number=self._round,
             task_name=task.name,
             data_size=done.samples,
-            tensors=_Results(done, self._store, self._codec),
+            # compressing may take seconds, and what comes out is small
+            tensors=await self._offload(lambda: tuple(results)) if self._compressing else results,
         )
 
     async def _fetch(self, key: TensorKey) -> np.ndarray:
         source = self._resolver.source(key, self._store.__contains__)
         if not isinstance(source, Download):
             return self._store.get(source)
-        values = self._codec.decode(await self._aggregator.get_aggregated_tensor(source.query))
+        encoded = await self._aggregator.get_aggregated_tensor(source.query)
+        if self._compressing:
+            values = await self._offload(lambda: self._codec.decode(encoded))
+        else:
+            values = self._codec.decode(encoded)
         if source.base is not None:
             base = self._store.get(source.base)
             values = await self._offload(lambda: apply_delta(base, values))

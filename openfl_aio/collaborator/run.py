@@ -20,6 +20,7 @@ from openfl_aio.errors import ConfigurationError
 from openfl_aio.exit_codes import report
 from openfl_aio.plan.files import load_data
 from openfl_aio.plan.plan import Plan
+from openfl_aio.plan.releases import RELEASES
 from openfl_aio.storage.keys import CertificateLayout
 from openfl_aio.telemetry.logs import configure_logging
 from openfl_aio.transport.signals import run_until_signalled
@@ -66,13 +67,15 @@ async def run_collaborator(
     data_path: Path,
     root: Path,
     started: Callable[[CollaboratorConfig], None] | None = None,
+    release: str | None = None,
 ) -> None:
     """Work for the aggregator of the plan until it says that the federation is over.
 
-    ``data_path`` is OpenFL's data.yaml. ``started`` is called when everything is loaded. Raises `ConfigurationError`,
+    ``data_path`` is OpenFL's data.yaml. ``started`` is called when everything is loaded. ``release`` is the release of
+    OpenFL whose default sections the plan means; without it the plan's keys tell. Raises `ConfigurationError`,
     `TaskError`, and `TransportError` when the aggregator cannot be reached.
     """
-    plan = await anyio.to_thread.run_sync(Plan.load, plan_path)
+    plan = await anyio.to_thread.run_sync(lambda: Plan.load(plan_path, release=release))
     data = await anyio.to_thread.run_sync(load_data, data_path)
     if name not in data:
         raise ConfigurationError(f"{data_path}: names no data for collaborator {name!r}, only for {', '.join(data)}")
@@ -100,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-n", "--collaborator_name", required=True, metavar="NAME")
     parser.add_argument("-p", "--plan", type=Path, default=Path("plan/plan.yaml"))
     parser.add_argument("-d", "--data_config", type=Path, default=Path("plan/data.yaml"))
+    parser.add_argument("--openfl-release", choices=RELEASES, help="the aggregator's, if the plan's keys do not tell")
     parser.add_argument("--debug", action="store_true", help="log more, and show where an error came from")
     options = parser.parse_args(arguments)
     root = Path.cwd()
@@ -111,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             data_path=options.data_config,
             root=root,
             started=announce,
+            release=options.openfl_release,
         )
 
     return run_main(run, debug=options.debug)

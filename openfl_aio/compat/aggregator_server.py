@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, Self
 
@@ -195,5 +196,9 @@ class _Checked(AggregatorServicer):
             raise WrongHeaderError(str(exc)) from exc
         return self._server.aggregator, header
 
-    def _reply(self, aggregator: Aggregator, request: Header) -> Header:
-        return convert.header_from_proto(self._server.get_header(request.sender))
+    def _reply(self, request: Header) -> Header:
+        own, header = super()._reply(request), convert.header_from_proto(self._server.get_header(request.sender))
+        if header.sender != self._server.aggregator.uuid:
+            return header
+        # the aggregator has a name in each release's eyes, and answers under the one by which it was called
+        return replace(header, sender=own.sender, federation_uuid=own.federation_uuid)

@@ -1,5 +1,7 @@
 """The default sections that plans of OpenFL 1.6 refer to by path (``defaults: plan/defaults/network.yaml``).
 
+Other releases' are in `releases`, as differences from these.
+
 They are part of the plan's hash, so they are OpenFL 1.6's values to the letter, also where a value means nothing here.
 """
 
@@ -8,10 +10,11 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any, Final
 
-__all__ = ["DEFAULTS", "default_section"]
+__all__ = ["DEFAULTS", "tasks_section"]
 
 
-def _tasks(train: dict[str, Any], validate: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+def tasks_section(train: dict[str, Any], validate: str, kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Return the section of the three tasks of OpenFL's rounds, with ``validate`` before and after ``train``."""
     # copies: a list that two keys share would be written as a YAML anchor, and hash differently
     return {
         "aggregated_model_validation": {"function": validate, "kwargs": {"apply": "global", **deepcopy(kwargs)}},
@@ -56,29 +59,24 @@ DEFAULTS: Final[dict[str, dict[str, Any]]] = {
         },
     },
     "plan/defaults/task_runner.yaml": {"template": "openfl.federated.task_runner.CoreTaskRunner"},
-    "plan/defaults/tasks_fast_estimator.yaml": _tasks(
+    "plan/defaults/tasks_fast_estimator.yaml": tasks_section(
         {"function": "train", "kwargs": {"batch_size": 32, "epochs": 1, "metrics": ["adv_ce", "base_ce"]}},
         "validate",
         {"batch_size": 32, "metrics": ["clean_accuracy", "adversarial_accuracy"]},
     ),
-    "plan/defaults/tasks_keras.yaml": _tasks(
+    "plan/defaults/tasks_keras.yaml": tasks_section(
         {"function": "train", "kwargs": {"batch_size": 32, "epochs": 1, "metrics": ["loss"]}},
         "validate",
         {"batch_size": 32, "metrics": ["accuracy"]},
     ),
-    "plan/defaults/tasks_tensorflow.yaml": _tasks(
+    "plan/defaults/tasks_tensorflow.yaml": tasks_section(
         {"function": "train_batches", "kwargs": {"batch_size": 32, "epochs": 1, "metrics": ["loss"]}},
         "validate",
         {"batch_size": 32, "metrics": ["acc"]},
     ),
-    "plan/defaults/tasks_torch.yaml": _tasks(
+    "plan/defaults/tasks_torch.yaml": tasks_section(
         {"function": "train_task", "kwargs": {"epochs": 1, "metrics": ["loss"]}},
         "validate_task",
         {"metrics": ["acc"]},
     ),
 }
-
-
-def default_section(path: str) -> dict[str, Any] | None:
-    """Return a copy of the section at ``path``, or None if OpenFL 1.6 has none there."""
-    return deepcopy(DEFAULTS.get(path))

@@ -7,6 +7,8 @@ hashes the result. So merging and hashing follow OpenFL 1.6 exactly::
     federation_uuid  <file name>_<first 8 hex digits>           aggregator_uuid  aggregator_<federation_uuid>
     agg_addr auto    the environment's FQDN, else this host's name
     agg_port auto    49152 + (first 8 hex digits of the hash with agg_addr filled in) mod 11847
+
+Other releases have other default sections (`releases`), so a plan that refers to some is another federation to each.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha384
@@ -34,9 +37,9 @@ from openfl_aio.config import (
 from openfl_aio.domain import Task
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan import sections
-from openfl_aio.plan.defaults import DEFAULTS, default_section
 from openfl_aio.plan.document import Document
 from openfl_aio.plan.interactive import InteractiveObjects, interactive_objects
+from openfl_aio.plan.releases import DEFAULTS, RELEASES, default_section, guess_release
 from openfl_aio.plan.templates import DATA_LOADERS, TASK_RUNNERS, check_class_path
 
 __all__ = ["Plan", "TemplateRef"]
@@ -59,12 +62,17 @@ class Plan:
 
     ``name`` is the file name that goes into the uuids, ``source`` what errors call the text.
     Wrong values raise `ConfigurationError` with source, line, key path and what was expected: the outline (sections,
-    keys, rounds, network) when the plan is read, the rest when it is asked for.
+    keys, rounds, network) when the plan is read, the rest when it is asked for. ``release`` is the release of OpenFL
+    whose default sections were merged into it.
     """
 
-    def __init__(self, document: Document, *, name: str) -> None:
+    def __init__(
+        self, document: Document, *, name: str, release: str = "1.6", written: dict[Any, Any] | None = None
+    ) -> None:
         self.name = name
+        self.release = release
         self._document = document
+        self._written = written  # the values before the default sections were merged, if it refers to any
         sections.check_outline(document)
         self.rounds: int = document.integer("aggregator", "settings", "rounds_to_train", minimum=1)
         self.hash: str = _hash(document)
@@ -74,19 +82,27 @@ class Plan:
         self._port = _port(document)
 
     @classmethod
-    def parse(cls, text: str | bytes, *, name: str = "plan.yaml", source: str = "plan.yaml") -> Self:
-        """Read a plan. Default sections that it refers to are OpenFL 1.6's, no file is opened.
+    def parse(
+        cls, text: str | bytes, *, name: str = "plan.yaml", source: str = "plan.yaml", release: str | None = None
+    ) -> Self:
+        """Read a plan. Default sections that it refers to are those of ``release``, no file is opened.
 
+        Without ``release`` it is the one that the plan's keys tell, OpenFL 1.6 if they tell nothing.
         A plan of the greatest size allowed takes seconds to read: what a peer sent is read in a worker thread.
         """
         document = Document.parse(_decoded(text, source) if isinstance(text, bytes) else text, source=source)
-        _merge_defaults(document)
-        return cls(document, name=name)
+        if release is None:
+            release = guess_release(document.data)
+        sections_ = document.data.values()
+        refers = any(isinstance(section, dict) and "defaults" in section for section in sections_)
+        written = deepcopy(document.data) if refers else None
+        _merge_defaults(document, release)
+        return cls(document, name=name, release=release, written=written)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path, *, release: str | None = None) -> Self:
         """Read the plan in the file at ``path``; its name goes into the uuids."""
-        return cls.parse(read_text(path), name=path.name, source=str(path))
+        return cls.parse(read_text(path), name=path.name, source=str(path), release=release)
 
     def __repr__(self) -> str:
         return f"<Plan {self.federation_uuid} rounds={self.rounds}>"
@@ -110,7 +126,27 @@ class Plan:
         if tls is not None:
             settings.pop("use_tls", None)  # the later spelling would contradict
         network = {**data["network"], "settings": settings}
-        return Plan(self._document.with_data({**data, "network": network}), name=self.name)
+        return Plan(self._document.with_data({**data, "network": network}), name=self.name, release=self.release)
+
+    @cached_property
+    def aliases(self) -> tuple[str, ...]:
+        """The federation's uuids in the eyes of other releases of OpenFL that read the same text.
+
+        A release that has not all the sections the plan refers to cannot read it and has no name for it.
+        """
+        found: list[str] = []
+        for release in RELEASES:
+            if self._written is None or release == self.release:
+                continue
+            sections_ = self._written.values()
+            if any(section.get("defaults", None) not in (None, *DEFAULTS[release]) for section in sections_):
+                continue
+            document = self._document.with_data(deepcopy(self._written))
+            _merge_defaults(document, release)
+            uuid = f"{self.name}_{_hash(document)[:8]}"
+            if uuid not in (self.federation_uuid, *found):
+                found.append(uuid)
+        return tuple(found)
 
     # -- network
 
@@ -165,7 +201,7 @@ class Plan:
 
     @cached_property
     def pipeline(self) -> str:
-        """Our name of the compression pipeline."""
+        """The compression pipeline as `openfl_aio.tensors.pipelines.get_pipeline` reads it."""
         return sections.pipeline(self._document)
 
     @property
@@ -234,6 +270,7 @@ class Plan:
         return AggregatorConfig(
             uuid=self.aggregator_uuid,
             federation_uuid=self.federation_uuid,
+            aliases=self.aliases,
             collaborators=tuple(collaborators),
             rounds=self.rounds,
             tasks=chosen,
@@ -326,8 +363,8 @@ def _port(document: Document) -> int | None:
     return document.integer("network", "settings", "agg_port", minimum=0, maximum=65535)
 
 
-def _merge_defaults(document: Document) -> None:
-    """Merge OpenFL's default sections in place, section by section in name order; the plan's own values win."""
+def _merge_defaults(document: Document, release: str) -> None:
+    """Merge the default sections of a release of OpenFL in place, section by section in name order; the plan's own values win."""
     data = document.data
     for section in data:
         if not isinstance(section, str) or not isinstance(data[section], dict):
@@ -339,10 +376,13 @@ def _merge_defaults(document: Document) -> None:
         written = data[section].pop("defaults", None)
         if written is None:
             continue
-        merged = default_section(written) if isinstance(written, str) else None
+        merged = default_section(written, release) if isinstance(written, str) else None
         if merged is None:
-            known = ", ".join(DEFAULTS)
-            raise document.error((section, "defaults"), f"unknown defaults {str(written)[:100]!r}; known are {known}")
+            known = ", ".join(DEFAULTS[release])
+            others = [name for name in RELEASES if isinstance(written, str) and written in DEFAULTS[name]]
+            hint = f"; OpenFL {', '.join(others)} has them" if others else ""
+            what = f"OpenFL {release} has no defaults {str(written)[:100]!r}"
+            raise document.error((section, "defaults"), f"{what}{hint}; known are {known}")
         if "settings" in merged:
             data[section]["settings"] = {**merged["settings"], **data[section]["settings"]}
         data[section] = {**merged, **data[section]}

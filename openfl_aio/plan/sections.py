@@ -19,6 +19,7 @@ from openfl_aio.plan.templates import (
     STRAGGLER_POLICIES,
     Family,
 )
+from openfl_aio.tensors.pipelines import describe_pipeline
 
 __all__ = [
     "assigner",
@@ -42,6 +43,7 @@ _SETTINGS: Final[dict[str, frozenset[str] | None]] = {
             "init_state_path",
             "last_state_path",
             "rounds_to_train",
+            "secure_aggregation",
             "single_col_cert_common_name",
             "write_logs",
         }
@@ -54,6 +56,7 @@ _SETTINGS: Final[dict[str, frozenset[str] | None]] = {
             "epochs_per_round",
             "opt_treatment",
             "polling_interval",
+            "secure_aggregation",
             "single_col_cert_common_name",
             "use_delta_updates",
         }
@@ -83,10 +86,20 @@ _SETTINGS: Final[dict[str, frozenset[str] | None]] = {
 # obeyed by some release of OpenFL, without effect here
 _IGNORED: Final[dict[str, frozenset[str]]] = {
     "aggregator": frozenset(
-        {"enable_remote_attestation", "log_metric_callback", "persist_checkpoint", "persistent_db_path"}
+        {
+            "callbacks",
+            "enable_remote_attestation",
+            "log_memory_usage",
+            "log_metric_callback",
+            "persist_checkpoint",
+            "persistent_db_path",
+            "save_native_model",
+            "task_group",
+            "use_delta_updates",
+        }
     ),
-    "collaborator": frozenset({"enable_remote_attestation"}),
-    "network": frozenset({"disable_tls"}),
+    "collaborator": frozenset({"callbacks", "enable_remote_attestation", "log_memory_usage", "write_logs"}),
+    "network": frozenset({"disable_tls", "enable_atomic_connections", "transport_protocol"}),
 }
 _SECTION_KEYS: Final = frozenset({"template", "settings", "required_plugin_components"})
 _TASK_KEYS: Final = frozenset({"function", "kwargs", "aggregation_type", "task_type"})
@@ -96,6 +109,10 @@ _REQUIRED_SECTIONS: Final = ("aggregator", "network")
 
 def check_outline(document: Document) -> None:
     """Refuse unknown sections and keys, and classes of aggregator and collaborator that are not OpenFL's."""
+    if "connector" in document.data:
+        raise document.error(
+            ("connector",), "other frameworks cannot be run inside a federation here; remove the section"
+        )
     document.allow((), _SETTINGS)
     for section in _REQUIRED_SECTIONS:
         if section not in document.data:
@@ -109,6 +126,12 @@ def check_outline(document: Document) -> None:
             document.allow((section, "settings"), known | _IGNORED.get(section, frozenset()))
     for section, family in (("aggregator", AGGREGATORS), ("collaborator", COLLABORATORS)):
         _named(document, family, (section, "template"), default=section)
+        secure = (section, "settings", "secure_aggregation")
+        if document.boolean(*secure, default=False):
+            raise document.error(secure, "expected false, got true: OpenFL's secure aggregation is not available here")
+    protocol = ("network", "settings", "transport_protocol")
+    if document.string(*protocol, default="grpc") != "grpc":
+        raise document.error(protocol, f"expected 'grpc', got {document.get(*protocol)!r}")
 
 
 def ignored(document: Document) -> tuple[str, ...]:
@@ -117,7 +140,7 @@ def ignored(document: Document) -> tuple[str, ...]:
         f"{section}.settings.{key}"
         for section, keys in _IGNORED.items()
         for key in sorted(keys)
-        if document.get(section, "settings", key) not in (None, False)
+        if document.get(section, "settings", key) not in (None, False, "grpc")
     ]
     return tuple(found)
 
@@ -144,8 +167,14 @@ def task_aggregation(document: Document) -> dict[str, str]:
 
 
 def pipeline(document: Document) -> str:
-    """Return our name of the compression pipeline."""
-    return _plain_block(document, PIPELINES, ("compression_pipeline",), "no_compression")
+    """Return the compression pipeline as we write it: our name, and the plan's settings."""
+    path = ("compression_pipeline",)
+    document.allow(path, {"template", "settings"})
+    name = _named(document, PIPELINES, (*path, "template"), default="no_compression")
+    try:
+        return describe_pipeline(name, document.mapping(*path, "settings"))
+    except ConfigurationError as exc:
+        raise document.error((*path, "settings"), str(exc)) from None
 
 
 def assigner(document: Document) -> AssignerConfig:
@@ -154,10 +183,18 @@ def assigner(document: Document) -> AssignerConfig:
         return AssignerConfig()
     kind = _named(document, ASSIGNERS, ("assigner", "template"), default="random_grouped")
     path = ("assigner", "settings")
-    document.allow(path, {"task_groups", "seed"})
+    document.allow(path, {"task_groups", "seed", "selected_task_group"})
     groups = tuple(_group(document, kind, index) for index in range(len(document.items(*path, "task_groups"))))
     if not groups:
         raise document.error((*path, "task_groups"), "missing; expected a list of groups with 'name' and 'tasks'")
+    selected = document.string(*path, "selected_task_group", default="")
+    if selected:  # OpenFL 1.8 and later leave the other groups out and give this one everybody
+        names = ", ".join(group.name for group in groups)
+        groups = tuple(group for group in groups if group.name == selected)
+        if kind == "random_grouped":
+            groups = tuple(group.model_copy(update={"percentage": 1.0}) for group in groups)
+        if not groups:
+            raise document.error((*path, "selected_task_group"), f"expected one of {names}, got {selected[:60]!r}")
     total = sum(group.percentage or 0.0 for group in groups)
     if kind == "random_grouped" and not math.isclose(total, 1.0, abs_tol=0.01):
         raise document.error((*path, "task_groups"), f"expected percentages that add up to 1, got {total:g}")
@@ -184,6 +221,9 @@ def stragglers(document: Document) -> StragglerConfig:
         return StragglerConfig()
     kind = _named(document, STRAGGLER_POLICIES, (section, "template"), default="cutoff")
     path = (section, "settings")
+    if kind == "wait_for_all":
+        document.allow(path, ())
+        return StragglerConfig()
     minimum = document.integer(*path, "minimum_reporting", default=1, minimum=1)
     if kind == "percentage":
         document.allow(path, {"percent_collaborators_needed", "minimum_reporting"})

@@ -115,12 +115,20 @@ STRAGGLER_POLICIES: Final = Family(
             "openfl.component.CutoffTimeBasedStragglerHandling",
             "openfl.component.straggler_handling_functions.cutoff_time_based_straggler_handling."
             "CutoffTimeBasedStragglerHandling",
+            "openfl.component.CutoffTimePolicy",  # the names since 1.8
+            "openfl.component.aggregator.straggler_handling.CutoffTimePolicy",
         ),
         "percentage": (
             "openfl.component.straggler_handling_functions.PercentageBasedStragglerHandling",
             "openfl.component.PercentageBasedStragglerHandling",
             "openfl.component.straggler_handling_functions.percentage_based_straggler_handling."
             "PercentageBasedStragglerHandling",
+            "openfl.component.PercentagePolicy",
+            "openfl.component.aggregator.straggler_handling.PercentagePolicy",
+        ),
+        "wait_for_all": (
+            "openfl.component.WaitForAllPolicy",
+            "openfl.component.aggregator.straggler_handling.WaitForAllPolicy",
         ),
     },
 )
@@ -128,22 +136,16 @@ STRAGGLER_POLICIES: Final = Family(
 PIPELINES: Final = Family(
     "compression pipeline",
     {
-        "no_compression": (
-            "openfl.pipelines.NoCompressionPipeline",
-            "openfl.pipelines.no_compression_pipeline.NoCompressionPipeline",
+        name: (f"openfl.pipelines.{cls}", f"openfl.pipelines.{name}_pipeline.{cls}")
+        for name, cls in (
+            ("no_compression", "NoCompressionPipeline"),
+            ("random_shift", "RandomShiftPipeline"),
+            ("kc", "KCPipeline"),
+            ("skc", "SKCPipeline"),
+            ("stc", "STCPipeline"),
+            ("eden", "EdenPipeline"),
         )
     },
-    elsewhere=tuple(
-        path
-        for module, name in (
-            ("kc_pipeline", "KCPipeline"),
-            ("skc_pipeline", "SKCPipeline"),
-            ("stc_pipeline", "STCPipeline"),
-            ("random_shift_pipeline", "RandomShiftPipeline"),
-            ("eden_pipeline", "EdenPipeline"),
-        )
-        for path in (f"openfl.pipelines.{name}", f"openfl.pipelines.{module}.{name}")
-    ),
 )
 
 _FUNCTIONS: Final = "openfl.interface.aggregation_functions"

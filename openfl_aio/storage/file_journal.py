@@ -11,7 +11,7 @@ import mmap
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -35,6 +35,7 @@ from openfl_aio.storage.journal import (
     INLINE_BYTES,
     Entry,
     Inspect,
+    InspectEntry,
     Spool,
     UploadRecord,
     already_there,
@@ -234,7 +235,7 @@ class _FileSpool:
         else:
             await self._journal.run(partial(self._write, view, inspect))
 
-    async def commit(self, record: UploadRecord, *, inspect: Callable[[], object] | None = None) -> Entry:
+    async def commit(self, record: UploadRecord, *, inspect: InspectEntry | None = None) -> Entry:
         self._check_open()
         self._ended = True
         with anyio.CancelScope(shield=True):  # a few milliseconds; half-way it would be unclear what was kept
@@ -272,7 +273,7 @@ class _FileSpool:
             self._written += len(held)
         return self._descriptor
 
-    def _commit(self, record: UploadRecord, inspect: Callable[[], object] | None) -> Entry:
+    def _commit(self, record: UploadRecord, inspect: InspectEntry | None) -> Entry:
         try:
             with self._lock:
                 entry = self._keep(record, inspect)
@@ -281,19 +282,18 @@ class _FileSpool:
             raise
         return entry
 
-    def _keep(self, record: UploadRecord, inspect: Callable[[], object] | None) -> Entry:
+    def _keep(self, record: UploadRecord, inspect: InspectEntry | None) -> Entry:
         check_record(record, self._written + len(self._held))
-        if inspect is not None:
-            inspect()
         held = bytes(self._held)
         path = self._journal.path_of(record)
         entry: Entry | None = None
         try:
-            descriptor = self._opened()
-            self._finish(descriptor, record)
-            # what can fail comes before the name: a name is an acknowledgement
             small = len(held) == record.total_bytes
-            entry = Entry(record, memoryview(held)) if small else self._journal.map(path, descriptor, record)
+            entry = Entry(record, memoryview(held)) if small else self._journal.map(path, self._opened(), record)
+            if inspect is not None:
+                inspect(entry)
+            # what can fail comes before the name: a name is an acknowledgement
+            self._finish(self._opened(), record)
             assert self._partial is not None, "it was opened above"
             self._journal.name(self._partial, path, record, durable=self._durable)
             self._close()

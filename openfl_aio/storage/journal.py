@@ -88,6 +88,9 @@ class Entry:
             release()
 
 
+InspectEntry: TypeAlias = Callable[[Entry], object]
+
+
 class Spool(Protocol):
     """An upload under way."""
 
@@ -101,8 +104,8 @@ class Spool(Protocol):
         """
         ...
 
-    async def commit(self, record: UploadRecord, *, inspect: Callable[[], object] | None = None) -> Entry:
-        """Keep the upload, for good when this returns. ``inspect`` is called before, where the bytes are written.
+    async def commit(self, record: UploadRecord, *, inspect: InspectEntry | None = None) -> Entry:
+        """Keep the upload, for good when this returns. ``inspect`` looks at it before, where the bytes are written.
 
         Raises what ``inspect`` raises, and:
             AlreadyExistsError: that task of that collaborator is in the journal for that round; this one is gone.
@@ -219,15 +222,16 @@ class _MemorySpool:
         else:
             await self._run(append)
 
-    async def commit(self, record: UploadRecord, *, inspect: Callable[[], object] | None = None) -> Entry:
+    async def commit(self, record: UploadRecord, *, inspect: InspectEntry | None = None) -> Entry:
         data = self._open()
         self._data = None
         check_record(record, len(data))
+        view = memoryview(data).toreadonly()
         if inspect is not None and len(data) <= INLINE_BYTES:
-            inspect()
+            inspect(Entry(record, view))
         elif inspect is not None:
-            await self._run(inspect)
-        return self._keep(record, memoryview(data).toreadonly())
+            await self._run(partial(inspect, Entry(record, view)))
+        return self._keep(record, view)
 
     async def abort(self) -> None:
         self._data = None

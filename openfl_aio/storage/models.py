@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from openfl_aio.errors import CodecError, CorruptFileError, MalformedMessageError, MessageTooLargeError, TensorError
 from openfl_aio.storage.files import disk_errors, write_atomic, writing_atomic
 from openfl_aio.tensors.encoded import EncodedTensor
-from openfl_aio.tensors.pipelines import get_pipeline
+from openfl_aio.tensors.pipelines import NoCompression, get_pipeline
 from openfl_aio.wire.codec import decode
 from openfl_aio.wire.convert import model_from_proto
 from openfl_aio.wire.incremental import encode_model
@@ -47,7 +47,10 @@ def checksum_path(path: Path) -> Path:
 
 
 class ModelFiles:
-    """Saves and loads models. ``pipeline`` names the coding of the bytes, which OpenFL takes from the plan."""
+    """Saves and loads models. ``pipeline`` names the coding of the bytes, which OpenFL takes from the plan.
+
+    Tensors that are not coded are read whatever the pipeline.
+    """
 
     def __init__(self, *, pipeline: str = "no_compression") -> None:
         self._pipeline = get_pipeline(pipeline)
@@ -127,7 +130,7 @@ class ModelFiles:
     def _decoded(self, path: Path, data: bytes) -> SavedModel:
         try:
             encoded = model_from_proto(decode(ModelProto, data, views=True))
-            tensors = {tensor.name: self._pipeline.backward(tensor.data, tensor.metadata) for tensor in encoded}
+            tensors = {tensor.name: self._values(tensor) for tensor in encoded}
         except (MalformedMessageError, MessageTooLargeError, CodecError) as exc:
             raise CorruptFileError(f"{str(path)!r} is no model file: {exc}") from exc
         rounds = {tensor.round_number for tensor in encoded}
@@ -137,6 +140,12 @@ class ModelFiles:
                 f"got {len(encoded)} tensors with {len(tensors)} names of rounds {sorted(rounds)}"
             )
         return SavedModel(tensors, rounds.pop())
+
+    def _values(self, tensor: EncodedTensor) -> NDArray[np.float32]:
+        # a single record without a table: no other pipeline leaves that, unless the tensor is not coded
+        plain = len(tensor.metadata) == 1 and not tensor.metadata[0].int_to_float
+        pipeline = NoCompression() if plain else self._pipeline
+        return pipeline.backward(tensor.data, tensor.metadata)
 
 
 def _read_checksum(path: Path) -> str:

@@ -72,6 +72,10 @@ class TensorCodec:
             data=data,
         )
 
+    def checks_by_size(self, tags: Iterable[str]) -> bool:
+        """Return whether bytes with these tags are float32 values, of which only the number can be wrong."""
+        return LOSSY_COMPRESSED not in tags and self._lossless.name == NoCompression.name
+
     def decode(self, encoded: EncodedTensor) -> NDArray[np.float32]:
         """Return the read-only float32 array, a view of ``encoded.data`` where the pipeline allows.
 

@@ -128,6 +128,28 @@ async def test_who_may_call() -> None:
             assert (await servicer.get_tasks(tasks_request(service))).tasks
 
 
+async def test_the_names_that_other_releases_have_for_the_federation() -> None:
+    async with aggregator(aliases=("plan.yaml_1", "plan.yaml_2")) as service:
+        servicer = AggregatorServicer(service.find)
+        for alias in ("plan.yaml_1", "plan.yaml_2"):
+            called = messages.aggregator.MessageHeader(
+                sender="one", receiver=f"aggregator_{alias}", federation_uuid=alias
+            )
+            answer = await servicer.get_tasks(messages.aggregator.GetTasksRequest(header=called))
+            assert answer.tasks
+            assert answer.header == messages.aggregator.MessageHeader(
+                sender=f"aggregator_{alias}", receiver="one", federation_uuid=alias
+            )
+            called.receiver = service.uuid
+            with pytest.raises(HeaderMismatchError, match="receiver"):
+                await servicer.get_tasks(messages.aggregator.GetTasksRequest(header=called))
+        called = messages.aggregator.MessageHeader(
+            sender="one", receiver="aggregator_plan.yaml_1", federation_uuid=service.federation_uuid
+        )
+        with pytest.raises(HeaderMismatchError, match="receiver"):
+            await servicer.get_tasks(messages.aggregator.GetTasksRequest(header=called))
+
+
 async def test_one_certificate_for_all_collaborators() -> None:
     async with aggregator(single_col_cert_common_name="shared") as service:
         servicer = AggregatorServicer(service.find)

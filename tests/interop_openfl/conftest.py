@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from openfl_aio.testing.ca import ThrowawayCA
-from tests.interop_openfl.processes import Programs
+from tests.interop_openfl.processes import RELEASES, Programs
 
 
 @pytest.fixture
@@ -21,10 +21,11 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
 
 @pytest.fixture(scope="session")
 def ca_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder ``cert`` in OpenFL's layout with our authority, its server ``localhost`` and participants one to four."""
+    """A folder ``cert`` in OpenFL's layout with our authority, its server ``localhost`` and participants."""
     folder = tmp_path_factory.mktemp("ca") / "cert"
     authority = ThrowawayCA(folder)
     authority.server()
-    for name in ("one", "two", "three", "four"):
+    releases = [f"at_{release.replace('.', '_')}" for release in RELEASES]
+    for name in ("one", "two", "three", "ours", *releases):
         authority.client(name)
     return folder

@@ -42,12 +42,18 @@ class Outline:
     data: Mapping[str, int] = field(default_factory=lambda: {"one": 1, "two": 2})
     aggregator: Mapping[str, Any] = field(default_factory=dict)
     network: Mapping[str, Any] = field(default_factory=dict)
+    release: str = "1.6"
+    neutral: bool = False  # no key that a release spells in its own way
 
     def plan(self, port: int) -> dict[str, Any]:
         """Return the plan as a workspace has it, with OpenFL's defaults named and not written out."""
         shapes = {name: list(shape) for name, shape in self.shapes.items()}
         paths = {f"{which}_state_path": f"save/{which}.pbuf" for which in ("init", "best", "last")}
-        network = {"agg_addr": "localhost", "agg_port": port, "tls": self.tls, "client_reconnect_interval": 1}
+        tls = "tls" if self.release in ("1.5.1", "1.6") else "use_tls"
+        delta_updates = "use_delta_updates" if self.release in ("1.8", "1.9") else "delta_updates"
+        updates: dict[str, Any] = {} if self.neutral else {delta_updates: self.delta_updates}
+        network = {"agg_addr": "localhost", "agg_port": port, "client_reconnect_interval": 1}
+        network |= {} if self.neutral else {tls: self.tls}
         sections: dict[str, dict[str, Any]] = {
             "aggregator": {
                 "template": "openfl.component.Aggregator",
@@ -55,7 +61,7 @@ class Outline:
             },
             "collaborator": {
                 "template": "openfl.component.Collaborator",
-                "settings": {"delta_updates": self.delta_updates, "opt_treatment": "RESET"},
+                "settings": {"opt_treatment": "RESET", **updates},
             },
             "data_loader": {"template": "src.dataloader.Targets", "settings": {"shapes": shapes}},
             "task_runner": {"template": "src.taskrunner.Steps", "settings": {"step": 0.5, "seconds": self.seconds}},
@@ -110,20 +116,22 @@ class Federation:
     def initialise(self) -> None:
         """Let the real ``fx plan initialize`` make the initial model of this federation."""
         root = self.workspace("initial", "real")
-        self._programs.fx("plan", "initialize", "--install_reqs", "False", cwd=root).succeed()
+        self._programs.fx("plan", "initialize", cwd=root, release=self.outline.release).succeed()
 
     def aggregator(self, kind: Kind) -> Program:
         """Start the aggregator. It is not waited for."""
         root = self.workspace("aggregator", kind)
         if kind == "real":
-            return self._programs.fx("aggregator", "start", cwd=root)
+            return self._programs.fx("aggregator", "start", cwd=root, release=self.outline.release)
         return self._programs.ours("aggregator", "start", cwd=root)
 
-    def collaborator(self, name: str, kind: Kind, *, release: str = "1.6") -> Program:
-        """Start a collaborator. It is not waited for."""
+    def collaborator(self, name: str, kind: Kind, *, release: str | None = None) -> Program:
+        """Start a collaborator, of the plan's release or another. It is not waited for."""
         root = self.workspace(name, kind)
         if kind == "real":
-            return self._programs.fx("collaborator", "start", "-n", name, cwd=root, release=release)
+            return self._programs.fx(
+                "collaborator", "start", "-n", name, cwd=root, release=release or self.outline.release
+            )
         return self._programs.ours("collaborator", "start", "-n", name, cwd=root)
 
     def run(self, aggregator: Kind, collaborators: Mapping[str, Kind], *, seconds: float = RUN_SECONDS) -> None:

@@ -329,9 +329,9 @@ def test_the_kind_of_a_task_follows_its_function(function: str) -> None:
         (_with("collaborator: {template: my.Own}"), "unknown collaborator 'my.Own'; known are openfl.component.Collab"),
         (
             _with("assigner: {defaults: plan/x.yaml}"),
-            "assigner.defaults: unknown defaults 'plan/x.yaml'; known are plan",
+            "assigner.defaults: OpenFL 1.6 has no defaults 'plan/x.yaml'; known are plan",
         ),
-        (_with("assigner: {defaults: {a: 1}}"), "assigner.defaults: unknown defaults"),
+        (_with("assigner: {defaults: {a: 1}}"), "assigner.defaults: OpenFL 1.6 has no defaults"),
         (
             MINIMAL_PLAN.replace("rounds_to_train: 2", ""),
             "aggregator.settings.rounds_to_train: missing; expected a whole",
@@ -366,14 +366,18 @@ _POLICY = "straggler_handling_policy: {template: %s, settings: {%s}}"
     ("text", "message"),
     [
         (
-            _with("compression_pipeline: {template: openfl.pipelines.KCPipeline}"),
+            _with("compression_pipeline: {template: openfl.pipelines.KCpipeline}"),
             "line 5: compression_pipeline.template: ",
         ),
         (
             _with("compression_pipeline: {template: gzip}"),
             "unknown compression pipeline 'gzip'; known are openfl.pipel",
         ),
-        (_with("compression_pipeline: {settings: {n: 1}}"), "compression pipeline 'no_compression' takes no settings"),
+        (_with("compression_pipeline: {settings: {n: 1}}"), "'no_compression' has no setting 'n'; it takes none"),
+        (
+            _with("compression_pipeline: {template: openfl.pipelines.EdenPipeline, settings: {n_bits: 9}}"),
+            "line 5: compression_pipeline.settings: compression pipeline 'eden': n_bits: expected an integer from 1 to 8",
+        ),
         (_with("assigner: {template: my.Own}"), "unknown assigner 'my.Own'; known are openfl.component.RandomGrouped"),
         (_with("assigner: {settings: {}}"), "task_groups: missing; expected a list of groups"),
         (_with("assigner: {settings: {task_groups: 1}}"), "task_groups: expected a list, got 1"),

@@ -4,8 +4,8 @@ import pytest
 
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan import templates
-from openfl_aio.plan.defaults import DEFAULTS, default_section
-from openfl_aio.plan.templates import AGGREGATIONS, PIPELINES, Family, check_class_path
+from openfl_aio.plan.templates import AGGREGATIONS, ASSIGNERS, PIPELINES, Family, check_class_path
+from openfl_aio.tensors.pipelines import KNOWN_PIPELINES
 
 FAMILIES = [value for value in vars(templates).values() if isinstance(value, Family)]
 
@@ -19,10 +19,15 @@ def test_every_path_leads_to_one_name(family: Family) -> None:
 
 
 def test_what_openfl_has_and_we_have_not_is_told_from_the_unknown() -> None:
-    with pytest.raises(ConfigurationError, match=r"'openfl\.pipelines\.STCPipeline' of OpenFL is not available here"):
-        PIPELINES.name_of("openfl.pipelines.STCPipeline")
+    with pytest.raises(ConfigurationError, match=r"'openfl\.component\.Assigner' of OpenFL is not available here"):
+        ASSIGNERS.name_of("openfl.component.Assigner")
     with pytest.raises(ConfigurationError, match=r"^unknown aggregation function 'Sum'; known are openfl\.interface"):
         AGGREGATIONS.name_of("Sum")
+
+
+def test_every_pipeline_has_a_template() -> None:
+    assert set(PIPELINES.names) == set(KNOWN_PIPELINES)
+    assert PIPELINES.name_of("openfl.pipelines.eden_pipeline.EdenPipeline") == "eden"
 
 
 @pytest.mark.parametrize("template", ["a.B", "a_1.b.C", "a.b:C", "_p._C"])
@@ -36,14 +41,3 @@ def test_class_paths(template: str) -> None:
 def test_what_names_no_class(template: str) -> None:
     with pytest.raises(ConfigurationError, match="class: expected a class path"):
         check_class_path(template, what="class")
-
-
-def test_default_sections_are_copies() -> None:
-    path = "plan/defaults/network.yaml"
-    section = default_section(path)
-    assert section is not None
-
-    section["settings"]["tls"] = False
-
-    assert DEFAULTS[path]["settings"]["tls"] is True
-    assert default_section("plan/defaults/nothing.yaml") is None

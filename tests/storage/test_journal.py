@@ -249,11 +249,11 @@ async def test_what_is_written_is_inspected_first_and_in_order(journal: Journal,
         await spool.write(memoryview(buffer)[: len(part)], inspect=seen.extend)
     assert seen == data
     tensor = replace(TENSOR, offset=0, nbytes=len(data))
-    order: list[str] = []
+    looked_at: list[bytes] = []
     entry = await spool.commit(
-        replace(RECORD, tensors=(tensor,), total_bytes=len(data)), inspect=lambda: order.append("inspected")
+        replace(RECORD, tensors=(tensor,), total_bytes=len(data)), inspect=lambda it: looked_at.append(payload(it))
     )
-    assert order == ["inspected"]
+    assert looked_at == [data]
     assert payload(entry) == data
     close(entry)
 

@@ -170,3 +170,17 @@ async def test_saves_at_once_do_not_mix(files: ModelFiles, tmp_path: Path) -> No
             group.start_soon(save, round_number)
     saved = await files.load(path)
     assert (saved.tensors["a"] == saved.round_number).all()
+
+
+@pytest.mark.parametrize("pipeline", ["kc", "eden", "random_shift"])
+async def test_a_model_in_the_plans_coding_is_read_and_one_that_is_not_coded_too(tmp_path: Path, pipeline: str) -> None:
+    tensors = {"b": np.arange(3, dtype=np.float32), "w": np.linspace(-1, 1, 200, dtype=np.float32)}
+    await ModelFiles(pipeline=pipeline).save(tmp_path / "coded.pbuf", tensors, round_number=4)
+    await ModelFiles().save(tmp_path / "plain.pbuf", tensors, round_number=4)
+    coded = await ModelFiles(pipeline=pipeline).load(tmp_path / "coded.pbuf")
+    plain = await ModelFiles(pipeline=pipeline).load(tmp_path / "plain.pbuf")
+    assert coded.round_number == plain.round_number == 4
+    np.testing.assert_allclose(coded.tensors["w"], tensors["w"], atol=0.2)
+    assert plain.tensors["w"].tolist() == tensors["w"].tolist()
+    with pytest.raises(CorruptFileError):
+        await ModelFiles().load(tmp_path / "coded.pbuf")

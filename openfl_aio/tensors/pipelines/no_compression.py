@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from openfl_aio.errors import CodecError
 from openfl_aio.tensors.encoded import Buffer, TransformerMetadata
+from openfl_aio.tensors.pipelines.floats import WIRE_DTYPE, element_count, shaped, to_wire
 
 __all__ = ["NoCompression"]
-
-_WIRE_DTYPE: Final = np.dtype("<f4")
 
 
 class NoCompression:
@@ -27,14 +25,7 @@ class NoCompression:
 
         Raises `CodecError` for values that are no real numbers or lie outside the range of float32.
         """
-        array = np.asarray(array)
-        if array.dtype.kind not in "fiub":
-            raise CodecError(f"expected an array of real numbers, got dtype {array.dtype}; convert it to float32")
-        try:
-            with np.errstate(over="raise"):
-                wire = array.astype(_WIRE_DTYPE, order="C", copy=False)
-        except FloatingPointError as error:
-            raise CodecError("expected values in the range of float32, got larger ones; scale them down") from error
+        wire = to_wire(array)
         # Through uint8, because a memoryview cannot cast an empty array to bytes.
         data = wire.reshape(-1).view(np.uint8).data.toreadonly()
         return data, (TransformerMetadata(int_list=wire.shape),)
@@ -49,11 +40,6 @@ class NoCompression:
         shape = metadata[0].int_list
         nbytes = memoryview(data).nbytes
         # Sizes are compared as Python integers first: numpy would wrap around, and -1 would mean "guess".
-        if min(shape, default=0) < 0 or math.prod(shape) * _WIRE_DTYPE.itemsize != nbytes:
+        if min(shape, default=0) < 0 or element_count(shape) * WIRE_DTYPE.itemsize != nbytes:
             raise CodecError(f"expected the bytes of a float32 array of shape {shape}, got {nbytes} bytes")
-        try:
-            array = np.frombuffer(data, dtype=_WIRE_DTYPE).reshape(shape)
-        except (ValueError, OverflowError) as error:
-            raise CodecError(f"expected a shape that numpy can hold, got {len(shape)} dimensions: {error}") from error
-        array.flags.writeable = False
-        return array
+        return shaped(np.frombuffer(data, dtype=WIRE_DTYPE), shape)

@@ -1,0 +1,113 @@
+"""Federations with a director: the director, envoys and the frontend are processes, each of either kind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from tests.interop_openfl.processes import Program, Programs, free_port
+
+__all__ = ["Outcome", "Site", "expected_model"]
+
+Kind = Literal["ours", "real"]
+SOURCES: Final = Path(__file__).parent / "workspaces"
+START_SECONDS: Final = 60.0
+RUN_SECONDS: Final = 150.0
+NUMBERS: Final = {"one": 1, "two": 2}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How the frontend saw an experiment end: its status, the last model, how many metrics came."""
+
+    status: str
+    metrics: int
+    model: dict[str, NDArray[np.float32]]
+
+
+class Site:
+    """A director and its envoys below ``folder``. ``cert``: a folder of certificates, None for plaintext."""
+
+    def __init__(self, programs: Programs, folder: Path, *, cert: Path | None = None) -> None:
+        self.port = free_port()
+        self._programs = programs
+        self._folder = folder
+        self._cert = cert
+        self._frontends = 0
+
+    def director(self, kind: Kind) -> Program:
+        """Start a director and wait until it listens."""
+        root = self._folder / "director"
+        root.mkdir()
+        settings = {
+            "listen_host": "localhost",
+            "listen_port": self.port,
+            "sample_shape": ["1"],
+            "target_shape": ["1"],
+            "envoy_health_check_period": 2,
+        }
+        (root / "director.yaml").write_text(yaml.safe_dump({"settings": settings}))
+        arguments = ["start", "-c", "director.yaml", *self._certificates("server", "agg_localhost")]
+        if kind == "ours":
+            program = self._programs.ours("director", *arguments, cwd=root)
+            program.hear(str(self.port), START_SECONDS)
+        else:
+            program = self._programs.fx("director", *arguments, cwd=root)
+            program.hear("Starting director server", START_SECONDS)
+        return program
+
+    def envoy(self, name: str, kind: Kind, *options: str) -> Program:
+        """Start an envoy. It is not waited for."""
+        root = self._folder / name
+        shutil.copytree(SOURCES / "interactive_site", root)
+        config = {
+            "params": {"install_requirements": False, "cuda_devices": []},
+            "shard_descriptor": {"template": "interactive_shard.Number", "params": {"number": NUMBERS[name]}},
+        }
+        (root / "envoy.yaml").write_text(yaml.safe_dump(config))
+        arguments = ["start", "-n", name, "-dh", "localhost", "-dp", str(self.port), "-ec", "envoy.yaml"]
+        arguments += self._certificates("client", f"col_{name}")
+        if kind == "ours":
+            return self._programs.ours("envoy", *arguments, *options, cwd=root)
+        return self._programs.fx("envoy", *arguments, cwd=root, env={"PYTHONPATH": str(root)})
+
+    def submit(self, *options: str) -> Program:
+        """Start the real frontend, which submits an experiment once both envoys are online, and follows it."""
+        self._frontends += 1
+        root = self._folder / f"frontend{self._frontends}"
+        shutil.copytree(SOURCES / "interactive", root)
+        arguments = ["--port", str(self.port), *options]
+        if self._cert is not None:
+            arguments += ["--cert", str(self._cert)]
+        return self._programs.peer("interactive_frontend", *arguments, cwd=root)
+
+    @staticmethod
+    def outcome(frontend: Program, seconds: float = RUN_SECONDS) -> Outcome:
+        """Wait for the frontend's end and return what it saw."""
+        said: dict[str, Any] = json.loads(frontend.succeed(seconds).splitlines()[-1])
+        model = {name: np.asarray(values, np.float32) for name, values in said["model"].items()}
+        return Outcome(said["status"], said["metrics"], model)
+
+    def _certificates(self, folder: str, name: str) -> list[str]:
+        if self._cert is None:
+            return ["--disable-tls"]
+        pair = self._cert / folder / name
+        return ["-rc", str(self._cert / "cert_chain.crt"), "-pk", f"{pair}.key", "-oc", f"{pair}.crt"]
+
+
+def expected_model(rounds: int) -> dict[str, NDArray[np.float32]]:
+    """Return the last model as it follows from the frontend's program without momentum, in double precision."""
+    out = {"matrix": np.arange(12, dtype=np.float32).reshape(3, 4).astype(float) / 7, "number": np.array(2.0)}
+    weights = [10 * number for number in NUMBERS.values()]
+    for _ in range(rounds):
+        for name, values in out.items():
+            trained = [values + 0.5 * (number - values) for number in NUMBERS.values()]
+            out[name] = np.average(trained, axis=0, weights=weights)
+    return {name: values.astype(np.float32) for name, values in out.items()}

@@ -1,0 +1,140 @@
+"""A researcher with the real OpenFL: submits an experiment as a notebook does, follows it, prints how it ended.
+
+Runs in the workspace that travels, where ``interactive_adapter.py`` is. What is defined here is in ``__main__``, so it
+travels by value. The last line is JSON: the status, the last model, how many metrics came.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path.cwd()))
+
+from openfl.interface.interactive_api.experiment import DataInterface, FLExperiment, ModelInterface, TaskInterface
+from openfl.interface.interactive_api.federation import Federation
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--port", type=int, required=True)
+parser.add_argument("--name", default="steps")
+parser.add_argument("--cert")
+parser.add_argument("--user", default="three")
+parser.add_argument("--rounds", type=int, default=2)
+parser.add_argument("--envoys", type=int, default=2)
+parser.add_argument("--deltas", action="store_true")
+parser.add_argument("--treatment", default="RESET")
+parser.add_argument("--momentum", type=float, default=0.0)
+parser.add_argument("--pipeline")
+parser.add_argument("--fail-at", type=float, default=0.0)
+options = parser.parse_args()
+
+
+class Model:
+    """Two tensors that begin at fixed places."""
+
+    def __init__(self):
+        self.tensors = {"matrix": np.arange(12, dtype=np.float32).reshape(3, 4) / 7, "number": np.array(2, np.float32)}
+
+
+class Optimizer:
+    """A velocity for each tensor."""
+
+    def __init__(self, momentum):
+        self.momentum = momentum
+        self.velocity = {}
+
+
+class Targets(DataInterface):
+    """The shard's number is the target of every value, and ten times it the number of samples."""
+
+    @property
+    def shard_descriptor(self):
+        return self._shard_descriptor
+
+    @shard_descriptor.setter
+    def shard_descriptor(self, shard_descriptor):
+        self._shard_descriptor = shard_descriptor
+        self.number = shard_descriptor.get_dataset("train")
+
+    def get_train_loader(self, **kwargs):
+        return self.number
+
+    def get_valid_loader(self, **kwargs):
+        return self.number
+
+    def get_train_data_size(self):
+        return int(10 * self.number)
+
+    def get_valid_data_size(self):
+        return int(self.number)
+
+
+tasks = TaskInterface()
+
+
+@tasks.add_kwargs(rate=0.5, fail_at=options.fail_at)
+@tasks.register_fl_task(model="model", data_loader="target", device="device", optimizer="optimizer")
+def train(model, target, device, optimizer, rate, fail_at):
+    """Move towards the target."""
+    if target == fail_at:
+        raise RuntimeError("the data is gone")
+    for name, values in model.tensors.items():
+        before = optimizer.velocity.get("velocity_" + name, np.zeros_like(values))
+        velocity = optimizer.momentum * before + rate * (target - values)
+        optimizer.velocity["velocity_" + name] = np.asarray(velocity, np.float32)
+        model.tensors[name] = np.asarray(values + velocity, np.float32)
+    return {"distance": float(np.abs(model.tensors["matrix"] - target).mean())}
+
+
+@tasks.register_fl_task(model="model", data_loader="target", device="device")
+def validate(model, target, device):
+    """Tell how near the target is."""
+    return {"closeness": -float(np.abs(model.tensors["matrix"] - target).mean())}
+
+
+transport = {"tls": False}
+if options.cert:
+    cert = Path(options.cert)
+    transport = {
+        "tls": True,
+        "cert_chain": str(cert / "cert_chain.crt"),
+        "api_cert": str(cert / "client" / f"col_{options.user}.crt"),
+        "api_private_key": str(cert / "client" / f"col_{options.user}.key"),
+    }
+federation = Federation(client_id=options.user, director_node_fqdn="localhost", director_port=options.port, **transport)
+while True:
+    try:
+        online = [name for name, info in federation.get_shard_registry().items() if info["is_online"]]
+    except Exception as exc:  # the real director fails until every envoy has waited for work
+        online = [repr(exc)]
+    if len(online) == options.envoys:
+        break
+    time.sleep(0.1)
+print(f"envoys online: {sorted(online)}")
+
+experiment = FLExperiment(federation=federation, experiment_name=options.name)
+override = {"compression_pipeline": {"template": options.pipeline}} if options.pipeline else None
+experiment.start(
+    model_provider=ModelInterface(Model(), Optimizer(options.momentum), "interactive_adapter.Adapter"),
+    task_keeper=tasks,
+    data_loader=Targets(),
+    rounds_to_train=options.rounds,
+    delta_updates=options.deltas,
+    opt_treatment=options.treatment,
+    override_config=override,
+)
+print("submitted")
+metrics = sum(1 for _ in federation.dir_client.stream_metrics(options.name))
+while True:
+    status = experiment.get_experiment_status()
+    if status not in ("pending", "in_progress"):
+        break
+    time.sleep(0.1)
+model = experiment.get_last_model().tensors
+result = {"status": status, "metrics": metrics, "model": {name: values.tolist() for name, values in model.items()}}
+print(json.dumps(result))

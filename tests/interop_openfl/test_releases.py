@@ -1,0 +1,61 @@
+"""Collaborators of other releases of OpenFL with our aggregator, and ours with theirs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.interop_openfl.federations import Federation, Kind, Outline, assert_same_model, expected_model
+from tests.interop_openfl.processes import Programs, installed_python
+
+pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240), pytest.mark.full]
+
+MakeFederation = Callable[[Outline], Federation]
+OTHERS = ("1.5.1", "1.7.1", "1.8", "1.9")
+others = pytest.mark.parametrize("release", OTHERS)
+SETTINGS = pytest.mark.parametrize(
+    ("tls", "delta_updates"), [(False, False), (True, True)], ids=["plaintext-whole", "mtls-deltas"]
+)
+
+
+@pytest.fixture
+def federation(programs: Programs, tmp_path: Path, ca_folder: Path) -> MakeFederation:
+    def make(outline: Outline) -> Federation:
+        return Federation(programs, tmp_path / "federation", outline, cert=ca_folder)
+
+    return make
+
+
+@others
+@SETTINGS
+def test_collaborators_of_a_release_with_our_aggregator(
+    federation: MakeFederation, release: str, tls: bool, delta_updates: bool
+) -> None:
+    ours = federation(Outline(rounds=3, tls=tls, delta_updates=delta_updates, release=release))
+    ours.run("ours", {"one": "real", "two": "real"})
+    assert_same_model(ours.model(), expected_model(ours))
+
+
+@others
+def test_our_collaborator_beside_one_of_a_release_with_its_aggregator(federation: MakeFederation, release: str) -> None:
+    theirs = federation(Outline(release=release, delta_updates=True))
+    members: dict[str, Kind] = {"one": "real", "two": "ours"}
+    theirs.run("real", members)
+    assert_same_model(theirs.model(), expected_model(theirs))
+
+
+def test_collaborators_of_all_releases_in_one_federation(federation: MakeFederation) -> None:
+    """The same plan is another federation to each of them; our aggregator goes by all its names."""
+    releases = [release for release in ("1.6", *OTHERS) if installed_python(release)]
+    if len(releases) < 2:
+        pytest.skip("only one release of OpenFL is installed")
+    data = {f"at_{release.replace('.', '_')}": number for number, release in enumerate(releases, 1)}
+    # what the keys of all releases say alike: encryption is on by default
+    mixed = federation(Outline(data={**data, "ours": len(data) + 1}, tls=True, neutral=True))
+    serving = mixed.aggregator("ours")
+    members = [mixed.collaborator(name, "real", release=release) for name, release in zip(data, releases, strict=True)]
+    for program in (*members, mixed.collaborator("ours", "ours"), serving):
+        program.succeed()
+    assert_same_model(mixed.model(), expected_model(mixed))
