@@ -213,6 +213,20 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def bench_peers(session: nox.Session) -> None:
+    """Measure rounds beside Flower, NVFlare and OpenFL: ``-- [--small] [--tuned] [--only WORD] [--json FILE]``."""
+    install(session)
+    requirements = {
+        "flower": ("flwr==1.42.0", "numpy"),
+        "nvflare": ("nvflare==2.9.0", "numpy"),
+        "openfl-1.6": OPENFL["1.6"],
+        "openfl-1.9": ("openfl==1.9", "numpy<2.4"),
+    }
+    peers = [f"--peer={name}={peer(session, f'rounds-{name}', *wanted)}" for name, wanted in requirements.items()]
+    session.run("python", "benchmarks/rounds_of_peers.py", *peers, *session.posargs)
+
+
+@nox.session
 def bench_smoke(session: nox.Session) -> None:
     """Run each benchmark at a small size, with grpcio beside: does it still run and check its own result?"""
     install(session, "test")

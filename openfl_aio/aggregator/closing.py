@@ -1,18 +1,30 @@
 """From the results of a closed round to the next global model: a pure function, the same to the bit wherever it runs.
 
-Tensor by tensor in name order, collaborator by collaborator in name order, one local tensor alive at a time.
+Tensor by tensor in name order, the collaborators in name order. Uploads are read where they are kept, slice by slice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from openfl_aio.tensors.aggregation import AggregationContext, AggregationFunction, LocalTensor, WeightedAverage
+from openfl_aio.tensors.aggregation import (
+    NO_STATE,
+    AggregationContext,
+    AggregationFunction,
+    LocalTensor,
+    SelectingFunction,
+    State,
+    Step,
+    WeightedAverage,
+)
+from openfl_aio.tensors.aggregation.distances import squared_distances
+from openfl_aio.tensors.aggregation.slices import Stack
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec, strip_compression
 from openfl_aio.tensors.delta import apply_delta, delta
 from openfl_aio.tensors.key import TensorKey
@@ -27,6 +39,7 @@ __all__ = [
     "Result",
     "ResultRecord",
     "RoundOutcome",
+    "States",
     "aggregate_round",
     "decode_result",
     "scalar",
@@ -39,6 +52,11 @@ METRIC: Final = "metric"
 DELTA: Final = "delta"
 
 Arrays = Mapping[str, NDArray[Any]]
+
+PutAway = Callable[[NDArray[Any]], NDArray[Any]]
+
+States = Mapping[tuple[str, str], State]
+"""What aggregation functions remember of a task's tensors, by the names of both."""
 
 
 class ResultRecord(Protocol):
@@ -83,13 +101,14 @@ class RoundOutcome:
     """What a closed round gives: the model of round ``round_number + 1``, and how it differs from the one before.
 
     ``deltas`` are encoded by the federation's pipeline, and the model is what somebody gets who applies them, so
-    that both ways of fetching it give the same bits.
+    that both ways of fetching it give the same bits. ``states`` go into the next round.
     """
 
     round_number: int
     model: Arrays = field(repr=False)
     deltas: Mapping[str, EncodedTensor] = field(repr=False)
     metrics: tuple[AggregatedMetric, ...] = ()
+    states: States = field(default_factory=dict, repr=False)
 
 
 def tags_of(record: TensorRecord | EncodedTensor) -> tuple[str, ...]:
@@ -123,41 +142,93 @@ def aggregate_round(
     codec: TensorCodec,
     function_of: Callable[[str], AggregationFunction],
     origin: str,
+    states: States | None = None,
+    put_away: PutAway | None = None,
 ) -> RoundOutcome:
     """Aggregate the ``results`` (task -> collaborator -> result) of a round that began with ``model``.
 
-    Tensors of the model that nobody trained are carried over. Raises `TensorError` for payloads that do not decode.
+    ``states`` are those that the round before gave. ``put_away`` returns the same array where it takes no memory; it is
+    called for what does not lie in an upload as it is, where a function needs all local tensors at once. Tensors of
+    the model that nobody trained are carried over, and so are those that nobody sent whom the task's function chose.
+    Raises `TensorError` for payloads that do not decode.
     """
     metrics: list[AggregatedMetric] = []
     next_model: dict[str, NDArray[Any]] = dict(model)
     deltas: dict[str, EncodedTensor] = {}
+    next_states: dict[tuple[str, str], State] = dict(states or {})
     average = WeightedAverage()
     for task_name, by_collaborator in results.items():
-        for (name, tags, report), sources in _grouped(by_collaborator).items():
+        groups = _grouped(by_collaborator)
+        function = function_of(task_name)
+        read = partial(_local_tensors, codec, put_away=put_away if function.holds_all else None)
+        chosen = sorted(by_collaborator)
+        if isinstance(function, SelectingFunction) and any(TRAINED in tags for _, tags, _ in groups):
+            chosen = _choose(function, groups, chosen, model, read, round_number)
+        for (name, tags, report), sources in groups.items():
             base = model.get(name) if not report else None
             context = AggregationContext(name, round_number, tags, base)
             if METRIC in tags:
-                value = average.aggregate(_local_tensors(codec, sources, None), context)
+                value = average.aggregate(read(sources, None), context)
                 metrics.append(AggregatedMetric(task_name, name, tags, scalar(value)))
             elif TRAINED in tags:
-                values = function_of(task_name).aggregate(_local_tensors(codec, sources, base), context)
-                next_model[name] = values
-                if base is not None:
-                    key = TensorKey.of(name, origin, round_number + 1, tags=("aggregated", DELTA))
-                    deltas[name] = codec.encode(key, delta(values, base), lossless=False)
-                    next_model[name] = apply_delta(base, codec.decode(deltas[name]))
-    return RoundOutcome(round_number, next_model, deltas, tuple(metrics))
+                of_chosen = [source for source in sources if source[0] in chosen]
+                if not of_chosen:
+                    continue
+                state = next_states.get((task_name, name), NO_STATE)
+                step = _step(function, read(of_chosen, base), context, state)
+                next_states[task_name, name] = step.state
+                if base is None:
+                    next_model[name] = step.values
+                    continue
+                key = TensorKey.of(name, origin, round_number + 1, tags=("aggregated", DELTA))
+                deltas[name] = codec.encode(key, delta(step.values, base), lossless=False)
+                del step  # the aggregate, its difference and the next model are never there all three
+                next_model[name] = apply_delta(base, codec.decode(deltas[name]))
+    return RoundOutcome(round_number, next_model, deltas, tuple(metrics), next_states)
 
 
 Source = tuple[str, Result, TensorRecord]
+Groups = dict[tuple[str, tuple[str, ...], bool], list[Source]]
 
 
-def _grouped(results: Mapping[str, Result]) -> dict[tuple[str, tuple[str, ...], bool], list[Source]]:
+def _step(
+    function: AggregationFunction, tensors: Iterator[LocalTensor], context: AggregationContext, state: State
+) -> Step:
+    if isinstance(function, SelectingFunction):
+        return Step(function.combine(tensors, context))
+    return function.step(tensors, context, state)
+
+
+def _choose(
+    function: SelectingFunction,
+    groups: Groups,
+    collaborators: list[str],
+    model: Arrays,
+    read: Callable[[list[Source], NDArray[Any] | None], Iterator[LocalTensor]],
+    round_number: int,
+) -> list[str]:
+    """Return whom ``function`` chooses, by all the tensors of the model that the task trained.
+
+    Who did not send one of them is infinitely far from all the others.
+    """
+    distances = np.zeros((len(collaborators), len(collaborators)))
+    for (name, tags, report), sources in groups.items():
+        base = model.get(name) if not report else None
+        if base is not None and tags == (TRAINED,):
+            stack = Stack(read(sources, base), AggregationContext(name, round_number, tags, base))
+            senders = [collaborators.index(tensor.collaborator) for tensor in stack.tensors]
+            of_tensor = np.full(distances.shape, np.inf)
+            of_tensor[np.ix_(senders, senders)] = squared_distances(stack)
+            distances += of_tensor
+    return [collaborators[index] for index in function.select(distances)]
+
+
+def _grouped(results: Mapping[str, Result]) -> Groups:
     """Group a task's tensors by what they are, in name order, each with its sources in collaborator order.
 
     A delta and an absolute value of one tensor belong together.
     """
-    groups: dict[tuple[str, tuple[str, ...], bool], list[Source]] = {}
+    groups: Groups = {}
     for collaborator in sorted(results):
         result = results[collaborator]
         for record in result.record.tensors:
@@ -166,9 +237,17 @@ def _grouped(results: Mapping[str, Result]) -> dict[tuple[str, tuple[str, ...], 
     return dict(sorted(groups.items()))
 
 
-def _local_tensors(codec: TensorCodec, sources: list[Source], base: NDArray[Any] | None) -> Iterator[LocalTensor]:
+def _local_tensors(
+    codec: TensorCodec, sources: list[Source], base: NDArray[Any] | None, *, put_away: PutAway | None
+) -> Iterator[LocalTensor]:
     # if nobody has a single sample, everybody counts the same: 1.6 divides by zero here
     equal = not any(weight_of(result.record.data_size) for _, result, _ in sources)
     for collaborator, result, record in sources:
         weight = 1.0 if equal else weight_of(result.record.data_size)
-        yield LocalTensor(collaborator, weight, decode_result(codec, result.tensor(record), base))
+        encoded = result.tensor(record)
+        values = codec.decode(encoded)
+        kept = np.may_share_memory(values, np.frombuffer(encoded.data, np.uint8))
+        if not kept and put_away is not None:
+            values, kept = put_away(values), True
+        yield LocalTensor(collaborator, weight, values, base=base if DELTA in encoded.tags else None, kept=kept)
+        del values  # nor is it here while the next one is decoded

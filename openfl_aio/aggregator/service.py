@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,7 +14,15 @@ import anyio.abc
 from numpy.typing import NDArray
 
 from openfl_aio.aggregator.assigner import make_assigner
-from openfl_aio.aggregator.closing import Arrays, RoundOutcome, aggregate_round, decode_result, scalar, tags_of
+from openfl_aio.aggregator.closing import (
+    Arrays,
+    RoundOutcome,
+    States,
+    aggregate_round,
+    decode_result,
+    scalar,
+    tags_of,
+)
 from openfl_aio.aggregator.encoded import EncodedModels, ModelEncoder
 from openfl_aio.aggregator.metrics import MetricLog
 from openfl_aio.aggregator.models import GlobalModels
@@ -21,6 +30,7 @@ from openfl_aio.aggregator.offload import Offload, in_thread
 from openfl_aio.aggregator.progress import describe
 from openfl_aio.aggregator.rounds import FederationAborted, FederationComplete, Phase, RoundClosed, Rounds
 from openfl_aio.aggregator.saving import ModelSaver, model_paths
+from openfl_aio.aggregator.scratch import put_away
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.aggregator.stragglers import make_straggler_policy
 from openfl_aio.aggregator.uploads import Upload, check_payloads, check_results, upload_limit
@@ -42,10 +52,11 @@ from openfl_aio.errors import (
     OpenFLAioError,
     TensorNotFoundError,
 )
+from openfl_aio.storage.file_journal import FileJournal
 from openfl_aio.storage.journal import ALL_ROUNDS, Entry, Journal, MemoryJournal
 from openfl_aio.storage.models import ModelFiles
 from openfl_aio.storage.storage import Storage
-from openfl_aio.tensors.aggregation import AggregationFunction, get_aggregation
+from openfl_aio.tensors.aggregation import AggregationFunction, check_enough, get_aggregation
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.transport.server import Server, ServerStatistics
 from openfl_aio.waiting import Timers, Waiters
@@ -82,6 +93,8 @@ class Aggregator:
             task.name: get_aggregation(config.task_aggregation.get(task.name, config.aggregation))
             for task in config.tasks
         }
+        check_enough(self._functions, config.collaborators)
+        self._states: States = {}
         self._codec = TensorCodec(config.pipeline)
         self._models = GlobalModels(
             initial_model,
@@ -413,6 +426,7 @@ class Aggregator:
             _close_all(closed)
 
     def _aggregate(self, closed: RoundClosed[Entry], model: Arrays) -> RoundOutcome:
+        folder = self._journal.folder if isinstance(self._journal, FileJournal) else None
         try:
             return aggregate_round(
                 closed.round_number,
@@ -421,6 +435,8 @@ class Aggregator:
                 codec=self._codec,
                 function_of=self._function_of,
                 origin=self.uuid,
+                states=self._states,
+                put_away=partial(put_away, folder=folder) if folder is not None else None,
             )
         finally:
             _close_all(closed)  # here, because giving the mapped memory back takes milliseconds a GiB
@@ -431,6 +447,7 @@ class Aggregator:
     async def _take(self, outcome: RoundOutcome, before: Arrays) -> None:
         """Take what a round gave and open the next one, after saving the models or before, as the durability says."""
         improved = self._models.close_round(outcome)
+        self._states = outcome.states
         self._encoded.clear()
         number = outcome.round_number
         best, last = model_paths(self._config)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import anyio
 
@@ -30,6 +30,7 @@ __all__ = ["Upload", "check_payloads", "check_results", "upload_limit"]
 
 MIB = 1024 * 1024
 _MOST_DIMENSIONS = 32  # that every numpy has
+_TAGS_OF_TRAINED: Final = frozenset({TRAINED, DELTA, COMPRESSED, LOSSY_COMPRESSED})
 
 
 def upload_limit(limits: Limits, model_bytes: int) -> int:
@@ -98,6 +99,12 @@ def _check_coding(record: TensorRecord, where: str) -> tuple[int, ...] | None:
 
 def _check_trained(record: TensorRecord, shape: tuple[int, ...] | None, model: Arrays, where: str) -> None:
     base = model.get(record.name)
+    if base is not None and (record.report or not {*record.tags} <= _TAGS_OF_TRAINED):
+        # it would be aggregated by itself, and one collaborator's values be the whole model's
+        raise TensorError(
+            f"{where} is the model's: expected no report and no tag but {TRAINED!r}, "
+            f"got report={record.report} and {list(record.tags)!r}"
+        )
     if base is None and DELTA in record.tags:
         raise TensorError(f"{where} is a delta, but the model has no such tensor to add it to")
     if base is not None and shape != base.shape:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any, Final
 
 import yaml
@@ -22,6 +23,7 @@ from openfl_aio.plan.templates import (
     STRAGGLER_POLICIES,
     check_class_path,
 )
+from openfl_aio.tensors.aggregation import parse_aggregation
 
 __all__ = ["experiment_plan"]
 
@@ -45,8 +47,8 @@ def experiment_plan(
     """Return a plan in OpenFL's layout, with every section written out, that `Plan.parse` reads back.
 
     ``task_runner`` names a class (``package.module.Class`` or ``package.module:Class``), ``settings`` are its keyword
-    arguments and must be plain YAML values. ``aggregation`` is for the tensors of every task that does not validate;
-    metrics are always averaged by samples. ``agg_port`` None is derived from the plan's hash.
+    arguments and must be plain YAML values. ``aggregation`` is for the tensors of every task that does not validate, written as
+    for `get_aggregation`; metrics are always averaged by samples. ``agg_port`` None is derived from the plan's hash.
 
     Raises:
         ConfigurationError: for anything that could not be read back or could not work.
@@ -85,7 +87,7 @@ def experiment_plan(
         },
         "straggler_handling_policy": _stragglers(stragglers or StragglerConfig()),
         "task_runner": {"template": task_runner, "settings": dict(settings)},
-        "tasks": _tasks(tasks, AGGREGATIONS.template_of(aggregation)),
+        "tasks": _tasks(tasks, _aggregation(aggregation)),
     }
     try:
         text = yaml.safe_dump(config)  # also turns tuples into lists, which is what comes back
@@ -99,7 +101,12 @@ def experiment_plan(
     return plan
 
 
-def _tasks(tasks: Sequence[Task], aggregation: str) -> dict[str, Any]:
+def _aggregation(text: str) -> dict[str, Any]:
+    name, settings = parse_aggregation(text)
+    return {"template": AGGREGATIONS.template_of(name), "settings": settings}
+
+
+def _tasks(tasks: Sequence[Task], aggregation: Mapping[str, Any]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for task in tasks:
         check_name(task.name, what="task")
@@ -113,7 +120,7 @@ def _tasks(tasks: Sequence[Task], aggregation: str) -> dict[str, Any]:
         if task.kind is TaskKind.VALIDATE:
             written["kwargs"] = {"apply": "local" if task.apply_local else "global"}
         else:
-            written["aggregation_type"] = {"template": aggregation, "settings": {}}
+            written["aggregation_type"] = deepcopy(dict(aggregation))  # shared lists would be written as aliases
         if task.kind is not TaskKind.UNSPECIFIED:
             written["task_type"] = task.kind.value
         out[task.name] = written

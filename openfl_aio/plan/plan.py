@@ -186,7 +186,7 @@ class Plan:
 
     @cached_property
     def task_aggregation(self) -> dict[str, str]:
-        """Our name of the aggregation function of each task that names one."""
+        """How we write the aggregation function of each task that names one."""
         return sections.task_aggregation(self._document)
 
     @cached_property

@@ -19,6 +19,7 @@ from openfl_aio.plan.templates import (
     STRAGGLER_POLICIES,
     Family,
 )
+from openfl_aio.tensors.aggregation import describe_aggregation
 from openfl_aio.tensors.pipelines import describe_pipeline
 
 __all__ = [
@@ -158,12 +159,12 @@ def tasks(document: Document) -> tuple[Task, ...]:
 
 
 def task_aggregation(document: Document) -> dict[str, str]:
-    """Return our name of the aggregation function of each task that names one."""
-    out = {}
-    for name in _task_names(document):
-        if document.mapping("tasks", name, "aggregation_type"):
-            out[name] = _plain_block(document, AGGREGATIONS, ("tasks", name, "aggregation_type"), "weighted_average")
-    return out
+    """Return how we write the aggregation function of each task that names one."""
+    return {
+        name: _aggregation(document, ("tasks", name, "aggregation_type"))
+        for name in _task_names(document)
+        if document.mapping("tasks", name, "aggregation_type")
+    }
 
 
 def pipeline(document: Document) -> str:
@@ -299,12 +300,14 @@ def _group(document: Document, kind: str, index: int) -> TaskGroup:
     return TaskGroup(name=name, tasks=names, percentage=share)
 
 
-def _plain_block(document: Document, family: Family, path: tuple[Key, ...], default: str) -> str:
-    """Return our name of a building block that has no settings."""
+def _aggregation(document: Document, path: tuple[Key, ...]) -> str:
     document.allow(path, {"template", "settings"})
-    name = _named(document, family, (*path, "template"), default=default)
-    document.allow_none((*path, "settings"), f"{family.what} {name!r} takes no settings")
-    return name
+    name = _named(document, AGGREGATIONS, (*path, "template"), default="weighted_average")
+    settings = {str(key): value for key, value in document.mapping(*path, "settings").items()}
+    try:
+        return describe_aggregation(name, settings)
+    except ConfigurationError as exc:
+        raise document.error((*path, "settings"), str(exc)) from None
 
 
 def _named(document: Document, family: Family, path: tuple[Key, ...], *, default: str) -> str:

@@ -149,22 +149,37 @@ PIPELINES: Final = Family(
 )
 
 _FUNCTIONS: Final = "openfl.interface.aggregation_functions"
+_OWN_FUNCTIONS: Final = "openfl_aio.tensors.aggregation"
 
 AGGREGATIONS: Final = Family(
     "aggregation function",
-    {"weighted_average": (f"{_FUNCTIONS}.WeightedAverage", f"{_FUNCTIONS}.weighted_average.WeightedAverage")},
-    elsewhere=tuple(
-        path
-        for module, name in (
-            ("median", "Median"),
-            ("geometric_median", "GeometricMedian"),
-            ("fedcurv_weighted_average", "FedCurvWeightedAverage"),
-            ("adagrad_adaptive_aggregation", "AdagradAdaptiveAggregation"),
-            ("adam_adaptive_aggregation", "AdamAdaptiveAggregation"),
-            ("yogi_adaptive_aggregation", "YogiAdaptiveAggregation"),
-        )
-        for path in (f"{_FUNCTIONS}.{name}", f"{_FUNCTIONS}.{module}.{name}")
-    ),
+    {
+        "weighted_average": (f"{_FUNCTIONS}.WeightedAverage", f"{_FUNCTIONS}.weighted_average.WeightedAverage"),
+        "median": (f"{_FUNCTIONS}.Median", f"{_FUNCTIONS}.median.Median"),
+        "geometric_median": (f"{_FUNCTIONS}.GeometricMedian", f"{_FUNCTIONS}.geometric_median.GeometricMedian"),
+        "fedcurv_weighted_average": (
+            f"{_FUNCTIONS}.FedCurvWeightedAverage",
+            f"{_FUNCTIONS}.fedcurv_weighted_average.FedCurvWeightedAverage",
+        ),
+        "adagrad": (
+            f"{_FUNCTIONS}.AdagradAdaptiveAggregation",
+            f"{_FUNCTIONS}.adagrad_adaptive_aggregation.AdagradAdaptiveAggregation",
+        ),
+        "adam": (
+            f"{_FUNCTIONS}.AdamAdaptiveAggregation",
+            f"{_FUNCTIONS}.adam_adaptive_aggregation.AdamAdaptiveAggregation",
+        ),
+        "yogi": (
+            f"{_FUNCTIONS}.YogiAdaptiveAggregation",
+            f"{_FUNCTIONS}.yogi_adaptive_aggregation.YogiAdaptiveAggregation",
+        ),
+        # beyond OpenFL, so that the paths are ours
+        "bulyan": (f"{_OWN_FUNCTIONS}.Bulyan",),
+        "fedavgm": (f"{_OWN_FUNCTIONS}.FedAvgM",),
+        "krum": (f"{_OWN_FUNCTIONS}.Krum",),
+        "multi_krum": (f"{_OWN_FUNCTIONS}.MultiKrum",),
+        "trimmed_mean": (f"{_OWN_FUNCTIONS}.TrimmedMean",),
+    },
 )
 
 # OpenFL's own runners and loaders. A plan may name them (every plan of its interactive frontend does), a server only

@@ -235,6 +235,8 @@ def raw(**changes: Any) -> EncodedTensor:
         ([raw(data=bytes(12))], 1, CodecError, "12 bytes"),
         ([raw(metadata=(TransformerMetadata(int_list=(4,)),))], 1, ShapeMismatchError, "as in the model"),
         ([raw(name="new", tags=("trained", "delta", "compressed"))], 1, TensorError, "no such tensor"),
+        ([raw(tags=("trained", "mine", "compressed"))], 1, TensorError, "no tag but 'trained'"),
+        ([raw(report=True)], 1, TensorError, "no report"),
         ([raw(), raw()], 1, TensorError, "twice"),
         ([raw()], 0, TensorError, "at least 1"),
         ([raw()], -1, TensorError, "at least 1"),
@@ -367,9 +369,22 @@ async def test_an_overflow_fails_the_federation_with_a_sentence() -> None:
             await service.wait_complete()
 
 
+async def test_an_optimizer_on_the_server_remembers_from_round_to_round() -> None:
+    config = configuration(collaborators=("one",), rounds=3, task_aggregation={TRAIN: "fedavgm:momentum=0.5"})
+    async with aggregator(config) as service:
+        await play(service, "one", 2.0)
+        assert values(service)[0, 0] == 2.0
+        await play(service, "one", 2.0)
+        assert values(service)[0, 0] == 2.5
+        await play(service, "one", 2.5)
+        assert values(service)[0, 0] == 2.75
+
+
 def test_configurations_that_cannot_work() -> None:
     with pytest.raises(ConfigurationError, match="unknown aggregation"):
         aggregator(configuration(aggregation="magic"))
+    with pytest.raises(ConfigurationError, match="krum needs 5 collaborators or more, the federation has 2"):
+        aggregator(configuration(aggregation="krum"))
     with pytest.raises(ConfigurationError, match="at least one tensor"):
         Aggregator(configuration(), initial_model={})
 

@@ -57,6 +57,15 @@ def test_what_is_written_is_read_back() -> None:
     assert plan.ignored == ()
 
 
+def test_settings_of_the_aggregation_function_are_written() -> None:
+    plan = _plan(
+        aggregation="yogi:betas=0.5/0.9", tasks=(Task("a", kind=TaskKind.TRAIN), Task("b", kind=TaskKind.TRAIN))
+    )
+
+    assert "&" not in plan.dump()
+    assert Plan.parse(plan.dump()).task_aggregation == {"a": "yogi:betas=0.5/0.9", "b": "yogi:betas=0.5/0.9"}
+
+
 def test_port_and_address_may_be_automatic(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FQDN", "here.example.org")
     plan = experiment_plan(task_runner="a.B", settings={}, rounds=1, tasks=default_tasks(), tls=False)

@@ -285,6 +285,17 @@ def test_aggregation_functions_are_read_per_task() -> None:
     assert Plan.parse(text).aggregator_config(collaborators=["one"]).task_aggregation == {"train": "weighted_average"}
 
 
+def test_settings_of_aggregation_functions_are_read() -> None:
+    text = MINIMAL_PLAN.replace(
+        "kwargs: {}",
+        "aggregation_type: {template: openfl.interface.aggregation_functions.AdamAdaptiveAggregation, "
+        "settings: {learning_rate: 0.1, betas: [0.5, 0.9]}}",
+    )
+    config = Plan.parse(text).aggregator_config(collaborators=["one"])
+
+    assert config.task_aggregation == {"train": "adam:learning_rate=0.1,betas=0.5/0.9"}
+
+
 def test_later_spellings_of_network_and_collaborator_are_understood() -> None:
     text = (
         "aggregator: {settings: {rounds_to_train: 2, persist_checkpoint: true, log_metric_callback: {template: a.b}}}\n"
@@ -400,6 +411,10 @@ _POLICY = "straggler_handling_policy: {template: %s, settings: {%s}}"
         (
             _with("  t: {function: f, aggregation_type: {template: a.B}}"),
             "unknown aggregation function 'a.B'; known are",
+        ),
+        (
+            _with("  t: {function: f, aggregation_type: {template: median, settings: {x: 1}}}"),
+            "tasks.t.aggregation_type.settings: aggregation function 'median' has no setting 'x'; it takes none",
         ),
         (_with("collaborator: {settings: {delta_updates: 1}}") + "\n", "delta_updates: expected true or false, got 1"),
     ],

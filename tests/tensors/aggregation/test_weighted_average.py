@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import tracemalloc
 import weakref
 from collections.abc import Iterator
 
@@ -11,14 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
-from openfl_aio.errors import ConfigurationError, ShapeMismatchError, TensorError
-from openfl_aio.tensors.aggregation import (
-    KNOWN_AGGREGATIONS,
-    AggregationContext,
-    LocalTensor,
-    WeightedAverage,
-    get_aggregation,
-)
+from openfl_aio.errors import ShapeMismatchError, TensorError
+from openfl_aio.tensors.aggregation import AggregationContext, LocalTensor, WeightedAverage
+from openfl_aio.tensors.aggregation.weighted_average import Mean
 
 CONTEXT = AggregationContext("w", 4, ("trained",))
 
@@ -108,8 +104,57 @@ def test_something_must_be_there_to_average(count: int) -> None:
         average(*[1.0] * count, weights=[0.0] * count)
 
 
-def test_the_registry_knows_it() -> None:
-    assert list(KNOWN_AGGREGATIONS) == ["weighted_average"]
-    assert isinstance(get_aggregation("weighted_average"), WeightedAverage)
-    with pytest.raises(ConfigurationError, match="unknown aggregation function 'mean'; known are: weighted_average"):
-        get_aggregation("mean")
+@given(stacks, st.lists(st.booleans(), min_size=4, max_size=4))
+@settings(max_examples=50)
+def test_what_is_kept_makes_no_difference_to_the_last_bit(stack: NDArray[np.float32], kept: list[bool]) -> None:
+    def mean(*, as_drawn: bool) -> bytes:
+        tensors = [
+            LocalTensor("c", i + 0.3, values, kept=as_drawn and keep)
+            for i, (values, keep) in enumerate(zip(stack, kept, strict=False))
+        ]
+        return WeightedAverage().aggregate(tensors, CONTEXT).tobytes()
+
+    assert mean(as_drawn=True) == mean(as_drawn=False)
+
+
+def test_kept_tensors_are_averaged_without_a_float64_array_of_their_size() -> None:
+    tensors = [LocalTensor(f"c{i}", 1, np.full(1 << 20, i, np.float32), kept=True) for i in range(4)]
+    tracemalloc.start()
+    try:
+        result = WeightedAverage().aggregate(tensors, CONTEXT)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (result == 1.5).all()
+    assert peak < result.nbytes + (1 << 20)
+
+
+def test_a_difference_is_added_to_its_base() -> None:
+    base = np.arange(100_000, dtype=np.float32)
+    tensors = [LocalTensor("a", 1, np.full_like(base, 2), base), LocalTensor("b", 1, base)]
+    assert np.array_equal(WeightedAverage().aggregate(tensors, CONTEXT), base + 1)
+    assert np.array_equal(tensors[0].array(), base + 2)
+    assert tensors[1].array() is base
+
+
+def test_a_sum_with_the_base_must_stay_in_the_range_of_float32() -> None:
+    huge = np.full(3, 3e38, np.float32)
+    with pytest.raises(TensorError, match="expected a sum of tensors in the range of float32"):
+        WeightedAverage().aggregate([LocalTensor("a", 1, huge, huge)], CONTEXT)
+
+
+def test_the_base_has_the_shape_too() -> None:
+    with pytest.raises(ShapeMismatchError, match=r"got \(4,\) from 'a'"):
+        WeightedAverage().aggregate([LocalTensor("a", 1, np.zeros(3), np.zeros(4))], CONTEXT)
+
+
+def test_values_that_are_not_aligned_give_the_same() -> None:
+    values = np.arange(40_000, dtype=np.float32)
+    raw = np.frombuffer(b"x" + values.tobytes(), np.uint8)[1:].view(np.float32)
+    assert not raw.flags.aligned
+    result = WeightedAverage().aggregate([LocalTensor("a", 1, raw, kept=True), LocalTensor("b", 1, values)], CONTEXT)
+    assert np.array_equal(result, values)
+
+
+def test_a_mean_says_what_it_is() -> None:
+    assert repr(Mean([LocalTensor("a", 2, np.zeros((2, 3)))], CONTEXT)) == "<Mean of shape (2, 3), weights 2>"

@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from openfl_aio.aggregator.closing import Arrays, RoundOutcome, States, aggregate_round
+from openfl_aio.errors import TensorError
+from openfl_aio.tensors.aggregation import get_aggregation
+from openfl_aio.tensors.codec import Buffer, EncodedTensor, TensorCodec, TransformerMetadata
+from openfl_aio.tensors.delta import delta
+from openfl_aio.tensors.key import TensorKey
+from openfl_aio.tensors.pipelines.no_compression import NoCompression
+from openfl_aio.wire.incremental import TensorRecord
+
+MODEL = {"b": np.zeros(2, np.float32), "w": np.ones((2, 2), np.float32)}
+
+
+@dataclass(frozen=True)
+class Record:
+    data_size: int
+    tensors: tuple[TensorRecord, ...]
+
+
+class Upload:
+    """The results of one collaborator, kept in memory."""
+
+    def __init__(self, tensors: list[EncodedTensor], *, samples: int = 1) -> None:
+        self._tensors = {(tensor.name, tensor.tags): tensor for tensor in tensors}
+        records = [
+            TensorRecord(t.name, t.round_number, t.lossless, t.report, t.tags, t.metadata, 0, len(t.data))
+            for t in tensors
+        ]
+        self.record = Record(samples, tuple(records))
+
+    def tensor(self, record: TensorRecord) -> EncodedTensor:
+        return self._tensors[record.name, record.tags]
+
+
+def trained(model: Mapping[str, Any], *, base: Arrays | None = None, samples: int = 1) -> Upload:
+    tensors = []
+    for name, values in model.items():
+        array = np.asarray(values, np.float32)
+        tags = ("trained",) if base is None else ("trained", "delta")
+        key = TensorKey.of(name, "x", 0, tags=tags)
+        tensors.append(TensorCodec().encode(key, array if base is None else delta(array, base[name])))
+    return Upload(tensors, samples=samples)
+
+
+def close(
+    function: str, uploads: Mapping[str, Upload], *, model: Arrays = MODEL, states: States | None = None
+) -> RoundOutcome:
+    return aggregate_round(
+        0,
+        {"train": uploads},
+        model,
+        codec=TensorCodec(),
+        function_of=lambda _: get_aggregation(function),
+        origin="aggregator",
+        states=states,
+    )
+
+
+class Lossy:
+    """A pipeline that halves all values on the way."""
+
+    name = "halved"
+    lossy = True
+
+    def forward(self, array: NDArray[Any]) -> tuple[memoryview, tuple[TransformerMetadata, ...]]:
+        return NoCompression().forward(array)
+
+    def backward(self, data: Buffer, metadata: tuple[TransformerMetadata, ...]) -> NDArray[np.float32]:
+        return NoCompression().backward(data, metadata) / np.float32(2)
+
+
+def filled(value: float) -> dict[str, NDArray[np.float32]]:
+    return {name: np.full_like(base, value) for name, base in MODEL.items()}
+
+
+@pytest.mark.parametrize(
+    "function", ["weighted_average", "median", "geometric_median", "adam", "multi_krum:byzantine=0"]
+)
+def test_differences_and_absolute_values_give_the_same_model(function: str) -> None:
+    values = {name: filled(number) for number, name in enumerate("abc")}
+    absolute = {name: trained(model) for name, model in values.items()}
+    mixed = {name: trained(model, base=MODEL if name == "b" else None) for name, model in values.items()}
+    one, other = close(function, absolute).model, close(function, mixed).model
+    assert all(np.array_equal(one[name], other[name]) for name in MODEL)
+
+
+def test_what_an_optimizer_remembers_goes_from_round_to_round() -> None:
+    first = close("fedavgm:momentum=0.5", {"a": trained(filled(2))}, model=filled(1))
+    assert first.model["w"][0, 0] == 2
+    assert set(first.states) == {("train", "b"), ("train", "w")}
+    second = close("fedavgm:momentum=0.5", {"a": trained(filled(2))}, model=first.model, states=first.states)
+    assert second.model["w"][0, 0] == 2.5  # nobody moved, but half of the first move goes on
+    fresh = close("fedavgm:momentum=0.5", {"a": trained(filled(2))}, model=first.model)
+    assert fresh.model["w"][0, 0] == 2
+
+
+def test_the_state_of_a_tensor_that_nobody_trained_is_kept() -> None:
+    first = close("fedavgm", {"a": trained(filled(2))})
+    second = close("fedavgm", {"a": trained({"b": filled(2)["b"]})}, model=first.model, states=first.states)
+    assert second.states["train", "w"] is first.states["train", "w"]
+    assert second.states["train", "b"] is not first.states["train", "b"]
+
+
+def test_krum_chooses_one_collaborator_for_the_whole_model() -> None:
+    # by b alone it would be "c", by w alone "b"; the whole is dominated by w
+    uploads = {
+        name: trained({"b": np.full(2, b), "w": np.full((2, 2), w)})
+        for name, b, w in [("a", 0, 0), ("b", 3, 10), ("c", 1, 21), ("d", 1, 9), ("e", 9, 11)]
+    }
+    model = close("krum:byzantine=1", uploads).model
+    assert (model["b"][0], model["w"][0, 0]) == (3, 10)
+
+
+@pytest.mark.parametrize("function", ["krum", "multi_krum", "bulyan"])
+def test_who_leaves_a_tensor_out_is_not_chosen(function: str) -> None:
+    uploads = {name: trained(filled(number)) for number, name in enumerate("abcdefg")}
+    uploads["d"] = trained({"b": np.full(2, 3)})  # in the middle of all, but for what is missing
+    model = close(function, uploads).model
+    if function != "bulyan":
+        # infinitely far from all is as far as somebody whose values are huge
+        uploads["d"] = trained(filled(1e9))
+        expected = close(function, uploads).model
+        assert all(np.array_equal(model[name], expected[name]) for name in MODEL)
+    assert np.isfinite(model["w"]).all()
+    assert model["w"][0, 0] == model["b"][0]
+
+
+def test_a_tensor_that_none_of_the_chosen_sent_stays_as_it_was() -> None:
+    uploads = {name: trained({"b": np.full(2, number)}) for number, name in enumerate("abcde")}
+    uploads["e"] = trained({"b": np.full(2, 1000), "mine": np.full(3, 7)})
+    outcome = close("krum", uploads)
+    assert "mine" not in outcome.model
+    assert np.array_equal(outcome.model["w"], MODEL["w"])
+
+
+def test_krum_needs_enough_results_and_none_where_nothing_was_trained() -> None:
+    with pytest.raises(TensorError, match="krum needs 5 collaborators or more, got 2"):
+        close("krum", {"a": trained(filled(1)), "b": trained(filled(2))})
+    score = TensorCodec().encode(TensorKey.of("acc", "x", 0, report=True, tags=("metric", "validate_agg")), np.ones(()))
+    assert [metric.value for metric in close("krum", {"a": Upload([score])}).metrics] == [1.0]
+
+
+# Krum reads all to choose, and then the two tensors of the chosen one again
+@pytest.mark.parametrize(("function", "count"), [("median", 6), ("krum:byzantine=0", 8), ("weighted_average", 0)])
+def test_decoded_tensors_are_put_away_where_all_are_needed_at_once(function: str, count: int) -> None:
+    codec = TensorCodec(Lossy())
+    put: list[NDArray[Any]] = []
+
+    def put_away(values: NDArray[Any]) -> NDArray[Any]:
+        put.append(values)
+        return values.copy()
+
+    uploads = {
+        name: Upload(
+            [
+                codec.encode(TensorKey.of(tensor, "x", 0, tags=("trained",)), np.full_like(base, 4), lossless=False)
+                for tensor, base in MODEL.items()
+            ]
+        )
+        for name in "abc"
+    }
+    outcome = aggregate_round(
+        0,
+        {"train": uploads},
+        filled(1),
+        codec=codec,
+        function_of=lambda _: get_aggregation(function),
+        origin="aggregator",
+        put_away=put_away,
+    )
+    # to 2 from 1, and half of the way after the pipeline
+    assert outcome.model["w"][0, 0] == 1.5
+    assert len(put) == count
+
+
+@pytest.mark.parametrize(
+    "function", ["weighted_average", "median", "geometric_median", "krum", "bulyan", "trimmed_mean"]
+)
+@pytest.mark.parametrize("deltas", [False, True])
+def test_a_round_takes_memory_for_two_models_and_slices(function: str, deltas: bool) -> None:
+    model = {"w": np.zeros(1 << 20, np.float32)}
+    uploads = {
+        name: trained({"w": np.full(1 << 20, number)}, base=model if deltas else None)
+        for number, name in enumerate("abcdefghijkl")
+    }
+    tracemalloc.start()
+    try:
+        outcome = close(function, uploads, model=model)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert outcome.model["w"].nbytes == model["w"].nbytes
+    assert peak < 2 * model["w"].nbytes + 5 * (1 << 20)
