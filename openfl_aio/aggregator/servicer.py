@@ -74,7 +74,7 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         """Answer what the sender shall do next; parks while there is nothing."""
         aggregator, header = self._admit(message.header)
         assignment = await aggregator.get_tasks(header.sender)
-        return convert.assignment_to_proto(assignment, header=_reply(header))
+        return convert.assignment_to_proto(assignment, header=self._reply(header))
 
     async def get_aggregated_tensor(
         self, message: messages.aggregator.GetAggregatedTensorRequest
@@ -89,7 +89,7 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
                 "openfl_aio.v1.Tensors/GetTensor gives it in parts"
             )
         return messages.aggregator.GetAggregatedTensorResponse(
-            header=convert.header_to_proto(_reply(header)),
+            header=convert.header_to_proto(self._reply(header)),
             round_number=message.round_number,
             tensor=convert.tensor_to_proto(tensor),
         )
@@ -101,7 +101,7 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         aggregator, header = self._admit(message.header)
         tensor = await aggregator.get_aggregated_tensor(header.sender, convert.query_from_proto(message))
         chunk_bytes = aggregator.config.limits.chunk_bytes
-        for part in tensor_parts(tensor, header=_reply(header), chunk_bytes=chunk_bytes):
+        for part in tensor_parts(tensor, header=self._reply(header), chunk_bytes=chunk_bytes):
             yield part
 
     async def send_local_task_results(
@@ -131,7 +131,7 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         finally:
             if upload is not None:
                 await upload.abort()
-        return messages.aggregator.SendLocalTaskResultsResponse(header=convert.header_to_proto(_reply(header)))
+        return messages.aggregator.SendLocalTaskResultsResponse(header=convert.header_to_proto(self._reply(header)))
 
     async def get_metric_stream(
         self, message: messages.aggregator.GetMetricStreamRequest
@@ -173,6 +173,10 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         aggregator.check_header(header)
         return aggregator, header
 
+    def _reply(self, request: Header) -> Header:
+        """Answer under the name by which the aggregator was called: it has one in each release's eyes."""
+        return Header(request.receiver, request.sender, request.federation_uuid, request.single_col_cert_common_name)
+
     def _observed(self, experiment_name: str) -> Aggregator:
         """Find a federation for a call without a header, which its collaborators may make."""
         aggregator = self._find(experiment_name)
@@ -180,11 +184,6 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         if caller.authenticated and caller.name not in aggregator.collaborators:
             raise AuthorizationError(f"{caller.name!r} takes no part in this federation")
         return aggregator
-
-
-def _reply(request: Header) -> Header:
-    """Answer under the name by which the aggregator was called: it has one in each release's eyes."""
-    return Header(request.receiver, request.sender, request.federation_uuid, request.single_col_cert_common_name)
 
 
 def _encode_model(model: Arrays, round_number: int) -> EncodedMessage:
