@@ -80,8 +80,7 @@ def tests_all(session: nox.Session) -> None:
 def frameworks(session: nox.Session) -> None:
     """Test the adapters of PyTorch, Keras and Flax, each with the framework itself."""
     install(session, "test")
-    # the processor's build of PyTorch where an index has it; several times smaller
-    session.install("-e", ".[torch,keras,flax]", "--extra-index-url", "https://download.pytorch.org/whl/cpu")
+    session.install("-e", ".[torch,keras,flax]")
     folders = ("tests/collaborator/frameworks", "tests/compat_imports")
     session.run("python", "-m", "pytest", *folders, *session.posargs, env={"KERAS_BACKEND": "jax"})
 

@@ -17,7 +17,7 @@ from openfl_aio.compat.imports import fedprox_torch, splitters  # noqa: E402
 
 LOG_NORMAL = {"mu": 0, "sigma": 2.0, "num_classes": 4, "classes_per_col": 2, "min_samples_per_class": 5}
 ADAPTER = real_adapter.FrameworkAdapterPlugin
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Any] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
     "momentum": lambda parameters: torch.optim.SGD(parameters, lr=0.1, momentum=0.9),
     "adam": lambda parameters: torch.optim.Adam(parameters, lr=0.1),

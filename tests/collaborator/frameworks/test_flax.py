@@ -18,7 +18,7 @@ from openfl_aio.domain import Task, TaskKind  # noqa: E402
 from openfl_aio.errors import TensorError  # noqa: E402
 
 SAMPLES = np.random.default_rng(1).normal(size=(8, 3)).astype(np.float32)
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Any] = {
     "sgd": (lambda: optax.sgd(0.1), []),
     "momentum": (lambda: optax.sgd(0.1, momentum=0.9), ["trace"]),
     "adam": (lambda: optax.adam(0.1), ["mu", "nu"]),
