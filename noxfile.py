@@ -42,7 +42,7 @@ OPENFL = {
     "1.9": ("openfl==1.9", "numpy<2.4"),
 }
 # tests that compare with the real OpenFL in one process, so that they run in its environment
-IN_ONE_PROCESS = ("test_pipelines.py", "test_aggregation.py")
+IN_ONE_PROCESS = ("test_pipelines.py", "test_aggregation.py", "test_frameworks.py")
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -82,6 +82,15 @@ def tests(session: nox.Session) -> None:
 def tests_all(session: nox.Session) -> None:
     """Run the test suite on every supported Python that is installed."""
     run_tests(session)
+
+
+@nox.session
+def frameworks(session: nox.Session) -> None:
+    """Test the adapters of PyTorch, Keras and Flax, each with the framework itself."""
+    install(session, "test")
+    session.install("-e", ".[torch,keras,flax]")
+    folders = ("tests/collaborator/frameworks", "tests/compat_imports")
+    session.run("python", "-m", "pytest", *folders, *session.posargs, env={"KERAS_BACKEND": "jax"})
 
 
 @nox.session
