@@ -6,10 +6,9 @@ that begins it to the first one that begins the next; the figure is the median o
 NVFlare's, which has its certificates, are in plaintext. Peers come from environments of their own: give each one's
 Python by ``--peer NAME=PATH`` (names: flower, nvflare, openfl-1.6, openfl-1.9); without any there is only ours.
 
-As they come, but for OpenFL's ``client_reconnect_interval`` with ``--tuned``. Of Flower and NVFlare no documented
-setting was found that shortens a round: the pauses of 3 s in Flower's grid and nodes, and of 2 s between NVFlare's
-questions for a task, are in their code. Memory is the most that the server's processes had together, once with the
-files that they map and once without.
+As they come, or with ``--tuned``: OpenFL's ``client_reconnect_interval`` and NVFlare's ``task_request_interval`` are
+shorter. Of Flower no setting was found that shortens a round: the pauses of 3 s in its grid and nodes are in its code.
+Memory is the most that the server's processes had together, with the files that they map and without.
 """
 
 from __future__ import annotations
