@@ -192,7 +192,8 @@ def describe(one: Played) -> str:
 
 def summary(case: str, played: dict[str, Played]) -> dict[str, Any]:
     """Return what the file says of a case: the best peer is the one with the shortest round."""
-    figures: dict[str, float | None] = {system: one.median for system, one in played.items()}
+    figures: dict[str, float | None] = dict.fromkeys(PROGRAMS)
+    figures |= {system: one.median for system, one in played.items()}
     timed = {system: figure for system, figure in figures.items() if figure is not None and system != OURS}
     best = min(timed, key=lambda system: timed[system]) if timed else None
     ours = figures[OURS]
