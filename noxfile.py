@@ -34,7 +34,7 @@ NETWORK = (
 # newer numpy has no `newshape`, which OpenFL uses; torch is for the Eden pipeline of 1.6 and later
 OPENFL = {"1.6": ("openfl==1.6", "numpy<2.4", "torch")}
 # tests that compare with the real OpenFL in one process, so that they run in its environment
-IN_ONE_PROCESS = ("test_pipelines.py", "test_aggregation.py")
+IN_ONE_PROCESS = ("test_pipelines.py", "test_aggregation.py", "test_frameworks.py")
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -74,6 +74,15 @@ def tests(session: nox.Session) -> None:
 def tests_all(session: nox.Session) -> None:
     """Run the test suite on every supported Python that is installed."""
     run_tests(session)
+
+
+@nox.session
+def frameworks(session: nox.Session) -> None:
+    """Test the adapters of PyTorch, Keras and Flax, each with the framework itself."""
+    install(session, "test")
+    session.install("-e", ".[torch,keras,flax]")
+    folders = ("tests/collaborator/frameworks", "tests/compat_imports")
+    session.run("python", "-m", "pytest", *folders, *session.posargs, env={"KERAS_BACKEND": "jax"})
 
 
 @nox.session
