@@ -119,6 +119,7 @@ class Aggregator:
         self._waiters: Waiters[str] = Waiters()
         self._timers = Timers(self._rounds, self._react)
         self._server: Server | None = None
+        self._stack: AsyncExitStack | None = None
         self._encoded = EncodedModels(self._models, offload)
 
     def __repr__(self) -> str:
@@ -166,10 +167,17 @@ class Aggregator:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         self.stop("the aggregator was closed before its last round")
+        stack, self._stack = self._stack, None
+        assert stack is not None, "only what was entered is left"
         if isinstance(exc, Exception):
-            await self._stack.aclose()  # so that the caller's exception does not come out in a group
+            await stack.aclose()  # so that the caller's exception does not come out in a group
             return None
-        return await self._stack.__aexit__(exc_type, exc, traceback)
+        return await stack.__aexit__(exc_type, exc, traceback)
+
+    @property
+    def entered(self) -> bool:
+        """Whether the aggregator is at work: entered and not left."""
+        return self._stack is not None
 
     @property
     def endpoint(self) -> Endpoint:

@@ -1,0 +1,1 @@
+"""The code of a workspace of rounds without training."""
