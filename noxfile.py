@@ -31,10 +31,18 @@ NETWORK = (
     "long_poll.py",
 )
 
+# the benchmarks that have the real OpenFL beside ours
+REAL = ("rounds_of_1_6.py", "upload_from_1_6.py")
 # newer numpy has no `newshape`, which OpenFL uses; torch is for the Eden pipeline of 1.6 and later
-OPENFL = {"1.6": ("openfl==1.6", "numpy<2.4", "torch")}
+OPENFL = {
+    "1.5.1": ("openfl==1.5.1", "numpy<2.4"),
+    "1.6": ("openfl==1.6", "numpy<2.4", "torch"),
+    "1.7.1": ("openfl==1.7.1", "numpy<2.4"),
+    "1.8": ("openfl==1.8", "numpy<2.4"),
+    "1.9": ("openfl==1.9", "numpy<2.4"),
+}
 # tests that compare with the real OpenFL in one process, so that they run in its environment
-IN_ONE_PROCESS = ("test_pipelines.py", "test_aggregation.py")
+IN_ONE_PROCESS = ("test_pipelines.py", "test_aggregation.py", "test_frameworks.py")
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -74,6 +82,15 @@ def tests(session: nox.Session) -> None:
 def tests_all(session: nox.Session) -> None:
     """Run the test suite on every supported Python that is installed."""
     run_tests(session)
+
+
+@nox.session
+def frameworks(session: nox.Session) -> None:
+    """Test the adapters of PyTorch, Keras and Flax, each with the framework itself."""
+    install(session, "test")
+    session.install("-e", ".[torch,keras,flax]")
+    folders = ("tests/collaborator/frameworks", "tests/compat_imports")
+    session.run("python", "-m", "pytest", *folders, *session.posargs, env={"KERAS_BACKEND": "jax"})
 
 
 @nox.session
@@ -188,6 +205,9 @@ def interop_openfl(session: nox.Session) -> None:
         session.run(python, "-m", "pytest", "-W", "ignore", *inside, *arguments, external=True, env=here)
     outside = [f"--ignore={name}" for name in inside] + (["-m", "not full"] if bounded else [])
     environment = {"OPENFL16_PYTHON": python}
+    for release in () if bounded else ("1.5.1", "1.7.1", "1.8", "1.9"):
+        variable = f"OPENFL{release.replace('.', '')}_PYTHON"
+        environment[variable] = peer(session, f"openfl-{release}", *OPENFL[release])
     session.run("python", "-m", "pytest", str(folder), *outside, *arguments, env=environment)
 
 
@@ -209,6 +229,7 @@ def bench(session: nox.Session) -> None:
     for script in scripts:
         more = [] if folder is None else ["--json", str(folder / Path(script).with_suffix(".json"))]
         more += ["--peer-python", python] if script in NETWORK else []
+        more += ["--openfl-python", peer(session, "rounds-openfl-1.6", *OPENFL["1.6"])] if script in REAL else []
         session.run("python", f"benchmarks/{script}", *options, *more)
 
 
@@ -220,7 +241,7 @@ def bench_peers(session: nox.Session) -> None:
         "flower": ("flwr==1.42.0", "numpy"),
         "nvflare": ("nvflare==2.9.0", "numpy"),
         "openfl-1.6": OPENFL["1.6"],
-        "openfl-1.9": ("openfl==1.9", "numpy<2.4"),
+        "openfl-1.9": OPENFL["1.9"],
     }
     peers = [f"--peer={name}={peer(session, f'rounds-{name}', *wanted)}" for name, wanted in requirements.items()]
     session.run("python", "benchmarks/rounds_of_peers.py", *peers, *session.posargs)

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from _harness import machine, options_of
 from _processes import TICKS, PeakMemory, Program, together
@@ -64,6 +64,7 @@ class Measurement:
     unit: str
     values: Mapping[str, Sequence[float]]
     more_is_better: bool = True
+    peers: tuple[str, ...] = (SYNC, AIO)  # who is beside ours
     slowest: bool = False  # the worst round counts, not the median
 
     def figure(self, side: str) -> float | None:
@@ -75,14 +76,14 @@ class Measurement:
 
     @property
     def best_peer(self) -> str | None:
-        """The better of the two grpcio sides, None if there is none."""
-        figures = {side: figure for side in (SYNC, AIO) if (figure := self.figure(side)) is not None}
+        """The better of the others, None if there is none."""
+        figures = {side: figure for side in self.peers if (figure := self.figure(side)) is not None}
         if not figures:
             return None
         return (max if self.more_is_better else min)(figures, key=lambda side: figures[side])
 
     def ratios(self) -> list[float]:
-        """How many times as good as the better grpcio side ours was, round by round, sorted."""
+        """How many times as good as the better of the others ours was, round by round, sorted."""
         peer = self.best_peer
         if peer is None:
             return []
@@ -96,7 +97,7 @@ class Measurement:
             "case": self.case,
             "unit": self.unit,
             "rounds": {side: list(values) for side, values in self.values.items()},
-            "figures": {side: self.figure(side) for side in (OURS, SYNC, AIO)},
+            "figures": {side: self.figure(side) for side in (OURS, *self.peers)},
             "best_peer": self.best_peer,
             "ratio": statistics.median(ratios) if ratios else None,
             "ratio_min": ratios[0] if ratios else None,
@@ -151,6 +152,13 @@ class Side:
             seconds: float = self.clients[0].ask(op, **values)["seconds"]  # without the way to us and back
             return seconds
         return together(self.clients, op, **values)[0]
+
+
+class Reported(Protocol):
+    """What a report says of its script: the options, and what the peers are."""
+
+    options: argparse.Namespace
+    peer_versions: str | None
 
 
 class Bench:
@@ -307,20 +315,26 @@ def _cell(value: float | None) -> str:
 
 
 def report_sides(
-    title: str, rows: Sequence[Measurement], bench: Bench, *, notes: Mapping[str, float] | None = None
+    title: str,
+    rows: Sequence[Measurement],
+    bench: Reported,
+    *,
+    notes: Mapping[str, float] | None = None,
+    compared: str = "the better grpcio",
 ) -> None:
     """Print one table, and write the JSON file if one was asked for. ``notes`` are figures beside the table."""
+    sides = (OURS, *rows[0].peers) if rows else (OURS, SYNC, AIO)
     record = machine() | {"peers": bench.peer_versions}
     print(title)
     print(f"{record['processor']}, {record['cpus']} CPUs, {record['python']}, {record['system']}")
-    print(f"peers: {bench.peer_versions or 'none, give --peer-python'}")
-    table: list[tuple[str, ...]] = [("case", "unit", OURS, SYNC, AIO, "times as good as the better grpcio")]
+    print(f"peers: {bench.peer_versions or 'none'}")
+    table: list[tuple[str, ...]] = [("case", "unit", *sides, f"times as good as {compared}")]
     for row in rows:
         one = row.summary()
         ratio = "not measured"
         if one["ratio"] is not None:
             ratio = f"{one['ratio']:.2f} ({one['ratio_min']:.2f} to {one['ratio_max']:.2f})"
-        table.append((row.case, row.unit, *(_cell(one["figures"][side]) for side in (OURS, SYNC, AIO)), ratio))
+        table.append((row.case, row.unit, *(_cell(one["figures"][side]) for side in sides), ratio))
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     for line in table:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())

@@ -74,12 +74,21 @@ class Endpoint(Frozen):
 
 
 class TLSConfig(Frozen):
-    """Paths of the PEM files for mutual TLS. Absence of the whole object means plaintext."""
+    """Paths of the PEM files for mutual TLS. Absence of the whole object means plaintext.
+
+    A client may go without certificate and key, to a server that does not require them.
+    """
 
     ca: Path
-    certificate: Path
-    private_key: Path
+    certificate: Path | None = None
+    private_key: Path | None = None
     require_client_certificate: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (self.certificate is None) is not (self.private_key is None):
+            raise ValueError("certificate and private_key: expected both or neither, got one")
+        return self
 
 
 class Limits(Frozen):

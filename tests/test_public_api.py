@@ -16,6 +16,8 @@ MODULES = sorted(
     for module in pkgutil.walk_packages(openfl_aio.__path__, "openfl_aio.")
     if "_generated" not in module.name and not module.name.endswith("__main__") and ".demo.workspace" not in module.name
 )
+# extras; a missing one is no fault, but nothing else may be missing
+FRAMEWORKS = {"torch", "keras", "jax"}
 
 
 @pytest.mark.parametrize("name", openfl_aio.__all__)
@@ -38,7 +40,12 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_a_module_defines_what_it_exports(name: str) -> None:
-    module = importlib.import_module(name)
+    try:
+        module = importlib.import_module(name)
+    except ModuleNotFoundError as exc:
+        if exc.name not in FRAMEWORKS:
+            raise
+        pytest.skip(f"{exc.name} is not installed")
     assert module.__doc__
     exported = getattr(module, "__all__", [])
     assert len(set(exported)) == len(exported)

@@ -11,7 +11,7 @@ from openfl_aio.config import CollaboratorConfig
 from openfl_aio.domain import Assignment, Header, TensorQuery
 from openfl_aio.errors import HeaderMismatchError, MalformedMessageError, MessageTooLargeError, UnsupportedCallError
 from openfl_aio.tensors.codec import EncodedTensor
-from openfl_aio.transport.channel import call_with_retries, open_channel
+from openfl_aio.transport.channel import Channel, call_with_retries, open_channel
 from openfl_aio.wire import convert, messages
 from openfl_aio.wire.framing import data_stream
 from openfl_aio.wire.incremental import encode_task_results
@@ -24,11 +24,13 @@ class AggregatorClient:
     """An `AggregatorAPI` over one connection, kept for all calls; an async context manager.
 
     A call is repeated with growing pauses while the aggregator cannot be reached, within ``config.retry``. Replies
-    from somebody else than the configured aggregator raise `HeaderMismatchError`.
+    from somebody else than the configured aggregator raise `HeaderMismatchError`. A ``channel`` that is given is used
+    and stays open.
     """
 
-    def __init__(self, config: CollaboratorConfig) -> None:
+    def __init__(self, config: CollaboratorConfig, *, channel: Channel | None = None) -> None:
         self._config = config
+        self._channel = channel
         self._header = Header(
             config.name, config.aggregator_uuid, config.federation_uuid, config.single_col_cert_common_name
         )
@@ -36,15 +38,17 @@ class AggregatorClient:
     async def __aenter__(self) -> Self:
         config = self._config
         async with AsyncExitStack() as stack:
-            channel = await stack.enter_async_context(
-                open_channel(
-                    config.endpoint,
-                    tls=config.tls,
-                    timeouts=config.timeouts,
-                    limits=config.limits,
-                    metadata={"client_id": config.name},
+            channel = self._channel
+            if channel is None:
+                channel = await stack.enter_async_context(
+                    open_channel(
+                        config.endpoint,
+                        tls=config.tls,
+                        timeouts=config.timeouts,
+                        limits=config.limits,
+                        metadata={"client_id": config.name},
+                    )
                 )
-            )
             self._stub = messages.aggregator.AggregatorStub(channel)
             self._tensors = messages.v1.TensorsStub(channel)
             self._stack = stack.pop_all()

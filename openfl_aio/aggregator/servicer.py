@@ -1,4 +1,4 @@
-"""The six calls of OpenFL's aggregator service and our own one, each a check, a call of the `Aggregator`, an answer."""
+"""The calls of OpenFL's aggregator service and our own one, each a check, a call of the `Aggregator`, an answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from openfl_aio.aggregator.closing import Arrays
 from openfl_aio.domain import Header
-from openfl_aio.errors import AuthenticationError, AuthorizationError, MalformedStreamError, MessageTooLargeError
+from openfl_aio.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    MalformedStreamError,
+    MessageTooLargeError,
+    UnsupportedCallError,
+)
 from openfl_aio.tensors.codec import TensorCodec
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.transport.identity import current_caller
@@ -74,7 +80,7 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         """Answer what the sender shall do next; parks while there is nothing."""
         aggregator, header = self._admit(message.header)
         assignment = await aggregator.get_tasks(header.sender)
-        return convert.assignment_to_proto(assignment, header=_reply(header))
+        return convert.assignment_to_proto(assignment, header=self._reply(header))
 
     async def get_aggregated_tensor(
         self, message: messages.aggregator.GetAggregatedTensorRequest
@@ -89,7 +95,7 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
                 "openfl_aio.v1.Tensors/GetTensor gives it in parts"
             )
         return messages.aggregator.GetAggregatedTensorResponse(
-            header=convert.header_to_proto(_reply(header)),
+            header=convert.header_to_proto(self._reply(header)),
             round_number=message.round_number,
             tensor=convert.tensor_to_proto(tensor),
         )
@@ -101,7 +107,7 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         aggregator, header = self._admit(message.header)
         tensor = await aggregator.get_aggregated_tensor(header.sender, convert.query_from_proto(message))
         chunk_bytes = aggregator.config.limits.chunk_bytes
-        for part in tensor_parts(tensor, header=_reply(header), chunk_bytes=chunk_bytes):
+        for part in tensor_parts(tensor, header=self._reply(header), chunk_bytes=chunk_bytes):
             yield part
 
     async def send_local_task_results(
@@ -131,7 +137,7 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         finally:
             if upload is not None:
                 await upload.abort()
-        return messages.aggregator.SendLocalTaskResultsResponse(header=convert.header_to_proto(_reply(header)))
+        return messages.aggregator.SendLocalTaskResultsResponse(header=convert.header_to_proto(self._reply(header)))
 
     async def get_metric_stream(
         self, message: messages.aggregator.GetMetricStreamRequest
@@ -160,6 +166,18 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
             experiment=convert.description_to_proto(description)
         )
 
+    async def ping(self, message: messages.aggregator.PingRequest) -> messages.aggregator.PingResponse:
+        """Answer OpenFL 1.9's question whether the sender would be let in."""
+        _, header = self._admit(message.header)
+        return messages.aggregator.PingResponse(header=convert.header_to_proto(self._reply(header)))
+
+    async def interop_relay(self, message: messages.aggregator.InteropMessage) -> messages.aggregator.InteropMessage:
+        """Refuse, with a sentence, to carry another framework's messages (OpenFL 1.8 and later)."""
+        raise UnsupportedCallError(
+            "this aggregator carries no messages of other frameworks: InteropRelay needs OpenFL 1.8 or later on both "
+            "sides; use the task runner's API"
+        )
+
     def _admit(self, header: messages.aggregator.MessageHeader | None) -> tuple[Aggregator, Header]:
         return self._check(convert.header_from_proto(header))
 
@@ -173,6 +191,10 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         aggregator.check_header(header)
         return aggregator, header
 
+    def _reply(self, request: Header) -> Header:
+        """Answer under the name by which the aggregator was called: it has one in each release's eyes."""
+        return Header(request.receiver, request.sender, request.federation_uuid, request.single_col_cert_common_name)
+
     def _observed(self, experiment_name: str) -> Aggregator:
         """Find a federation for a call without a header, which its collaborators may make."""
         aggregator = self._find(experiment_name)
@@ -180,11 +202,6 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         if caller.authenticated and caller.name not in aggregator.collaborators:
             raise AuthorizationError(f"{caller.name!r} takes no part in this federation")
         return aggregator
-
-
-def _reply(request: Header) -> Header:
-    """Answer under the name by which the aggregator was called: it has one in each release's eyes."""
-    return Header(request.receiver, request.sender, request.federation_uuid, request.single_col_cert_common_name)
 
 
 def _encode_model(model: Arrays, round_number: int) -> EncodedMessage:

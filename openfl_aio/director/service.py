@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 import anyio.to_thread
@@ -61,8 +61,11 @@ class Director:
     """A director in this event loop: ``async with Director(config) as director``.
 
     ``review`` is asked for every plan before it runs; False turns the experiment down. No signal handler is set and
-    no folder entered; several directors may share a loop. Leaving the context stops every experiment.
+    no folder entered; several directors may share a loop. Leaving the context stops every experiment. What ``front``
+    makes of the director's own service, if it is set before entering, is served instead of that.
     """
+
+    front: Callable[[DirectorServicer], Any] | None = None
 
     def __init__(self, config: DirectorConfig, *, review: Review | None = None) -> None:
         self.config = config
@@ -113,10 +116,11 @@ class Director:
                 await self._storage.journal.drop(experiment.federation_uuid, ALL_ROUNDS)
         self._tasks = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(self._tasks.cancel_scope.cancel)
+        own = DirectorServicer(self, limits=config.limits)
         # left first: calls that wait are told to come again before the aggregators end
         self._server = await stack.enter_async_context(
             Server(
-                [DirectorServicer(self, limits=config.limits), AggregatorServicer(self.find_aggregator)],
+                [own if self.front is None else self.front(own), AggregatorServicer(self.find_aggregator)],
                 listen=config.listen,
                 tls=config.tls,
                 limits=config.limits,

@@ -25,7 +25,8 @@ async def client_context(tls: TLSConfig) -> ssl.SSLContext:
 
 def _context(tls: TLSConfig, purpose: ssl.Purpose) -> ssl.SSLContext:
     for path, what in ((tls.ca, "CA certificate"), (tls.certificate, "certificate"), (tls.private_key, "private key")):
-        _check_readable(path, what)
+        if path is not None:
+            _check_readable(path, what)
     try:
         context = ssl.create_default_context(purpose, cafile=tls.ca)
     except ssl.SSLError:
@@ -37,7 +38,10 @@ def _context(tls: TLSConfig, purpose: ssl.Purpose) -> ssl.SSLContext:
     context.set_alpn_protocols(["h2"])
     if purpose is ssl.Purpose.CLIENT_AUTH:
         context.verify_mode = ssl.CERT_REQUIRED if tls.require_client_certificate else ssl.CERT_OPTIONAL
-    _load_own(context, tls)
+    if tls.certificate is not None:
+        _load_own(context, tls.certificate, tls.private_key)
+    elif purpose is ssl.Purpose.CLIENT_AUTH:
+        raise ConfigurationError("a server needs a certificate and its private key, got none; give both files")
     return context
 
 
@@ -51,16 +55,16 @@ def _check_readable(path: Path, what: str) -> None:
         ) from None
 
 
-def _load_own(context: ssl.SSLContext, tls: TLSConfig) -> None:
+def _load_own(context: ssl.SSLContext, certificate: Path, private_key: Path | None) -> None:
     try:
         # an empty password, or OpenSSL would ask for one at the terminal
-        context.load_cert_chain(tls.certificate, tls.private_key, password=b"")
+        context.load_cert_chain(certificate, private_key, password=b"")
     except ssl.SSLError as exc:
         if exc.reason == "KEY_VALUES_MISMATCH":
-            message = f"the private key '{tls.private_key}' does not belong to the certificate '{tls.certificate}'"
+            message = f"the private key '{private_key}' does not belong to the certificate '{certificate}'"
         else:
             message = (
-                f"the certificate '{tls.certificate}' and private key '{tls.private_key}' cannot be used "
+                f"the certificate '{certificate}' and private key '{private_key}' cannot be used "
                 f"({exc.reason or 'not PEM'}); expected an unencrypted PEM key and its certificate"
             )
         raise ConfigurationError(message) from None

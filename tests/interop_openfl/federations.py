@@ -18,7 +18,7 @@ import yaml
 from numpy.typing import NDArray
 
 from openfl_aio.plan.templates import PIPELINES
-from openfl_aio.storage.models import ModelFiles
+from openfl_aio.storage.models import ModelFiles, SavedModel
 from tests.interop_openfl.processes import Program, Programs, free_port
 
 __all__ = ["Federation", "Kind", "Outline", "assert_same_model", "expected_model"]
@@ -99,7 +99,7 @@ class Federation:
             return root
         for source in ("both", kind):
             shutil.copytree(SOURCES / source / "src", root / "src", dirs_exist_ok=True)
-        for name in ("plan", "save", "logs"):
+        for name in ("plan", "save", "logs", "local_state"):
             (root / name).mkdir()
         (root / "plan" / "plan.yaml").write_text(yaml.safe_dump(self._plan, sort_keys=False))
         (root / "plan" / "cols.yaml").write_text(yaml.safe_dump({"collaborators": list(self.outline.data)}))
@@ -132,7 +132,9 @@ class Federation:
             return self._programs.fx(
                 "collaborator", "start", "-n", name, cwd=root, release=release or self.outline.release
             )
-        return self._programs.ours("collaborator", "start", "-n", name, cwd=root)
+        # the plan's keys tell 1.8 and 1.9 apart only where they differ
+        told = [] if self.outline.neutral else ["--openfl-release", self.outline.release]
+        return self._programs.ours("collaborator", "start", "-n", name, *told, cwd=root)
 
     def run(self, aggregator: Kind, collaborators: Mapping[str, Kind], *, seconds: float = RUN_SECONDS) -> None:
         """Start all and wait until each has ended with code 0."""
@@ -141,17 +143,23 @@ class Federation:
         for program in (*started, serving):
             program.succeed(seconds)
 
-    def model(self, which: str = "last") -> dict[str, NDArray[np.float32]]:
+    def load(self, which: str = "last") -> SavedModel:
         """Return the model that the aggregator saved, or with ``init`` the one that it began with."""
-        files = ModelFiles()
-        saved = anyio.run(files.load, self._folder / "aggregator" / "save" / f"{which}.pbuf")
-        if which == "last":
-            assert saved.round_number == self.outline.rounds
+        files = ModelFiles(pipeline=pipeline_name(self.outline.pipeline))
+        return anyio.run(files.load, self._folder / "aggregator" / "save" / f"{which}.pbuf")
+
+    def model(self, which: str = "last") -> dict[str, NDArray[np.float32]]:
+        """Return the tensors of `load`; the last model must be that of the last round."""
+        saved = self.load(which)
+        assert which != "last" or saved.round_number == self.outline.rounds
         return saved.tensors
 
 
-def expected_model(federation: Federation) -> dict[str, NDArray[np.float32]]:
-    """Return the last model as it follows from the initial one by the arithmetic of ``workspaces``, in double precision."""
+def expected_model(federation: Federation, *, rounds: int | None = None) -> dict[str, NDArray[np.float32]]:
+    """Return the model after ``rounds`` (all) as it follows from the initial one by the arithmetic of ``workspaces``.
+
+    Computed in double precision.
+    """
     outline, tensors = federation.outline, federation.model("init")
     out = {name: array.astype(np.float64) for name, array in tensors.items()}
     weights = {number: 10 * number for number in outline.data.values()}
@@ -159,7 +167,7 @@ def expected_model(federation: Federation) -> dict[str, NDArray[np.float32]]:
     for number in weights:
         source = np.random.default_rng(number)
         targets[number] = {name: source.normal(size=shape).astype(np.float32) for name, shape in outline.shapes.items()}
-    for _ in range(outline.rounds):
+    for _ in range(outline.rounds if rounds is None else rounds):
         for name, values in out.items():
             trained = [values + 0.5 * (targets[number][name] - values) for number in weights]
             out[name] = np.average(trained, axis=0, weights=list(weights.values()))

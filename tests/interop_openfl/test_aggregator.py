@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.interop_openfl.federations import Federation, Kind, Outline, assert_same_model, expected_model
@@ -131,3 +132,23 @@ def test_one_certificate_for_all_collaborators(federation: MakeFederation, ca_fo
     theirs = federation(shared).aggregator("real")
     assert theirs.wait() != 0
     assert "has no attribute 'logger'" in theirs.said()
+
+
+@full
+@pytest.mark.parametrize(
+    "pipeline", ["RandomShiftPipeline", "KCPipeline", "SKCPipeline", "STCPipeline", "EdenPipeline"]
+)
+def test_each_pipeline(federation: MakeFederation, pipeline: str) -> None:
+    """What a pipeline loses differs from run to run where it draws at random: ours may lose no more than the real ones."""
+    outline = Outline(delta_updates=True, pipeline=f"openfl.pipelines.{pipeline}")
+    ours, theirs = federation(outline), federation(outline)
+    ours.run("ours", MIXED)
+    theirs.run("real", ALL_REAL)
+    assert lost(ours) <= 1.25 * lost(theirs) + 1e-6
+
+
+def lost(federation: Federation) -> float:
+    """How far the last model is from the one without compression, relative to the way that was gone."""
+    began, expected, got = federation.model("init"), expected_model(federation), federation.model()
+    way = sum(float(np.abs(expected[name] - began[name]).sum()) for name in expected)
+    return sum(float(np.abs(expected[name] - got[name]).sum()) for name in expected) / way

@@ -40,10 +40,13 @@ def test_collaborators_of_a_release_with_our_aggregator(
 
 @others
 def test_our_collaborator_beside_one_of_a_release_with_its_aggregator(federation: MakeFederation, release: str) -> None:
-    theirs = federation(Outline(release=release, delta_updates=True))
+    theirs = federation(Outline(rounds=3, release=release, delta_updates=True))
     members: dict[str, Kind] = {"one": "real", "two": "ours"}
     theirs.run("real", members)
-    assert_same_model(theirs.model(), expected_model(theirs))
+    # from 1.7 on the file of the last model has that of the round before, by its number and its values
+    saved = theirs.load()
+    assert saved.round_number in (theirs.outline.rounds, theirs.outline.rounds - 1)
+    assert_same_model(saved.tensors, expected_model(theirs, rounds=saved.round_number))
 
 
 def test_collaborators_of_all_releases_in_one_federation(federation: MakeFederation) -> None:

@@ -154,6 +154,7 @@ async def test_tls_connection_without_http2_is_closed(ca: ThrowawayCA) -> None:
 
     def talk(port: int) -> bytes:
         context = ssl.create_default_context(cafile=tls.ca)
+        assert tls.certificate is not None
         context.load_cert_chain(tls.certificate, tls.private_key)
         with (
             socket.create_connection(("127.0.0.1", port), timeout=5) as raw,

@@ -80,3 +80,12 @@ async def test_key_of_another_certificate_is_one_sentence(ca: ThrowawayCA, tmp_p
     path.write_bytes(create_ca().key_pem)
     with pytest.raises(ConfigurationError, match="does not belong"):
         await server_context(ca.server().model_copy(update={"private_key": path}))
+
+
+async def test_a_server_needs_a_certificate_and_a_client_may_go_without(ca: ThrowawayCA) -> None:
+    bare = TLSConfig(ca=ca.layout.chain)
+    await client_context(bare)
+    with pytest.raises(ConfigurationError, match="a server needs a certificate"):
+        await server_context(bare)
+    with pytest.raises(ConfigurationError, match="expected both or neither"):
+        TLSConfig(ca=ca.layout.chain, certificate=ca.layout.chain)

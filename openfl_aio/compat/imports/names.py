@@ -46,6 +46,7 @@ def _table() -> dict[str, dict[str, str]]:
     types = _from("utilities", "LocalTensor", "Metric", "SingletonABCMeta", "TaskResultKey", "TensorKey")
     utils = _from("utilities", "change_tags", "tqdm_report_hook", "validate_file_hash")
     optimizers = _from("functions", "NumPyAdagrad", "NumPyAdam", "NumPyYogi")
+    torch = _from("fedprox_torch", "FedProxAdam", "FedProxOptimizer")
     table = {
         "component.assigner.tasks": _from("interactive", "Task", "TrainTask", "ValidateTask"),
         "interface.aggregation_functions": functions,
@@ -87,6 +88,8 @@ def _table() -> dict[str, dict[str, str]]:
         "utilities.optimizers.numpy.adam_optimizer": optimizers,
         "utilities.optimizers.numpy.base_optimizer": _from("functions", "Optimizer"),
         "utilities.optimizers.numpy.yogi_optimizer": optimizers,
+        "utilities.optimizers.torch": torch,
+        "utilities.optimizers.torch.fedprox": torch,
         "utilities.split": _from("utilities", "split_tensor_dict_for_holdouts"),
         "utilities.types": types,
         "utilities.utils": utils,

@@ -22,6 +22,7 @@ def plaintext() -> Iterator[ServerThread]:
 def mutual_tls(ca: ThrowawayCA) -> Iterator[ServerThread]:
     files = ca.client("hospital_one")
     context = ssl.create_default_context(cafile=files.ca)
+    assert files.certificate is not None
     context.load_cert_chain(files.certificate, files.private_key)
     context.set_alpn_protocols(["h2"])
     with run_server(ca.server(), context) as server:

@@ -43,6 +43,7 @@ def old_cipher(context: ssl.SSLContext) -> None:
 def connect(server: ServerThread, ca: ThrowawayCA, change: Callable[[ssl.SSLContext], None]) -> Peer:
     files = ca.client("hospital_one")
     context = ssl.create_default_context(cafile=files.ca)
+    assert files.certificate is not None
     context.load_cert_chain(files.certificate, files.private_key)
     change(context)
     sock = socket.create_connection(("127.0.0.1", server.endpoint.port), timeout=SECONDS)

@@ -8,7 +8,7 @@ class Targets:
 
     def __init__(self, data_path, shapes, **kwargs):
         self.shapes = {name: tuple(shape) for name, shape in shapes.items()}
-        self.number = int(data_path)
+        self.number = int(data_path or 0)  # 1.9 gives none when it makes the initial model
         source = np.random.default_rng(self.number)
         self.targets = {name: source.normal(size=shape).astype(np.float32) for name, shape in self.shapes.items()}
 

@@ -1,0 +1,267 @@
+"""OpenFL's ``DirectorGRPCServer`` over our `Director`."""
+
+from __future__ import annotations
+
+import inspect
+import tempfile
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, aclosing
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self, TypeVar, cast
+
+import anyio
+import anyio.to_thread
+
+from openfl_aio.compat.arguments import File, endpoint_of, only, server_host, tls_of
+from openfl_aio.compat.calls import Context, each
+from openfl_aio.config import DirectorConfig, Endpoint
+from openfl_aio.director.service import Director
+from openfl_aio.director.servicer import DirectorServicer
+from openfl_aio.errors import AuthenticationError
+from openfl_aio.plan.plan import Plan
+from openfl_aio.transport.context import COMMON_NAME, NamedService
+from openfl_aio.transport.identity import CLIENT_ID, DEFAULT_NAME, Caller, as_caller
+from openfl_aio.wire.messages import director as messages
+
+__all__ = ["DirectorGRPCServer"]
+
+T = TypeVar("T")
+
+HEALTH_CHECK_PERIOD: Final = 60  # seconds, of OpenFL's director where none is given
+DIRECTOR_ARGUMENTS: Final = frozenset({"install_requirements", "sample_shape", "target_shape"})
+OWN_ARGUMENTS: Final = frozenset({"allow_plaintext_anywhere", "workspace"})  # fields of DirectorConfig
+END: Final = object()
+
+
+class DirectorGRPCServer:
+    """Serves a director, made of ``director_cls``: our `Director` or a subclass.
+
+    ``await server.start()`` serves until it is cancelled, ``async with server`` beside other work. What a subclass
+    overrides is what the network calls. Keyword arguments are those of OpenFL's ``Director``, and of our
+    `DirectorConfig` ``workspace`` and ``allow_plaintext_anywhere``. ``review_plan_callback`` is called in a thread with
+    the plan's name and the path of a copy, or awaited with a `Plan` if it is a coroutine function.
+    ``envoy_health_check_period=0`` is 60 seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        director_cls: type[Director],
+        tls: bool = True,
+        root_certificate: File = None,
+        private_key: File = None,
+        certificate: File = None,
+        review_plan_callback: Callable[..., Any] | None = None,
+        listen_host: str = "[::]",
+        listen_port: int = 50051,
+        envoy_health_check_period: int = 0,
+        **kwargs: Any,
+    ) -> None:
+        only(type(self).__name__, kwargs, DIRECTOR_ARGUMENTS | OWN_ARGUMENTS)
+        anywhere = bool(kwargs.pop("allow_plaintext_anywhere", False))
+        host = server_host(listen_host, tls=tls, allow_plaintext_anywhere=anywhere)
+        credentials = tls_of(tls, root_certificate, certificate, private_key)
+        self.listen_uri = f"{host}:{listen_port}"
+        self.tls = tls
+        self.root_certificate = None if credentials is None else credentials.ca
+        self.private_key = None if credentials is None else credentials.private_key
+        self.certificate = None if credentials is None else credentials.certificate
+        config = DirectorConfig(
+            listen=endpoint_of(self.listen_uri),
+            tls=credentials,
+            sample_shape=tuple(map(str, kwargs.pop("sample_shape", None) or ())),
+            target_shape=tuple(map(str, kwargs.pop("target_shape", None) or ())),
+            envoy_health_check_period=envoy_health_check_period or HEALTH_CHECK_PERIOD,
+            allow_plaintext_anywhere=anywhere,
+            **kwargs,
+        )
+        self.director = director_cls(config, review=_review(review_plan_callback))
+        self.director.front = self._front
+        self.server: NamedService | None = None
+        self._servicer = DirectorServicer(self.director, limits=config.limits)
+        self._stack: AsyncExitStack | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.listen_uri!r})"
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self.director)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        stack, self._stack = self._stack, None
+        self.server = None
+        if stack is not None:
+            await stack.aclose()
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the server listens; the port is the bound one."""
+        return self.director.endpoint
+
+    def get_caller(self, context: Context | None) -> str:
+        """Return who calls: by certificate, without TLS by the metadata ``client_id``, else ``__default__``.
+
+        Raises `AuthenticationError` with TLS for a context that proves no name.
+        """
+        if context is None:
+            return DEFAULT_NAME
+        if not self.tls:
+            return str(dict(context.invocation_metadata()).get(CLIENT_ID, DEFAULT_NAME))
+        names = context.auth_context().get(COMMON_NAME)
+        if not names:
+            raise AuthenticationError(
+                "the call came without a client certificate; the director knows callers by theirs"
+            )
+        return names[0].decode()
+
+    async def start(self) -> None:
+        """Serve until cancelled."""
+        if self._stack is not None:
+            await anyio.sleep_forever()
+        async with self:
+            await anyio.sleep_forever()
+
+    def _front(self, own: DirectorServicer) -> NamedService:
+        self.server = NamedService(self, lambda _: own)
+        return self.server
+
+    def _caller(self, context: Context | None) -> Caller:
+        # a call without a context is the process's own: it may speak for any envoy, as OpenFL's callers could
+        proven = self.tls and context is not None
+        return Caller(self.get_caller(context), authenticated=proven, address="" if context is None else context.peer())
+
+    async def _stream(self, context: Context | None, answers: AsyncIterator[T]) -> AsyncGenerator[T]:
+        """Yield ``answers``, each asked for in the caller's name."""
+        caller = self._caller(context)
+        async with aclosing(cast("AsyncGenerator[T]", answers)):
+            while True:
+                with as_caller(caller):  # left before the yield, which may be resumed elsewhere
+                    answer = await anext(answers, END)
+                if answer is END:
+                    return
+                yield cast("T", answer)
+
+    async def UpdateShardInfo(  # noqa: N802
+        self, request: messages.UpdateShardInfoRequest, context: Context | None
+    ) -> messages.UpdateShardInfoResponse:
+        """Register an envoy's shard."""
+        with as_caller(self._caller(context)):
+            return await self._servicer.update_shard_info(request)
+
+    async def UpdateEnvoyStatus(  # noqa: N802
+        self, request: messages.UpdateEnvoyStatusRequest, context: Context | None
+    ) -> messages.UpdateEnvoyStatusResponse:
+        """Take a health report."""
+        with as_caller(self._caller(context)):
+            return await self._servicer.update_envoy_status(request)
+
+    async def WaitExperiment(  # noqa: N802
+        self, request: messages.WaitExperimentRequest, context: Context | None
+    ) -> messages.WaitExperimentResponse:
+        """Answer when there is an experiment for the envoy."""
+        with as_caller(self._caller(context)):
+            return await self._servicer.wait_experiment(request)
+
+    async def GetExperimentData(  # noqa: N802
+        self, request: messages.GetExperimentDataRequest, context: Context | None
+    ) -> AsyncIterator[messages.ExperimentData]:
+        """Stream the archive of an experiment."""
+        async with aclosing(self._stream(context, self._servicer.get_experiment_data(request))) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def SetExperimentFailed(  # noqa: N802
+        self, request: messages.SetExperimentFailedRequest, context: Context | None
+    ) -> messages.SetExperimentFailedResponse:
+        """Take an envoy's word that its part failed."""
+        with as_caller(self._caller(context)):
+            return await self._servicer.set_experiment_failed(request)
+
+    async def SetNewExperiment(  # noqa: N802
+        self,
+        stream: AsyncIterator[messages.ExperimentInfo] | Iterable[messages.ExperimentInfo],
+        context: Context | None,
+    ) -> messages.SetNewExperimentResponse:
+        """Take a submission; who makes it owns the experiment."""
+        with as_caller(self._caller(context)):
+            return await self._servicer.set_new_experiment(each(stream))
+
+    async def GetExperimentStatus(  # noqa: N802
+        self, request: messages.GetExperimentStatusRequest, context: Context | None
+    ) -> messages.GetExperimentStatusResponse:
+        """Tell how an experiment of the caller stands."""
+        with as_caller(self._caller(context)):
+            return await self._servicer.get_experiment_status(request)
+
+    async def GetExperimentsList(  # noqa: N802
+        self, request: messages.GetExperimentsListRequest, context: Context | None
+    ) -> messages.GetExperimentsListResponse:
+        """List the caller's experiments."""
+        with as_caller(self._caller(context)):
+            return await self._servicer.get_experiments_list(request)
+
+    async def GetExperimentDescription(  # noqa: N802
+        self, request: messages.GetExperimentDescriptionRequest, context: Context | None
+    ) -> messages.GetExperimentDescriptionResponse:
+        """Describe an experiment of the caller."""
+        with as_caller(self._caller(context)):
+            return await self._servicer.get_experiment_description(request)
+
+    async def GetDatasetInfo(  # noqa: N802
+        self, request: messages.GetDatasetInfoRequest, context: Context | None
+    ) -> messages.GetDatasetInfoResponse:
+        """Tell the shapes that every shard has."""
+        with as_caller(self._caller(context)):
+            return await self._servicer.get_dataset_info(request)
+
+    async def GetTrainedModel(  # noqa: N802
+        self, request: messages.GetTrainedModelRequest, context: Context | None
+    ) -> messages.TrainedModelResponse:
+        """Give a model of an experiment of the caller."""
+        with as_caller(self._caller(context)):
+            return await self._servicer.get_trained_model(request)
+
+    async def GetMetricStream(  # noqa: N802
+        self, request: messages.GetMetricStreamRequest, context: Context | None
+    ) -> AsyncIterator[messages.GetMetricStreamResponse]:
+        """Stream the metrics of an experiment of the caller from the first on, until it ends."""
+        async with aclosing(self._stream(context, self._servicer.get_metric_stream(request))) as answers:
+            async for answer in answers:
+                yield answer
+
+    async def RemoveExperimentData(  # noqa: N802
+        self, request: messages.RemoveExperimentRequest, context: Context | None
+    ) -> messages.RemoveExperimentResponse:
+        """Stop and forget an experiment of the caller."""
+        with as_caller(self._caller(context)):
+            return await self._servicer.remove_experiment_data(request)
+
+    async def GetEnvoys(  # noqa: N802
+        self, request: messages.GetEnvoysRequest, context: Context | None
+    ) -> messages.GetEnvoysResponse:
+        """List the registered envoys."""
+        with as_caller(self._caller(context)):
+            return await self._servicer.get_envoys(request)
+
+
+def _review(callback: Callable[..., Any] | None) -> Any:
+    """Return what our director asks, None if nobody is to be asked."""
+    if callback is None or inspect.iscoroutinefunction(callback):
+        return callback
+
+    def ask(plan: Plan) -> bool:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "plan.yaml"
+            path.write_text(plan.dump(), encoding="utf-8")
+            return bool(callback(plan.name, path))
+
+    async def review(plan: Plan) -> bool:
+        return await anyio.to_thread.run_sync(ask, plan, abandon_on_cancel=True)
+
+    return review

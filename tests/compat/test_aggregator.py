@@ -1,0 +1,374 @@
+"""The aggregator's server and client under OpenFL's names: called directly, and through a socket."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import numpy as np
+import pytest
+
+from openfl_aio.aggregator.service import Aggregator
+from openfl_aio.compat import AggregatorGRPCClient, AggregatorGRPCServer
+from openfl_aio.config import AggregatorConfig, Timeouts, TLSConfig
+from openfl_aio.domain import Header
+from openfl_aio.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    ConfigurationError,
+    ConnectionLostError,
+    HeaderMismatchError,
+    LocalProtocolError,
+    NotFoundError,
+    OpenFLAioError,
+)
+from openfl_aio.tensors.codec import TensorCodec
+from openfl_aio.tensors.key import TensorKey
+from openfl_aio.testing.ca import ThrowawayCA
+from openfl_aio.transport.channel import Channel, translate
+from openfl_aio.wire import convert, messages
+from openfl_aio.wire.framing import data_stream
+from openfl_aio.wire.incremental import encode_task_results
+from openfl_aio.wire.messages import aggregator
+
+pytestmark = pytest.mark.real_time
+
+MODEL = {"w": np.ones(2, np.float32)}
+LARGE = 3 * 2**20  # elements: 12 MiB of float32, several chunks
+
+
+def an_aggregator(model: dict[str, Any] | None = None, **more: Any) -> Aggregator:
+    config = AggregatorConfig(collaborators=("one",), rounds=1, timeouts=Timeouts(drain=0.2, long_poll=1), **more)
+    return Aggregator(config, initial_model=model or MODEL)
+
+
+def files(tls: TLSConfig | None) -> dict[str, Any]:
+    if tls is None:
+        return {"tls": False, "root_certificate": None, "certificate": None, "private_key": None}
+    return {"root_certificate": tls.ca, "certificate": tls.certificate, "private_key": tls.private_key}
+
+
+def a_client(server: AggregatorGRPCServer, tls: TLSConfig | None = None, **more: Any) -> AggregatorGRPCClient:
+    assert server.server is not None
+    arguments: dict[str, Any] = {
+        "agg_addr": "localhost",
+        "agg_port": server.server.endpoint.port,
+        "disable_client_auth": False,
+        "aggregator_uuid": server.aggregator.uuid,
+        "federation_uuid": server.aggregator.federation_uuid,
+    }
+    return AggregatorGRPCClient(**arguments | files(tls) | more)
+
+
+@asynccontextmanager
+async def serving(
+    cls: type[AggregatorGRPCServer] = AggregatorGRPCServer,
+    tls: TLSConfig | None = None,
+    model: dict[str, Any] | None = None,
+    **more: Any,
+) -> AsyncIterator[AggregatorGRPCServer]:
+    async with cls(an_aggregator(model), 0, **files(tls) | more) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def ca(tmp_path_factory: pytest.TempPathFactory) -> ThrowawayCA:
+    ca = ThrowawayCA(tmp_path_factory.mktemp("ca") / "cert")
+    ca.server()
+    ca.client("one")
+    ca.client("mallory")
+    return ca
+
+
+@pytest.fixture(params=["plaintext", "mutual TLS"])
+def sides(request: pytest.FixtureRequest, ca: ThrowawayCA) -> tuple[TLSConfig | None, TLSConfig | None]:
+    return (None, None) if request.param == "plaintext" else (ca.server(), ca.client("one"))
+
+
+def named(name: str, values: Any, *tags: str, report: bool = False) -> messages.NamedTensor:
+    key = TensorKey.of(name, "one", 0, report=report, tags=tags)
+    return convert.tensor_to_proto(TensorCodec().encode(key, np.asarray(values, np.float32)))
+
+
+async def test_a_round_under_openfls_names(sides: tuple[TLSConfig | None, TLSConfig | None]) -> None:
+    trained = np.arange(LARGE, dtype=np.float32)
+    async with (
+        serving(tls=sides[0], model={"w": np.zeros(LARGE, np.float32)}) as server,
+        a_client(server, sides[1]) as client,
+    ):
+        tasks, round_number, sleep_time, quits = await client.get_tasks("one")
+        assert [task.name for task in tasks] == [
+            "aggregated_model_validation",
+            "train",
+            "locally_tuned_model_validation",
+        ]
+        assert (round_number, sleep_time, quits) == (0, 0, False)
+        tensor = await client.get_aggregated_tensor("one", "w", 0, False, ["model"], True)
+        assert not TensorCodec().decode(convert.tensor_from_proto(tensor)).any()
+        await client.send_local_task_results("one", 0, "train", 3, [named("w", trained, "trained")])
+        for task, tag in (("aggregated_model_validation", "agg"), ("locally_tuned_model_validation", "local")):
+            metric = named("acc", 0.5, "metric", f"validate_{tag}", report=True)
+            await client.send_local_task_results("one", 0, task, 3, iter([metric]))
+        model = await server.aggregator.wait_complete()
+        np.testing.assert_array_equal(model["w"], trained)
+        assert (await client.get_tasks("one"))[3] is True
+
+
+async def test_serve_ends_when_everybody_was_told_to_quit() -> None:
+    server = AggregatorGRPCServer(an_aggregator(), 0, tls=False)
+    async with anyio.create_task_group() as group:
+        group.start_soon(server.serve)
+        while not server.aggregator.entered or server.server is None:
+            await anyio.sleep(0.01)
+        request = aggregator.GetTasksRequest(header=header_of(server))
+        server.aggregator.stop("enough")
+        assert (await server.GetTasks(request, None)).quit
+    assert not server.aggregator.entered
+
+
+async def test_an_aggregator_that_somebody_else_entered_stays_at_work() -> None:
+    async with an_aggregator() as ours:
+        async with AggregatorGRPCServer(ours, 0, tls=False):
+            pass
+        assert ours.entered
+
+
+def header_of(server: AggregatorGRPCServer, sender: str = "one") -> aggregator.MessageHeader:
+    return convert.header_to_proto(Header(sender, server.aggregator.uuid, server.aggregator.federation_uuid))
+
+
+async def test_every_method_called_directly() -> None:
+    async with serving() as server:
+        header = header_of(server)
+        tasks = await server.GetTasks(aggregator.GetTasksRequest(header=header), None)
+        assert tasks.header == server.get_header("one")
+        assert len(tasks.tasks) == 3
+        question = aggregator.GetAggregatedTensorRequest(
+            header=header, tensor_name="w", tags=["model"], require_lossless=True
+        )
+        answer = await server.GetAggregatedTensor(question, None)
+        assert answer.tensor is not None
+        assert answer.tensor.name == "w"
+        parts = encode_task_results(
+            header=convert.header_from_proto(header),
+            round_number=0,
+            task_name="train",
+            data_size=1,
+            tensors=[convert.tensor_from_proto(named("w", [5, 5], "trained"))],
+        )
+        reply = await server.SendLocalTaskResults(list(data_stream(parts, chunk_bytes=7)), None)
+        assert reply.header == server.get_header("one")
+        left = await server.GetTasks(aggregator.GetTasksRequest(header=header), None)
+        assert [task.name for task in left.tasks] == ["aggregated_model_validation", "locally_tuned_model_validation"]
+
+
+class FakeContext:
+    """What tests of code for OpenFL pass; ``abort`` does not raise, as a mock's."""
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = name
+        self.aborted: list[tuple[object, str]] = []
+
+    def invocation_metadata(self) -> list[tuple[str, str | bytes]]:
+        return []
+
+    def auth_context(self) -> dict[str, list[bytes]]:
+        return {} if self.name is None else {"x509_common_name": [self.name.encode()]}
+
+    def peer(self) -> str:
+        return "ipv4:127.0.0.1:1"
+
+    def abort(self, code: object, details: str = "") -> None:
+        self.aborted.append((code, details))
+
+
+@pytest.mark.parametrize("name", ["mallory", None])
+async def test_a_certificate_that_is_not_the_senders_is_refused(ca: ThrowawayCA, name: str | None) -> None:
+    async with serving(tls=ca.server()) as server:
+        request = aggregator.GetTasksRequest(header=header_of(server))
+        context = FakeContext(name)
+        with pytest.raises(AuthenticationError):
+            await server.GetTasks(request, context)
+        details = f"Invalid collaborator. CN: |{name or ''}| collaborator_common_name: |one|"
+        assert context.aborted == [("UNAUTHENTICATED", details)]
+        assert (await server.GetTasks(request, FakeContext("one"))).tasks
+
+
+async def test_check_request_raises_value_errors() -> None:
+    async with serving() as server:
+        for wrong in (header_of(server, "mallory"), None, aggregator.MessageHeader(sender="one")):
+            with pytest.raises(ValueError, match=r"no collaborator|do both sides have the same plan") as raised:
+                server.check_request(aggregator.GetTasksRequest(header=wrong))
+            assert isinstance(raised.value, OpenFLAioError)
+        server.check_request(aggregator.GetTasksRequest(header=header_of(server)))
+
+
+async def test_another_name_than_the_certificates_is_refused_through_the_wire(ca: ThrowawayCA) -> None:
+    async with serving(tls=ca.server()) as server, a_client(server, ca.client("mallory")) as client:
+        with pytest.raises(AuthenticationError, match=r"CN: \|mallory\| collaborator_common_name: \|one\|"):
+            await client.get_tasks("one")
+        with pytest.raises(AuthorizationError):
+            await client.get_tasks("mallory")
+
+
+async def test_client_certificates_can_be_left_out_on_both_sides(ca: ThrowawayCA) -> None:
+    async with serving(tls=ca.server(), disable_client_auth=True) as server:
+        bare = {"certificate": None, "private_key": None, "disable_client_auth": True}
+        async with a_client(server, ca.client("one"), **bare) as client:
+            assert (await client.get_tasks("one"))[0]
+
+
+class Overriding(AggregatorGRPCServer):
+    seen: Any = None
+
+    async def GetTasks(self, request: Any, context: Any) -> aggregator.GetTasksResponse:  # noqa: N802
+        Overriding.seen = (dict(context.invocation_metadata()), context.auth_context(), context.peer(), repr(context))
+        if request.header.sender == "abort":
+            context.abort(5, "not here")
+        answer = await super().GetTasks(request, context)
+        answer.sleep_time = 77
+        return answer
+
+
+async def test_the_wire_calls_what_a_subclass_overrides(ca: ThrowawayCA) -> None:
+    async with serving(Overriding, ca.server()) as server, a_client(server, ca.client("one")) as client:
+        assert (await client.get_tasks("one"))[2] == 77
+        metadata, auth, peer, text = Overriding.seen
+        assert isinstance(metadata, dict)
+        assert auth["x509_common_name"] == [b"one"]
+        assert peer.startswith(("ipv4:127.0.0.1:", "ipv6:[::1]:"))
+        assert text.startswith("<CallContext 'one' from ")
+        with pytest.raises(NotFoundError, match="not here"):
+            await client.get_tasks("abort")
+
+
+class Stricter(AggregatorGRPCServer):
+    def check_request(self, request: Any) -> None:
+        super().check_request(request)
+        raise ValueError("closed for today")
+
+    def get_header(self, collaborator_name: str) -> aggregator.MessageHeader:
+        raise NotImplementedError
+
+
+async def test_an_overridden_check_counts_for_every_call() -> None:
+    async with serving(Stricter) as server, a_client(server) as client:
+        with pytest.raises(LocalProtocolError, match="closed for today"):
+            await client.get_tasks("one")
+        with pytest.raises(LocalProtocolError, match="closed for today"):
+            await client.send_local_task_results("one", 0, "train", 1, [])
+        # also for the calls that OpenFL has no name for here
+        stub = messages.v1.TensorsStub(client.channel)  # type: ignore[arg-type]
+        request = aggregator.GetAggregatedTensorRequest(header=header_of(server), tensor_name="w", tags=["model"])
+        with pytest.raises(LocalProtocolError, match="closed for today"), translate():
+            async for _ in stub.get_tensor(request):
+                pass
+
+
+async def test_the_rpcs_that_openfl_left_out_are_answered() -> None:
+    async with serving() as server, a_client(server) as client:
+        assert client.channel is not None
+        stub = aggregator.AggregatorStub(client.channel)
+        with translate():
+            description = await stub.get_experiment_description(
+                aggregator.GetExperimentDescriptionRequest(name=server.aggregator.federation_uuid)
+            )
+        assert description.experiment is not None
+        assert description.experiment.total_rounds == 1
+
+
+async def test_a_reply_of_another_aggregator_is_a_value_error() -> None:
+    class Impostor(AggregatorGRPCServer):
+        def get_header(self, collaborator_name: str) -> aggregator.MessageHeader:
+            return aggregator.MessageHeader(sender="aggregator of mallory", receiver=collaborator_name)
+
+    async with serving(Impostor) as server, a_client(server) as client:
+        with pytest.raises(ValueError, match="do both sides have the same plan") as raised:
+            await client.get_tasks("one")
+        assert isinstance(raised.value, HeaderMismatchError)
+
+
+async def test_an_overridden_validate_response_counts() -> None:
+    seen: list[str] = []
+
+    class Lenient(AggregatorGRPCClient):
+        def validate_response(self, reply: Any, collaborator_name: str) -> None:
+            seen.append(reply.header.receiver)
+
+    async with serving() as server:
+        assert server.server is not None
+        port = server.server.endpoint.port
+        uuids = (server.aggregator.uuid, server.aggregator.federation_uuid)
+        async with Lenient("localhost", port, False, None, None, None, False, *uuids) as client:
+            await client.get_tasks("one")
+    assert seen == ["one"]
+
+
+async def test_a_client_connects_at_its_first_call_and_again_after_it_was_disconnected() -> None:
+    async with serving() as server:
+        client = a_client(server)
+        assert client.channel is None
+        assert (await client.get_tasks("one"))[0]
+        first = client.channel
+        assert (await client.get_tasks("one"))[0]
+        assert client.channel is first
+        await client.disconnect()
+        await client.disconnect()
+        assert client.channel is None
+        assert (await client.get_tasks("one"))[0]
+        await client.reconnect()
+        assert isinstance(client.channel, Channel)
+        assert client.channel is not first
+        assert (await client.get_tasks("one"))[0]
+        await client.disconnect()
+
+
+async def test_a_client_waits_for_a_server_that_is_not_there_yet() -> None:
+    async with serving() as first:
+        client = a_client(first, client_reconnect_interval=0)
+        assert first.server is not None
+        port = first.server.endpoint.port
+    answers: list[Any] = []
+
+    async def ask() -> None:
+        answers.append(await client.get_tasks("one"))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        await anyio.sleep(0.1)
+        assert not answers
+        async with AggregatorGRPCServer(an_aggregator(), port, tls=False):
+            with anyio.fail_after(10):
+                while not answers:
+                    await anyio.sleep(0.01)
+        await client.disconnect()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: AggregatorGRPCClient("localhost", 1, False, None, "crt", "key"),
+        lambda: AggregatorGRPCClient("localhost", 1, False, "ca", None, "key"),
+        lambda: AggregatorGRPCClient("localhost", "auto", False, None, None, None, tls=False),
+    ],
+)
+async def test_a_client_that_cannot_work_says_so(make: Callable[[], AggregatorGRPCClient]) -> None:
+    with pytest.raises(ConfigurationError):
+        await make().reconnect()
+
+
+async def test_a_server_without_certificates_says_so() -> None:
+    with pytest.raises(ConfigurationError, match="tls=False"):
+        AggregatorGRPCServer(an_aggregator(), 0).get_server()
+
+
+async def test_a_call_after_the_end_of_the_server_is_refused() -> None:
+    async with serving() as server:
+        client = a_client(server)
+        await client.get_tasks("one")
+    assert client.channel is not None
+    with pytest.raises((ConnectionLostError, OSError, OpenFLAioError)), translate():
+        await aggregator.AggregatorStub(client.channel).get_tasks(aggregator.GetTasksRequest())
+    await client.disconnect()
