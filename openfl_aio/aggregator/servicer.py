@@ -1,4 +1,4 @@
-"""The six calls of OpenFL's aggregator service and our own one, each a check, a call of the `Aggregator`, an answer."""
+"""The calls of OpenFL's aggregator service and our own one, each a check, a call of the `Aggregator`, an answer."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 from openfl_aio.aggregator.closing import Arrays
 from openfl_aio.domain import Header
-from openfl_aio.errors import AuthenticationError, AuthorizationError, MalformedStreamError, MessageTooLargeError
+from openfl_aio.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    MalformedStreamError,
+    MessageTooLargeError,
+    UnsupportedCallError,
+)
 from openfl_aio.tensors.codec import TensorCodec
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.transport.identity import current_caller
@@ -158,6 +164,18 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         description = self._observed(message.name).describe()
         return messages.aggregator.GetExperimentDescriptionResponse(
             experiment=convert.description_to_proto(description)
+        )
+
+    async def ping(self, message: messages.aggregator.PingRequest) -> messages.aggregator.PingResponse:
+        """Answer OpenFL 1.9's question whether the sender would be let in."""
+        _, header = self._admit(message.header)
+        return messages.aggregator.PingResponse(header=convert.header_to_proto(self._reply(header)))
+
+    async def interop_relay(self, message: messages.aggregator.InteropMessage) -> messages.aggregator.InteropMessage:
+        """Refuse, with a sentence, to carry another framework's messages (OpenFL 1.8 and later)."""
+        raise UnsupportedCallError(
+            "this aggregator carries no messages of other frameworks: InteropRelay needs OpenFL 1.8 or later on both "
+            "sides; use the task runner's API"
         )
 
     def _admit(self, header: messages.aggregator.MessageHeader | None) -> tuple[Aggregator, Header]:

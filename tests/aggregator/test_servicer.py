@@ -16,6 +16,7 @@ from openfl_aio.errors import (
     EmptyStreamError,
     HeaderMismatchError,
     MalformedStreamError,
+    UnsupportedCallError,
 )
 from openfl_aio.tensors.codec import TensorCodec
 from openfl_aio.tensors.key import TensorKey
@@ -209,3 +210,15 @@ async def test_an_upload_whose_chunks_come_in_one_buffer(chunk_bytes: int) -> No
         for task in ("aggregated_model_validation", "locally_tuned_model_validation"):
             await AggregatorServicer(service.find).send_local_task_results(upload(service, task))
         np.testing.assert_array_equal((await service.wait_complete())["w"], [5, 5])
+
+
+async def test_calls_of_later_releases() -> None:
+    async with aggregator() as service:
+        servicer = AggregatorServicer(service.find)
+        answer = await servicer.ping(messages.aggregator.PingRequest(header=convert.header_to_proto(header(service))))
+        assert convert.header_from_proto(answer.header) == Header(service.uuid, "one", service.federation_uuid)
+        foreign = messages.aggregator.PingRequest(header=convert.header_to_proto(header(service, "mallory")))
+        with pytest.raises(AuthorizationError):
+            await servicer.ping(foreign)
+        with pytest.raises(UnsupportedCallError, match="no messages of other frameworks"):
+            await servicer.interop_relay(messages.aggregator.InteropMessage())

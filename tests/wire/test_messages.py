@@ -14,6 +14,8 @@ AGGREGATOR = {
     "GetMetricStream",
     "GetTrainedModel",
     "GetExperimentDescription",
+    "Ping",  # of 1.9
+    "InteropRelay",  # of 1.8 and 1.9
 }
 DIRECTOR = {
     "UpdateShardInfo",

@@ -16,7 +16,10 @@ __all__ = (
     "GetTasksResponse",
     "GetTrainedModelRequest",
     "GetTrainedModelRequestModelType",
+    "InteropMessage",
     "MessageHeader",
+    "PingRequest",
+    "PingResponse",
     "SendLocalTaskResultsResponse",
     "Task",
     "TaskResults",
@@ -190,6 +193,18 @@ default_message_pool.register_message("openfl.aggregator", "GetTrainedModelReque
 
 
 @dataclass(eq=False, repr=False)
+class InteropMessage(betterproto2.Message):
+    """
+    Of OpenFL 1.8 and later: a message of another framework, carried between its own peers. Only the header is read here.
+    """
+
+    header: "MessageHeader | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+
+
+default_message_pool.register_message("openfl.aggregator", "InteropMessage", InteropMessage)
+
+
+@dataclass(eq=False, repr=False)
 class MessageHeader(betterproto2.Message):
     """
     Who speaks to whom in which federation; part of each request and each reply.
@@ -208,6 +223,26 @@ class MessageHeader(betterproto2.Message):
 
 
 default_message_pool.register_message("openfl.aggregator", "MessageHeader", MessageHeader)
+
+
+@dataclass(eq=False, repr=False)
+class PingRequest(betterproto2.Message):
+    """
+    Of OpenFL 1.9: "is this the aggregator, and would I be let in?"
+    """
+
+    header: "MessageHeader | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+
+
+default_message_pool.register_message("openfl.aggregator", "PingRequest", PingRequest)
+
+
+@dataclass(eq=False, repr=False)
+class PingResponse(betterproto2.Message):
+    header: "MessageHeader | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
+
+
+default_message_pool.register_message("openfl.aggregator", "PingResponse", PingResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -391,6 +426,42 @@ class AggregatorStub(betterproto2_grpclib.ServiceStub):
             metadata=metadata,
         )
 
+    async def ping(
+        self,
+        message: "PingRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "PingResponse":
+
+        return await self._unary_unary(
+            "/openfl.aggregator.Aggregator/Ping",
+            message,
+            PingResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
+    async def interop_relay(
+        self,
+        message: "InteropMessage",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "InteropMessage":
+
+        return await self._unary_unary(
+            "/openfl.aggregator.Aggregator/InteropRelay",
+            message,
+            InteropMessage,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
 
 from ... import DataStream as __DataStream__
 from ... import ExperimentDescription as __ExperimentDescription__
@@ -432,6 +503,14 @@ class AggregatorBase(betterproto2_grpclib.ServiceBase):
     async def get_experiment_description(
         self, message: "GetExperimentDescriptionRequest"
     ) -> "GetExperimentDescriptionResponse":
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def ping(self, message: "PingRequest") -> "PingResponse":
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
+    async def interop_relay(self, message: "InteropMessage") -> "InteropMessage":
 
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
 
@@ -483,6 +562,18 @@ class AggregatorBase(betterproto2_grpclib.ServiceBase):
         response = await self.get_experiment_description(request)
         await stream.send_message(response)
 
+    async def __rpc_ping(self, stream: "grpclib.server.Stream[PingRequest, PingResponse]") -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        response = await self.ping(request)
+        await stream.send_message(response)
+
+    async def __rpc_interop_relay(self, stream: "grpclib.server.Stream[InteropMessage, InteropMessage]") -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        response = await self.interop_relay(request)
+        await stream.send_message(response)
+
     def __mapping__(self) -> "dict[str, grpclib.const.Handler]":
         return {
             "/openfl.aggregator.Aggregator/GetTasks": grpclib.const.Handler(
@@ -520,5 +611,17 @@ class AggregatorBase(betterproto2_grpclib.ServiceBase):
                 grpclib.const.Cardinality.UNARY_UNARY,
                 GetExperimentDescriptionRequest,
                 GetExperimentDescriptionResponse,
+            ),
+            "/openfl.aggregator.Aggregator/Ping": grpclib.const.Handler(
+                self.__rpc_ping,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                PingRequest,
+                PingResponse,
+            ),
+            "/openfl.aggregator.Aggregator/InteropRelay": grpclib.const.Handler(
+                self.__rpc_interop_relay,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                InteropMessage,
+                InteropMessage,
             ),
         }
