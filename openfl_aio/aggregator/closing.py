@@ -26,7 +26,7 @@ from openfl_aio.tensors.aggregation import (
 from openfl_aio.tensors.aggregation.distances import squared_distances
 from openfl_aio.tensors.aggregation.slices import Stack
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec, strip_compression
-from openfl_aio.tensors.delta import apply_delta, delta
+from openfl_aio.tensors.delta import apply_delta, delta, round_to_delta
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.wire.incremental import TensorRecord
 
@@ -100,8 +100,9 @@ class AggregatedMetric:
 class RoundOutcome:
     """What a closed round gives: the model of round ``round_number + 1``, and how it differs from the one before.
 
-    ``deltas`` are encoded by the federation's pipeline, and the model is what somebody gets who applies them, so
-    that both ways of fetching it give the same bits. ``states`` go into the next round.
+    The model is what somebody gets who applies its deltas, so that both ways of fetching it give the same bits.
+    ``deltas`` are those that the federation's pipeline made, unless it is exact: then they are `delta` of the models.
+    ``states`` go into the next round.
     """
 
     round_number: int
@@ -180,6 +181,9 @@ def aggregate_round(
                 if base is None:
                     next_model[name] = step.values
                     continue
+                if codec.exact:
+                    next_model[name] = _rounded(step, base)
+                    continue
                 key = TensorKey.of(name, origin, round_number + 1, tags=("aggregated", DELTA))
                 deltas[name] = codec.encode(key, delta(step.values, base), lossless=False)
                 del step  # the aggregate, its difference and the next model are never there all three
@@ -197,6 +201,18 @@ def _step(
     if isinstance(function, SelectingFunction):
         return Step(function.combine(tensors, context))
     return function.step(tensors, context, state)
+
+
+def _rounded(step: Step, base: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the values as those get them who apply the delta: the same array if it is the function's own to give."""
+    values = step.values
+    own = values.flags.owndata and values.flags.c_contiguous
+    if not own or any(values is array for array in (base, *step.state.values())):
+        values = values.copy()
+    values.flags.writeable = True
+    round_to_delta(values, base)
+    values.flags.writeable = False
+    return values
 
 
 def _choose(

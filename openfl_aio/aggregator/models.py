@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import numpy as np
@@ -17,16 +17,27 @@ from openfl_aio.tensors.codec import COMPRESSED, EncodedTensor, TensorCodec, str
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.tensors.store import TensorStore
 
-__all__ = ["GlobalModels"]
+__all__ = ["Difference", "GlobalModels"]
 
 MODEL: Final = ("model",)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Difference:
+    """A delta that was not asked for yet: of the tensor ``new`` of a round to its ``base``, the one of the round before."""
+
+    key: TensorKey
+    lossless: bool
+    new: NDArray[np.float32] = field(repr=False)
+    base: NDArray[np.float32] = field(repr=False)
 
 
 class GlobalModels:
     """Keeps the models of the last ``store_rounds`` rounds, their deltas, the metrics, and the best model so far.
 
-    What is sent is encoded once and kept as long as its round. ``initial`` is the model of round ``initial_round``;
-    its arrays are taken as float32, which is what the wire carries. Those that are read-only are not copied.
+    One more model is kept for the oldest delta. What a pipeline codes is coded once and kept as long as its round.
+    ``initial`` is the model of round ``initial_round``; its arrays are taken as float32, which is what the wire
+    carries. Those that are read-only are not copied.
     """
 
     def __init__(
@@ -44,14 +55,15 @@ class GlobalModels:
         self._origin = origin
         self._codec = codec
         self._store_rounds = store_rounds
-        self._store = TensorStore()
+        self._metrics = TensorStore()
+        self._kept: dict[int, Arrays] = {}
         self._encoded: dict[tuple[TensorKey, bool], EncodedTensor] = {}
         self._deltas: dict[tuple[int, str], EncodedTensor] = {}
         self._best: Arrays | None = None
         self._best_metric: tuple[str, str] | None = None
         self.best_score = math.nan
         self.best_round: int | None = None
-        self._put_model(initial_round, {name: _read_only(initial[name]) for name in sorted(initial)})
+        self._put_model(initial_round, initial)
 
     def __repr__(self) -> str:
         return f"<GlobalModels round {self.round_number}: {len(self.current)} tensors, {self.nbytes} bytes>"
@@ -59,22 +71,22 @@ class GlobalModels:
     @property
     def current(self) -> Arrays:
         """The model of the current round, by name."""
-        return self._current
+        return self._kept[self.round_number]
 
     @property
     def nbytes(self) -> int:
         """Size of the current model in bytes."""
-        return sum(array.nbytes for array in self._current.values())
+        return sum(array.nbytes for array in self.current.values())
 
     def model(self, kind: ModelKind) -> Arrays | None:
         """Return the last model, or the best one that was validated; None if none was."""
-        return self._current if kind is ModelKind.LAST else self._best
+        return self.current if kind is ModelKind.LAST else self._best
 
     def put_metric(self, name: str, round_number: int, tags: tuple[str, ...], value: float) -> None:
         """Keep a metric for those who ask by key; the first value of a key stays."""
         key = TensorKey.of(name, self._origin, round_number, report=True, tags=tags)
-        if key not in self._store:
-            self._store.put(key, np.array(value, np.float32))
+        if key not in self._metrics:
+            self._metrics.put(key, np.array(value, np.float32))
 
     def close_round(self, outcome: RoundOutcome) -> bool:
         """Take in what a round gave. Return True if the model that it validated is the best so far."""
@@ -89,17 +101,42 @@ class GlobalModels:
         self._drop(next_round - self._store_rounds + 1)
         return improved
 
-    def find(self, query: TensorQuery) -> EncodedTensor | None:
-        """Return the answer to ``query``, or None if it may come with a later round.
+    def older(self) -> Iterator[tuple[int, str, NDArray[np.float32]]]:
+        """Yield round, name and values of what is kept and is not in the current model."""
+        current = self.current
+        for round_number, model in self._kept.items():
+            if round_number != self.round_number:
+                for name, array in model.items():
+                    if array is not current.get(name):
+                        yield round_number, name, array
+
+    def move(self, round_number: int, name: str, array: NDArray[np.float32]) -> None:
+        """Keep the values of an older model, if it is kept still, in ``array`` from now on."""
+        model = self._kept.get(round_number)
+        if model is not None:
+            self._kept[round_number] = moved = {**model, name: array}
+            if self._best is model:
+                self._best = moved
+
+    def known_delta(self, round_number: int, name: str) -> EncodedTensor | None:
+        """Return a delta that somebody asked for before, or that the pipeline made."""
+        return self._deltas.get((round_number, name))
+
+    def put_delta(self, encoded: EncodedTensor) -> None:
+        """Keep a delta, if its round is still kept, for all who ask."""
+        if self._is_served(encoded.round_number):
+            self._deltas[encoded.round_number, encoded.name] = encoded
+
+    def find(self, query: TensorQuery) -> EncodedTensor | Difference | None:
+        """Return the answer to ``query``, or what it is made of, or None if it may come with a later round.
 
         Raises `TensorNotFoundError` for what is not there and will not come.
         """
         tags = strip_compression(query.tags)
+        found: EncodedTensor | Difference | None
         lossless = COMPRESSED in query.tags or query.require_lossless
         if not query.report and "aggregated" in tags and set(tags) <= {"aggregated", "delta"}:
-            found = self._deltas.get((query.round_number, query.tensor_name))
-            if found is not None and found.lossless is not lossless:
-                found = replace(found, lossless=lossless)
+            found = self._find_delta(query, lossless)
         elif query.report or tags == MODEL:
             key = TensorKey(query.tensor_name, self._origin, query.round_number, query.report, tags)
             found = self._encode(key, lossless)
@@ -109,23 +146,40 @@ class GlobalModels:
             self._check_may_come(query)
         return found
 
+    def _is_served(self, round_number: int) -> bool:
+        return self.round_number - self._store_rounds < round_number <= self.round_number
+
+    def _find_delta(self, query: TensorQuery, lossless: bool) -> EncodedTensor | Difference | None:
+        number, name = query.round_number, query.tensor_name
+        known = self.known_delta(number, name)
+        if known is not None:
+            return known if known.lossless is lossless else replace(known, lossless=lossless)
+        new, base = self._kept.get(number, {}).get(name), self._kept.get(number - 1, {}).get(name)
+        if new is None or base is None or not self._codec.exact or not self._is_served(number):
+            return None
+        return Difference(TensorKey.of(name, self._origin, number, tags=("aggregated", "delta")), lossless, new, base)
+
     def _encode(self, key: TensorKey, lossless: bool) -> EncodedTensor | None:
         known = self._encoded.get((key, lossless))
         if known is not None:
             return known
-        array = self._store.find(key)
+        if key.report:
+            array = self._metrics.find(key)
+        else:
+            array = self._kept[key.round_number].get(key.tensor_name) if self._is_served(key.round_number) else None
         if array is None:
             return None
         encoded = replace(self._codec.encode(key, array, lossless=True), lossless=lossless)
-        self._encoded[key, lossless] = encoded
+        if not self._codec.exact:  # else it costs nothing, and would hold on to the array
+            self._encoded[key, lossless] = encoded
         return encoded
 
     def _check_may_come(self, query: TensorQuery) -> None:
         if query.report:
             if query.round_number < self.round_number:
                 raise self._not_found(query, "that round is over")
-        elif query.tensor_name not in self._current:
-            raise self._not_found(query, f"the model has {len(self._current)} tensors and none of that name")
+        elif query.tensor_name not in self.current:
+            raise self._not_found(query, f"the model has {len(self.current)} tensors and none of that name")
         elif query.round_number <= self.round_number:
             raise self._not_found(query, f"the current round is {self.round_number}, {self._store_rounds} are kept")
 
@@ -142,7 +196,7 @@ class GlobalModels:
         if not math.isnan(self.best_score) and metric.value <= self.best_score:
             return False
         self.best_score, self.best_round = metric.value, outcome.round_number
-        self._best = self._current
+        self._best = self.current
         return True
 
     def _deciding_metric(self, metrics: tuple[AggregatedMetric, ...]) -> AggregatedMetric | None:
@@ -153,13 +207,12 @@ class GlobalModels:
                 return metric
         return None
 
-    def _put_model(self, round_number: int, model: Arrays) -> None:
-        for name, array in model.items():
-            self._store.put(TensorKey(name, self._origin, round_number, False, MODEL), array)
-        self._current = self._store.model(round_number, self._origin)
+    def _put_model(self, round_number: int, model: Mapping[str, NDArray[Any]]) -> None:
+        self._kept[round_number] = {name: _read_only(model[name]) for name in sorted(model)}
 
     def _drop(self, before: int) -> None:
-        self._store.drop_rounds(before, keep_reports=False)
+        self._metrics.drop_rounds(before, keep_reports=False)
+        self._kept = {number: model for number, model in self._kept.items() if number >= before - 1}
         self._encoded = {key: value for key, value in self._encoded.items() if key[0].round_number >= before}
         self._deltas = {key: value for key, value in self._deltas.items() if key[0] >= before}
 

@@ -90,6 +90,7 @@ async def open_aggregator(
         # OpenFL's `fx plan initialize` codes the initial model as the plan says
         saved = await ModelFiles(pipeline=plan.pipeline).load(root / plan.init_model_path)
         aggregator = Aggregator(config, initial_model=saved.tensors, initial_round=saved.round_number, storage=storage)
+        del saved  # the aggregator lets go of it after the first round
         async with aggregator:
             yield aggregator
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import mmap
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,7 +14,7 @@ from numpy.typing import NDArray
 
 from openfl_aio.storage.files import disk_errors
 
-__all__ = ["LEAST_BYTES", "put_away"]
+__all__ = ["LEAST_BYTES", "is_put_away", "put_away", "put_away_parts"]
 
 LEAST_BYTES: Final = 1 << 20
 """A smaller array stays where it is: a file would cost more than it spares."""
@@ -25,8 +27,24 @@ def put_away(values: NDArray[Any], folder: Path) -> NDArray[Any]:
     """
     if values.nbytes < LEAST_BYTES:
         return values
+    return put_away_parts([values], values.shape, values.dtype, folder)
+
+
+def put_away_parts(
+    parts: Iterable[NDArray[Any]], shape: tuple[int, ...], dtype: np.dtype[Any], folder: Path
+) -> NDArray[Any]:
+    """Return the values that ``parts`` are one after another like `put_away`; one part is alive at a time."""
     with disk_errors(folder), tempfile.TemporaryFile(dir=folder) as file:
-        file.write(np.ascontiguousarray(values).reshape(-1).view(np.uint8).data)
+        for part in parts:
+            file.write(np.ascontiguousarray(part, dtype).reshape(-1).view(np.uint8).data)
         file.flush()
-        mapped = mmap.mmap(file.fileno(), values.nbytes, access=mmap.ACCESS_READ)
-    return np.frombuffer(mapped, values.dtype).reshape(values.shape)
+        mapped = mmap.mmap(file.fileno(), math.prod(shape) * dtype.itemsize, access=mmap.ACCESS_READ)
+    return np.frombuffer(mapped, dtype).reshape(shape)
+
+
+def is_put_away(values: NDArray[Any]) -> bool:
+    """Return whether ``values`` lie in a mapped file."""
+    owner: object = values
+    while isinstance(owner, np.ndarray | memoryview):
+        owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
+    return isinstance(owner, mmap.mmap)

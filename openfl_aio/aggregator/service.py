@@ -25,13 +25,14 @@ from openfl_aio.aggregator.closing import (
 )
 from openfl_aio.aggregator.encoded import EncodedModels, ModelEncoder
 from openfl_aio.aggregator.metrics import MetricLog
-from openfl_aio.aggregator.models import GlobalModels
+from openfl_aio.aggregator.models import Difference, GlobalModels
 from openfl_aio.aggregator.offload import Offload, in_thread
 from openfl_aio.aggregator.progress import describe
 from openfl_aio.aggregator.rounds import FederationAborted, FederationComplete, Phase, RoundClosed, Rounds
 from openfl_aio.aggregator.saving import ModelSaver, model_paths
 from openfl_aio.aggregator.scratch import put_away
 from openfl_aio.aggregator.servicer import AggregatorServicer
+from openfl_aio.aggregator.shelf import Shelf
 from openfl_aio.aggregator.stragglers import make_straggler_policy
 from openfl_aio.aggregator.uploads import Upload, check_payloads, check_results, upload_limit
 from openfl_aio.config import AggregatorConfig, Endpoint
@@ -135,6 +136,8 @@ class Aggregator:
                 self._journal = MemoryJournal(self._offload)
             else:
                 self._journal = storage.journal
+            self._folder = self._journal.folder if isinstance(self._journal, FileJournal) else None
+            self._shelf = Shelf(self._models, self._codec, self._offload, self._folder)
             # a federation begins at its initial round; what an earlier run left of it would pass for duplicates
             await self._journal.drop(self.federation_uuid, ALL_ROUNDS)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
@@ -278,12 +281,14 @@ class Aggregator:
         if collaborator not in self.collaborators:
             raise AuthorizationError(f"{collaborator!r} is no collaborator of this federation")
 
-        def ready() -> EncodedTensor | bool | None:
+        def ready() -> EncodedTensor | Difference | bool | None:
             return self._models.find(query) or (True if self.phase.ended else None)
 
         found = await self._waiters.wait_for("model", ready, timeout=self._config.timeouts.long_poll)
         if isinstance(found, EncodedTensor):
             return found
+        if isinstance(found, Difference):
+            return await self._shelf.delta(found)
         raise TensorNotFoundError(
             f"no aggregated tensor {query.tensor_name!r} of round {query.round_number}: "
             f"the current round is {self.round_number} of {self.rounds}"
@@ -426,7 +431,6 @@ class Aggregator:
             _close_all(closed)
 
     def _aggregate(self, closed: RoundClosed[Entry], model: Arrays) -> RoundOutcome:
-        folder = self._journal.folder if isinstance(self._journal, FileJournal) else None
         try:
             return aggregate_round(
                 closed.round_number,
@@ -436,7 +440,7 @@ class Aggregator:
                 function_of=self._function_of,
                 origin=self.uuid,
                 states=self._states,
-                put_away=partial(put_away, folder=folder) if folder is not None else None,
+                put_away=None if self._folder is None else partial(put_away, folder=self._folder),
             )
         finally:
             _close_all(closed)  # here, because giving the mapped memory back takes milliseconds a GiB
@@ -459,6 +463,7 @@ class Aggregator:
         if self.phase is Phase.AGGREGATING:
             self._rounds.round_aggregated(anyio.current_time())
             self._react()
+        self._tasks.start_soon(self._shelf.put_away)
 
     def _not_saved(self, exc: Exception) -> None:
         if not isinstance(exc, OpenFLAioError):

@@ -72,6 +72,11 @@ class TensorCodec:
             data=data,
         )
 
+    @property
+    def exact(self) -> bool:
+        """Whether values come back to the bit, and encoding costs nothing: a view of the array."""
+        return self._pipeline.name == NoCompression.name
+
     def checks_by_size(self, tags: Iterable[str]) -> bool:
         """Return whether bytes with these tags are float32 values, of which only the number can be wrong."""
         return LOSSY_COMPRESSED not in tags and self._lossless.name == NoCompression.name

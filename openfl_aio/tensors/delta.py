@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from openfl_aio.errors import ShapeMismatchError, TensorError
 
-__all__ = ["apply_delta", "delta"]
+__all__ = ["apply_delta", "delta", "round_to_delta"]
 
 
 def delta(new: NDArray[Any], base: NDArray[Any]) -> NDArray[np.float32]:
@@ -26,6 +26,20 @@ def apply_delta(base: NDArray[Any], delta: NDArray[Any]) -> NDArray[np.float32]:
     Raises `ShapeMismatchError`, or `TensorError` when a sum leaves the range of float32.
     """
     return _combine(np.add, base, delta, what="sum")
+
+
+def round_to_delta(values: NDArray[np.float32], base: NDArray[Any], step: int = 1 << 15) -> None:
+    """Change ``values`` to ``base + (values - base)`` in float32, what those get who apply the delta; ``step`` at a time.
+
+    Then ``base + delta(values, base)`` is ``values`` again, to the bit: what the sum was rounded by is less than the
+    difference can say, so nothing but the values need be kept. Raises like `delta`.
+    """
+    if values.shape != base.shape:
+        raise ShapeMismatchError(f"expected a tensor and its base of one shape, got {values.shape} and {base.shape}")
+    flat, flat_base = values.reshape(-1), base.reshape(-1)
+    for start in range(0, flat.size, step):
+        part = slice(start, start + step)
+        flat[part] = apply_delta(flat_base[part], delta(flat[part], flat_base[part]))
 
 
 def _combine(operation: np.ufunc, left: NDArray[Any], right: NDArray[Any], *, what: str) -> NDArray[np.float32]:

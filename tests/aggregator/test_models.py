@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from openfl_aio.aggregator.closing import AggregatedMetric, RoundOutcome
-from openfl_aio.aggregator.models import GlobalModels
+from openfl_aio.aggregator.models import Difference, GlobalModels
 from openfl_aio.domain import ModelKind, TensorQuery
 from openfl_aio.errors import TensorNotFoundError
-from openfl_aio.tensors.codec import TensorCodec
+from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 
 MODEL = {"w": np.ones(2, np.float32)}
 AGGREGATED = ("metric", "validate_agg")
@@ -65,5 +65,56 @@ def test_the_first_metric_of_a_key_stays() -> None:
     models.put_metric("loss", 0, ("metric",), 1.0)
     models.put_metric("loss", 0, ("metric",), 2.0)
     found = models.find(TensorQuery("loss", 0, report=True, tags=("metric",)))
-    assert found is not None
+    assert isinstance(found, EncodedTensor)
     assert TensorCodec().decode(found) == 1.0
+
+
+def delta_of(number: int) -> TensorQuery:
+    return TensorQuery("w", number, tags=("aggregated", "delta"))
+
+
+def test_a_delta_is_there_as_long_as_its_round_and_made_when_asked_for() -> None:
+    models = make()
+    for value in (2, 4, 7):
+        close(models, value)
+    for number, difference in ((2, 2), (3, 3)):
+        found = models.find(delta_of(number))
+        assert isinstance(found, Difference)
+        np.testing.assert_array_equal(found.new - found.base, np.full(2, difference))
+    assert models.find(delta_of(4)) is None
+    with pytest.raises(TensorNotFoundError, match="round 1"):
+        models.find(delta_of(1))  # although its model is kept, for the next delta
+    with pytest.raises(TensorNotFoundError, match="round 1"):
+        models.find(TensorQuery("w", 1, tags=("model",)))
+
+
+def test_a_delta_that_was_made_is_kept_with_its_round() -> None:
+    models = make()
+    close(models, 2)
+    wanted = models.find(delta_of(1))
+    assert isinstance(wanted, Difference)
+    made = TensorCodec().encode(wanted.key, wanted.new - wanted.base, lossless=True)
+    models.put_delta(made)
+    assert models.find(delta_of(1)) is made
+    for value in (3, 4):
+        close(models, value)
+    models.put_delta(made)  # somebody was slow
+    with pytest.raises(TensorNotFoundError, match="round 1"):
+        models.find(delta_of(1))
+
+
+def test_older_models_can_be_moved_and_the_best_one_with_them() -> None:
+    models = make()
+    close(models, 2, score(0.5))
+    assert [(number, name) for number, name, _ in models.older()] == [(0, "w")]
+    elsewhere = np.ones(2, np.float32)
+    models.move(0, "w", elsewhere)
+    best = models.model(ModelKind.BEST)
+    assert best is not None
+    assert best["w"] is elsewhere
+    models.move(9, "w", elsewhere)  # no such round
+    close(models, 3)
+    close(models, 4)
+    assert [number for number, _, _ in models.older()] == [1, 2]
+    models.move(0, "w", np.zeros(2, np.float32))  # dropped meanwhile
+    assert best["w"] is elsewhere

@@ -21,7 +21,12 @@ from openfl_aio.wire.codec import decode, encode
 from openfl_aio.wire.incremental import TaskResultsDecoder
 
 PROTO = Path(__file__).parents[2] / "proto"
-PACKAGES = {"": messages, "openfl.aggregator.": messages.aggregator, "openfl.director.": messages.director}
+PACKAGES = {
+    "": messages,
+    "openfl.aggregator.": messages.aggregator,
+    "openfl.director.": messages.director,
+    "openfl_aio.v1.": messages.v1,
+}
 OURS: dict[str, type[bp.Message]] = {
     prefix + name: cls
     for prefix, module in PACKAGES.items()

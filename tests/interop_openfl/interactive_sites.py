@@ -43,8 +43,8 @@ class Site:
         self._frontends = 0
 
     def director(self, kind: Kind) -> Program:
-        """Start a director and wait until it listens."""
-        root = self._folder / "director"
+        """Start a director and wait until it listens. A second one of the other kind may take the first one's place."""
+        root = self._folder / f"director-{kind}"
         root.mkdir()
         settings = {
             "listen_host": "localhost",
@@ -64,8 +64,8 @@ class Site:
         return program
 
     def envoy(self, name: str, kind: Kind, *options: str) -> Program:
-        """Start an envoy. It is not waited for."""
-        root = self._folder / name
+        """Start an envoy. It is not waited for. One of the other kind may take its place."""
+        root = self._folder / f"{name}-{kind}"
         shutil.copytree(SOURCES / "interactive_site", root)
         config = {
             "params": {"install_requirements": False, "cuda_devices": []},

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as npst
 from numpy.typing import NDArray
 
 from openfl_aio.errors import ShapeMismatchError, TensorError
-from openfl_aio.tensors.delta import apply_delta, delta
+from openfl_aio.tensors.delta import apply_delta, delta, round_to_delta
 
 integers = npst.arrays(np.float32, (3, 2), elements=st.integers(-(2**20), 2**20).map(float))
 
@@ -47,3 +47,39 @@ def test_infinity_passes_as_it_is() -> None:
     infinite = np.array([np.inf], np.float32)
     assert np.isnan(delta(infinite, infinite)).all()
     assert np.isinf(apply_delta(infinite, np.zeros(1))).all()
+
+
+# every finite float32, so that values and base are of any size to each other, and both above and below 0
+floats = npst.arrays(np.float32, 64, elements=st.floats(-(2.0**126), 2.0**126, width=32))
+
+
+def check_rounded(values: NDArray[np.float32], base: NDArray[np.float32]) -> None:
+    rounded = values.copy()
+    round_to_delta(rounded, base, step=7)
+    assert np.array_equal(rounded, apply_delta(base, delta(values, base)))
+    assert np.array_equal(apply_delta(base, delta(rounded, base)), rounded)
+
+
+@given(floats, floats)
+@settings(max_examples=200)
+def test_what_was_rounded_to_a_delta_comes_back_from_it_to_the_bit(
+    values: NDArray[np.float32], base: NDArray[np.float32]
+) -> None:
+    check_rounded(values, base)
+
+
+def test_so_it_does_where_sums_round_to_even_and_cross_powers_of_two() -> None:
+    # all neighbours of powers of two, against each other
+    powers = np.array([sign * 2.0**power for sign in (1, -1) for power in range(-30, 31)], np.float32)
+    near = np.concatenate(
+        [powers, np.nextafter(powers, np.float32(0)), np.nextafter(powers, np.float32(np.inf)), 3 * powers]
+    )
+    values, base = np.meshgrid(near, near)
+    check_rounded(values.reshape(-1), base.reshape(-1))
+
+
+def test_rounding_refuses_other_shapes_and_too_large_differences() -> None:
+    with pytest.raises(ShapeMismatchError):
+        round_to_delta(np.zeros(2, np.float32), np.zeros((), np.float32))
+    with pytest.raises(TensorError, match="range of float32"):
+        round_to_delta(np.full(1, 3e38, np.float32), np.full(1, -3e38, np.float32))

@@ -1,0 +1,87 @@
+"""Where a federation's older models and their deltas lie: in files, so that one model alone takes memory."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import anyio
+import numpy as np
+from numpy.typing import NDArray
+
+from openfl_aio.aggregator.models import Difference, GlobalModels
+from openfl_aio.aggregator.offload import Offload
+from openfl_aio.aggregator.scratch import LEAST_BYTES, is_put_away, put_away, put_away_parts
+from openfl_aio.errors import StorageError
+from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
+from openfl_aio.tensors.delta import delta
+
+__all__ = ["Shelf"]
+
+logger = logging.getLogger(__name__)
+
+_PART = 1 << 18  # elements of a delta at a time: 1 MiB
+
+
+class Shelf:
+    """Puts the older ones of ``models`` away in ``folder``, and makes deltas when the first asks. Without a folder all
+    stays in memory.
+    """
+
+    def __init__(self, models: GlobalModels, codec: TensorCodec, offload: Offload, folder: Path | None) -> None:
+        self._models = models
+        self._codec = codec
+        self._offload = offload
+        self._folder = folder
+        self._making = anyio.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Shelf in {'memory' if self._folder is None else str(self._folder)!r}>"
+
+    async def delta(self, wanted: Difference) -> EncodedTensor:
+        """Return the encoded delta, made once for all who want it at once and later, one at a time.
+
+        Raises `TensorError` if it leaves the range of float32, `StorageError` if the disk refuses it.
+        """
+        if wanted.new.nbytes < LEAST_BYTES:
+            return self._keep(wanted, self._make(wanted))
+        async with self._making:
+            key = wanted.key
+            known = self._models.known_delta(key.round_number, key.tensor_name)
+            if known is None:
+                return self._keep(wanted, await self._offload(partial(self._make, wanted)))
+            return replace(known, lossless=wanted.lossless)
+
+    async def put_away(self) -> None:
+        """Move what is kept of older models out of memory; what a disk does not take stays."""
+        if self._folder is None:
+            return
+        for round_number, name, array in list(self._models.older()):
+            if array.nbytes >= LEAST_BYTES and not is_put_away(array):
+                try:
+                    moved = await self._offload(partial(put_away, array, self._folder))
+                except StorageError as exc:
+                    logger.warning("an older model stays in memory: %s", exc)
+                    return
+                self._models.move(round_number, name, moved)
+
+    def _keep(self, wanted: Difference, encoded: EncodedTensor) -> EncodedTensor:
+        self._models.put_delta(encoded)
+        return replace(encoded, lossless=wanted.lossless)
+
+    def _make(self, wanted: Difference) -> EncodedTensor:
+        new, base = wanted.new, wanted.base
+        if self._folder is None or new.nbytes < LEAST_BYTES:
+            values = delta(new, base)
+        else:
+            values = put_away_parts(_deltas(new, base), new.shape, new.dtype, self._folder)
+        return self._codec.encode(wanted.key, values, lossless=False)
+
+
+def _deltas(new: NDArray[np.float32], base: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:
+    flat, flat_base = new.reshape(-1), base.reshape(-1)
+    for start in range(0, flat.size, _PART):
+        yield delta(flat[start : start + _PART], flat_base[start : start + _PART])

@@ -1,0 +1,36 @@
+"""A federation of OpenFL 1.6 moves: first its director, and nobody else is touched, then one envoy after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.interop_openfl.federations import assert_same_model
+from tests.interop_openfl.interactive_sites import Site, expected_model
+from tests.interop_openfl.processes import Programs
+
+pytestmark = [pytest.mark.real_time, pytest.mark.timeout(400), pytest.mark.full]
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "mtls"])
+def test_a_federation_moves_step_by_step_and_its_model_stays_the_same(
+    programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
+) -> None:
+    site = Site(programs, tmp_path, cert=ca_folder if tls else None)
+
+    def trains() -> None:
+        outcome = site.outcome(site.submit("--rounds", "2"))
+        assert outcome.status == "finished"
+        assert_same_model(outcome.model, expected_model(2))
+
+    director = site.director("real")
+    envoys = {name: site.envoy(name, "real") for name in ("one", "two")}
+    trains()
+    director.kill()
+    site.director("ours")
+    trains()
+    for name, envoy in envoys.items():
+        envoy.stop()
+        site.envoy(name, "ours")
+        trains()
