@@ -8,9 +8,9 @@ import pytest
 from anyio import fail_after, sleep, to_thread
 
 from openfl_aio import experiment as frontend
+from openfl_aio.config import TLSConfig
 from openfl_aio.domain import ExperimentStatus
 from openfl_aio.errors import OpenFLAioError
-from openfl_aio.testing.ca import ThrowawayCA
 from tests.interop_openfl.federations import assert_same_model
 from tests.interop_openfl.interactive_sites import SOURCES, Kind, Site, expected_model
 from tests.interop_openfl.processes import Programs
@@ -44,6 +44,32 @@ def test_the_model_is_the_same(
 
 
 @FULL
+def test_openfl_itself_may_be_beside_ours(programs: Programs, tmp_path: Path) -> None:
+    site = Site(programs, tmp_path)
+    site.director("real")
+    site.envoy("one", "ours", beside_openfl=True)
+    site.envoy("two", "ours")
+    outcome = site.outcome(site.submit("--rounds", "1"))
+    assert outcome.status == "finished"
+    assert_same_model(outcome.model, expected_model(1))
+
+
+@FULL
+def test_an_envoy_outlives_an_experiment_that_fails(programs: Programs, tmp_path: Path) -> None:
+    site = Site(programs, tmp_path)
+    site.director("real")
+    site.envoy("one", "real")
+    failing = site.envoy("two", "ours")
+    # the real director hands a failed experiment out again and again, until its owner removes it
+    outcome = site.outcome(site.submit("--rounds", "1", "--name", "broken", "--fail-at", "2", "--remove"))
+    assert outcome.status == "failed"
+    failing.hear("experiment broken failed: task 'train' raised RuntimeError: the data is gone")
+    outcome = site.outcome(site.submit("--rounds", "1", "--name", "whole"))
+    assert outcome.status == "finished"
+    assert_same_model(outcome.model, expected_model(1))
+
+
+@FULL
 @pytest.mark.parametrize("treatment", ["RESET", "CONTINUE_LOCAL", "CONTINUE_GLOBAL"])
 def test_an_optimizer_goes_on_as_at_real_envoys(programs: Programs, tmp_path: Path, treatment: str) -> None:
     models = []
@@ -62,7 +88,8 @@ def test_an_optimizer_goes_on_as_at_real_envoys(programs: Programs, tmp_path: Pa
     assert_same_model(models[1], models[0])
 
 
-@pytest.mark.parametrize("tls", [pytest.param(False, marks=FULL), True], ids=["plain", "mtls"])
+@FULL
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "mtls"])
 async def test_our_frontend_at_the_real_director(
     programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
 ) -> None:
@@ -71,8 +98,11 @@ async def test_our_frontend_at_the_real_director(
     await to_thread.run_sync(site.director, "real")
     for name in ("one", "two"):
         await to_thread.run_sync(site.envoy, name, "ours")
-    certificates = await to_thread.run_sync(ThrowawayCA(ca_folder).client, "three") if tls else None
-    async with frontend.Federation("localhost", site.port, tls=certificates, client_id="three") as federation:
+    own = ca_folder / "client" / "col_three.crt"
+    certificates = TLSConfig(ca=ca_folder / "cert_chain.crt", certificate=own, private_key=own.with_suffix(".key"))
+    async with frontend.Federation(
+        "localhost", site.port, tls=certificates if tls else None, client_id="three"
+    ) as federation:
         await online(federation, ["one", "two"])
         assert (await federation.dataset_info()).sample_shape == ("1",)
         steps = await to_thread.run_sync(
