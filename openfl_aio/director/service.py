@@ -253,9 +253,9 @@ class Director:
         """Return a sink for an archive's bytes, limited in size; what is not kept is removed."""
         return self._storage.archives.receive(self.config.limits.max_archive_bytes)
 
-    def check_submission(self, name: str, collaborators: Sequence[str]) -> None:
+    def check_submission(self, caller: Caller, name: str, collaborators: Sequence[str]) -> None:
         """Raise what `set_new_experiment` would raise for these names, before an archive is received for nothing."""
-        self._experiments.check_submission(name, collaborators)
+        self._experiments.check_submission(name, caller.name, collaborators)
 
     async def set_new_experiment(
         self,
@@ -268,12 +268,15 @@ class Director:
     ) -> bool:
         """Take an experiment; the submitter owns it. It starts when its plan has been read and reviewed.
 
+        An ended experiment of the submitter with the same name is removed with its models.
         ``archive`` must have been kept, and belongs to the director from here on. Raises `ConfigurationError` for
         names or an empty model, `AlreadyExistsError` for a taken name; the archive is removed then.
         """
         try:
             if not model:
                 raise ConfigurationError(f"experiment {name!r} has an initial model without tensors; send at least one")
+            self.check_submission(caller, name, collaborators)
+            await self.remove_experiment_data(caller, name)
             experiment = self._experiments.submit(
                 name, owner=caller.name, collaborators=collaborators, archive_id=archive.id, created=time.time()
             )

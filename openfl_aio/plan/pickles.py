@@ -19,53 +19,23 @@ __all__ = ["MAX_PICKLE_BYTES", "Record", "read_pickle"]
 
 MAX_PICKLE_BYTES: Final = 1024 * 1024
 MAX_INSTRUCTIONS: Final = 200_000
-_ALLOWED: Final = frozenset(
-    # fmt: off
-    [
-        "PROTO",
-        "FRAME",
-        "STOP",
-        "MARK",
-        "POP",
-        "POP_MARK",
-        "DUP",
-        "MEMOIZE",
-        "BINGET",
-        "LONG_BINGET",
-        "NONE",
-        "NEWTRUE",
-        "NEWFALSE",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG1",
-        "BINFLOAT",
-        "SHORT_BINUNICODE",
-        "BINUNICODE",
-        "SHORT_BINBYTES",
-        "BINBYTES",
-        "EMPTY_TUPLE",
-        "TUPLE",
-        "TUPLE1",
-        "TUPLE2",
-        "TUPLE3",
-        "EMPTY_LIST",
-        "APPEND",
-        "APPENDS",
-        "EMPTY_DICT",
-        "SETITEM",
-        "SETITEMS",
-        "EMPTY_SET",
-        "ADDITEMS",
-        "FROZENSET",
-        "STACK_GLOBAL",
-        "REDUCE",
-        "NEWOBJ",
-        "NEWOBJ_EX",
-        "BUILD",
-    ]
-    # fmt: on
+_VALUES: Final = ("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
+_TEXTS: Final = ("SHORT_BINUNICODE", "BINUNICODE", "SHORT_BINBYTES", "BINBYTES")
+_TUPLES: Final = ("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
+_CONTAINERS: Final = (
+    "EMPTY_LIST",
+    "APPEND",
+    "APPENDS",
+    "EMPTY_DICT",
+    "SETITEM",
+    "SETITEMS",
+    "EMPTY_SET",
+    "ADDITEMS",
+    "FROZENSET",
 )
+_OBJECTS: Final = ("STACK_GLOBAL", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD")
+_MACHINE: Final = ("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "MEMOIZE", "BINGET", "LONG_BINGET")
+_ALLOWED: Final = frozenset((*_MACHINE, *_VALUES, *_TEXTS, *_TUPLES, *_CONTAINERS, *_OBJECTS))
 # cloudpickle gives a function or class its state by calling one of these with it
 _STATE_SETTERS: Final = frozenset({"_function_setstate", "_class_setstate"})
 
@@ -79,8 +49,10 @@ class Record:
 
     path: str = ""
 
-    def __new__(cls, *args: Any, **keywords: Any) -> Record:
-        """Note a call."""
+    def __new__(cls, *args: Any, **keywords: Any) -> Any:
+        """Note a call. One that makes a class gives a record type, as what is named does."""
+        if cls.path.endswith("._make_skeleton_class") and len(args) > 1:
+            return _named(str(args[1]))
         self = object.__new__(cls)
         self.__dict__.update(args=args, keywords=keywords, state=None, items={})
         if cls.path.rpartition(".")[2] in _STATE_SETTERS and len(args) == 2 and isinstance(args[0], Record):
@@ -95,7 +67,7 @@ class Record:
     def __repr__(self) -> str:
         return f"<Record of {self.path}>"
 
-    def __call__(self, *args: Any, **keywords: Any) -> Record:
+    def __call__(self, *args: Any, **keywords: Any) -> Any:
         """Note a call of what a call gave."""
         return _named(f"{self.path}()")(*args, **keywords)
 
