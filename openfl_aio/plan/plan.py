@@ -211,6 +211,11 @@ class Plan:
         return self._document.boolean("collaborator", "settings", "delta_updates", default=fallback)
 
     @property
+    def opt_treatment(self) -> str:
+        """What becomes of a collaborator's optimizer between rounds: RESET, CONTINUE_LOCAL or CONTINUE_GLOBAL."""
+        return self._document.string("collaborator", "settings", "opt_treatment", default="RESET")
+
+    @property
     def task_runner(self) -> TemplateRef:
         """The class that does the tasks at a collaborator."""
         return self._template("task_runner", default=TASK_RUNNERS.template_of("core_task_runner"))

@@ -96,6 +96,7 @@ def _table() -> dict[str, dict[str, str]]:
     }
     for module, name in _FUNCTIONS.items():
         table[f"interface.aggregation_functions.{module}"] = {name: functions[name]}
+    table["interface.aggregation_functions.weighted_average"].update(_from("functions", "weighted_average"))
     out: dict[str, dict[str, str]] = {ROOT: {}}
     for path, names in table.items():
         parts = path.split(".")
