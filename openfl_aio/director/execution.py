@@ -14,13 +14,20 @@ import anyio.to_thread
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.config import DirectorConfig, Endpoint
 from openfl_aio.director.experiments import Experiment, ExperimentEvent
-from openfl_aio.errors import ArchiveError, ConfigurationError, ExperimentFailedError, OpenFLAioError
+from openfl_aio.errors import (
+    ArchiveError,
+    ConfigurationError,
+    ExperimentFailedError,
+    NotFoundError,
+    OpenFLAioError,
+)
+from openfl_aio.plan.assigned import AGGREGATION_FILE, ASSIGNER_FILE, Assigned, read_assigned
 from openfl_aio.plan.plan import Plan
 
 if TYPE_CHECKING:
     from openfl_aio.storage.archives import Archive, Archives
 
-__all__ = ["PLAN_MEMBER", "Execution", "Review", "serve_plan"]
+__all__ = ["PLAN_MEMBER", "Execution", "Review", "assigned_tasks", "serve_plan"]
 
 PLAN_MEMBER = "plan/plan.yaml"
 
@@ -63,6 +70,23 @@ async def serve_plan(
     plan, _ = await anyio.to_thread.run_sync(_read, dumped)
     await anyio.lowlevel.checkpoint()  # threads are waited for: an experiment dismissed meanwhile ends here
     return plan, archive
+
+
+async def assigned_tasks(archives: Archives, archive: Archive, plan: Plan) -> Assigned | None:
+    """Return the tasks that the frontend put into ``archive`` beside its plan; None if they stand in the plan.
+
+    Raises `NotFoundError` if they stand nowhere, `ArchiveError` for what cannot be read without running it.
+    """
+    if plan.interactive is None or plan.tasks:
+        return None
+    assigner = await archives.read_member(archive, ASSIGNER_FILE)
+    try:
+        aggregation = await archives.read_member(archive, AGGREGATION_FILE)
+    except NotFoundError:
+        aggregation = None
+    assigned = await anyio.to_thread.run_sync(read_assigned, assigner, aggregation)
+    await anyio.lowlevel.checkpoint()
+    return assigned
 
 
 def _read(text: str) -> tuple[Plan, str]:
