@@ -14,7 +14,7 @@ import pytest
 
 from openfl_aio.domain import Task, TaskKind
 from openfl_aio.errors import ArchiveError
-from openfl_aio.plan.assigned import ForeignCodeError, read_assigned
+from openfl_aio.plan.assigned import ForeignCodeError, Functions, read_functions, read_tasks
 from tests.plan.frontends import frontend, registered, stock_assigner, stock_functions
 
 TRAIN = Task("train", "fit", TaskKind.TRAIN, apply_local=False)
@@ -39,20 +39,17 @@ def test_what_openfl_itself_pickles_is_read(pickled: dict[str, bytes]) -> None:
     train = Task("train", "train", TaskKind.TRAIN, apply_local=False)
     tuned = Task("locally_tuned_model_validate", "validate", TaskKind.VALIDATE, apply_local=True)
     aggregated = Task("aggregated_model_validate", "validate", TaskKind.VALIDATE, apply_local=False)
-    assert read_assigned(pickled["both"], None).tasks == (train, tuned, aggregated)
-    assert read_assigned(pickled["validate"], pickled["default_aggregation"]).tasks == (aggregated,)
-    assert read_assigned(pickled["both"], pickled["aggregation"]).aggregation == {
-        "train": "geometric_median",
-        "locally_tuned_model_validate": "median",
-        "aggregated_model_validate": "median",
-    }
+    assert read_tasks(pickled["both"]) == (train, tuned, aggregated)
+    assert read_tasks(pickled["validate"]) == (aggregated,)
+    assert read_functions(pickled["default_aggregation"]) == Functions()
+    assert read_functions(pickled["aggregation"]) == Functions({"train": "geometric_median", "validate": "median"})
 
 
 def test_what_users_pickle_is_refused_on_every_python(pickled: dict[str, bytes]) -> None:
     with pytest.raises(ForeignCodeError, match=r"task_assigner_obj\.pkl holds .*__main__\.own"):
-        read_assigned(pickled["own_assigner"], None)
-    with pytest.raises(ForeignCodeError, match=r"aggregation_function_obj\.pkl"):
-        read_assigned(pickled["both"], pickled["own_aggregation"])
+        read_tasks(pickled["own_assigner"])
+    with pytest.raises(ArchiveError, match=r"aggregation_function_obj\.pkl"):
+        read_functions(pickled["own_aggregation"])
 
 
 @pytest.mark.parametrize(
@@ -67,7 +64,7 @@ def test_what_users_pickle_is_refused_on_every_python(pickled: dict[str, bytes])
 def test_what_differs_from_openfls_own_is_not_taken_for_it(pickled: dict[str, bytes], old: bytes, new: bytes) -> None:
     assert old in pickled["both"]
     with pytest.raises(ArchiveError, match=r"task_assigner_obj\.pkl"):
-        read_assigned(pickled["both"].replace(old, new), None)
+        read_tasks(pickled["both"].replace(old, new))
 
 
 LAUGHS = b")" + b"2\x86" * 60  # sixty tuples, each twice the one before: printing or comparing them never ends
@@ -84,19 +81,19 @@ LAUGHS = b")" + b"2\x86" * 60  # sixty tuples, each twice the one before: printi
 )
 def test_what_is_nested_without_end_is_refused_without_walking_through_it(data: bytes) -> None:
     with pytest.raises(ForeignCodeError, match=r"task_assigner_obj\.pkl"):
-        read_assigned(b"\x80\x04" + data, None)
+        read_tasks(b"\x80\x04" + data)
     with pytest.raises(ArchiveError, match=r"aggregation_function_obj\.pkl"):
-        read_assigned(stock_assigner(), b"\x80\x04" + data)
+        read_functions(b"\x80\x04" + data)
 
 
 def test_the_stock_assigner_gives_its_tasks_in_its_order() -> None:
-    assert read_assigned(stock_assigner(names=NAMES), None).tasks == (TRAIN, LOCAL, GLOBAL)
-    assert read_assigned(stock_assigner(train=False, names=NAMES), None).tasks == (GLOBAL,)
+    assert read_tasks(stock_assigner(names=NAMES)) == (TRAIN, LOCAL, GLOBAL)
+    assert read_tasks(stock_assigner(train=False, names=NAMES)) == (GLOBAL,)
 
 
 def test_aggregation_functions_are_those_of_the_tasks_functions() -> None:
-    found = read_assigned(stock_assigner(names=NAMES), stock_functions(fit="Median", other="Median"))
-    assert found.aggregation == {
+    found = read_functions(stock_functions(fit="Median", other="Median"))
+    assert found.of((TRAIN, LOCAL, GLOBAL)) == {
         "train": "median",
         "locally_tuned_model_validate": "weighted_average",
         "aggregated_model_validate": "weighted_average",
@@ -104,8 +101,8 @@ def test_aggregation_functions_are_those_of_the_tasks_functions() -> None:
 
 
 def test_an_adaptive_function_keeps_its_settings() -> None:
-    found = read_assigned(stock_assigner(names=NAMES), stock_functions(fit="AdamAdaptiveAggregation"))
-    name, _, settings = found.aggregation["train"].partition(":")
+    found = read_functions(stock_functions(fit="AdamAdaptiveAggregation"))
+    name, _, settings = found.by_function["fit"].partition(":")
     assert name == "adam"
     assert set(settings.split(",")) == {
         "learning_rate=0.5",
@@ -128,7 +125,7 @@ def test_a_function_of_the_users_own_is_refused_by_its_name_and_with_the_option(
     with frontend() as modules:
         pickled = cloudpickle.dumps(of_its_own(modules))
     with pytest.raises(ForeignCodeError, match=r"of_its_own\.<locals>\.assigner.*allow_pickled_code"):
-        read_assigned(pickled, None)
+        read_tasks(pickled)
 
 
 def test_an_aggregation_function_of_the_users_own_is_refused_by_its_name() -> None:
@@ -136,14 +133,18 @@ def test_an_aggregation_function_of_the_users_own_is_refused_by_its_name() -> No
         pass
 
     pickled = cloudpickle.dumps({"fit": Mine()})
-    with pytest.raises(ForeignCodeError, match=r"aggregation_function_obj\.pkl.*allow_pickled_code"):
-        read_assigned(stock_assigner(), pickled)
+    with pytest.raises(ArchiveError, match=r"aggregation_function_obj\.pkl.*Mine"):
+        read_functions(pickled)
+
+
+def test_without_the_file_everything_is_averaged() -> None:
+    assert Functions().of([TRAIN]) == {"train": "weighted_average"}
 
 
 @pytest.mark.parametrize("value", [None, 7, "text", [], {"a": 1}, print, dict])
 def test_anything_else_for_an_assigner_is_refused(value: object) -> None:
     with pytest.raises(ForeignCodeError, match=r"task_assigner_obj\.pkl"):
-        read_assigned(pickle.dumps(value, protocol=4), None)
+        read_tasks(pickle.dumps(value, protocol=4))
 
 
 @pytest.mark.parametrize(
@@ -156,4 +157,4 @@ def test_a_task_that_is_none_is_refused(name: Any, function: Any, kind: Any) -> 
         experiment = modules["openfl.interface.interactive_api.experiment"].FLExperiment()
         pickled = cloudpickle.dumps(experiment.define_task_assigner(tasks))
     with pytest.raises(ArchiveError, match=r"task_assigner_obj\.pkl"):
-        read_assigned(pickled, None)
+        read_tasks(pickled)
