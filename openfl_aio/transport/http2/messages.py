@@ -8,6 +8,7 @@ than a few are kept as plain bytes, not as objects.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -57,13 +58,15 @@ class BufferPool:
 
     def take(self, size: int) -> memoryview:
         """Return memory of at least ``size`` bytes; `give` it back whole."""
-        capacity = 1 << max(size - 1, 1).bit_length()
+        step = 1 << max(size.bit_length() - 4, 0)  # a few sizes, none of them much larger than what is asked for
+        capacity = -(-size // step) * step
         self._used = True
         free = self._free.get(capacity)
         if free:
             self._kept -= capacity
             return free.pop()
-        return allocate(capacity)
+        # not from the heap: what is let go of is the system's again, and memory is bounded by what is in use
+        return memoryview(mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
     def give(self, memory: memoryview) -> None:
         """Take back what `take` returned. Nobody may read it afterwards."""
