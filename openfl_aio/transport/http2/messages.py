@@ -56,13 +56,13 @@ class BufferPool:
         self._used = False  # since the last `trim`
         self._free: dict[int, list[memoryview]] = {}
 
-    def take(self, size: int) -> memoryview:
-        """Return memory of at least ``size`` bytes; `give` it back whole."""
+    def take(self, size: int, *, fresh: bool = False) -> memoryview:
+        """Return memory of at least ``size`` bytes, nobody's before if it is to be ``fresh``; `give` it back whole."""
         step = 1 << max(size.bit_length() - 4, 0)  # a few sizes, none of them much larger than what is asked for
         capacity = -(-size // step) * step
         self._used = True
         free = self._free.get(capacity)
-        if free:
+        if free and not fresh:
             self._kept -= capacity
             return free.pop()
         # not from the heap: what is let go of is the system's again, and memory is bounded by what is in use
@@ -296,13 +296,15 @@ class Inbound:
         self._filled = 0
         memory = None
         if need > OWN_MEMORY:
-            if self.pool is not None:
-                memory = self.pool.take(need)
             if self.pool is not None or self.room is not None:
-                self._lease = _Lease(memory)
+                self._lease = _Lease(None)
             if self.room is not None:
                 assert self._lease is not None
                 self.waiting = not self.room.ask(self._lease, need, self._has_room)
+            if self.pool is not None:
+                assert self._lease is not None
+                # who waits has few bytes so far: memory that was used before would take all its pages with it
+                memory = self._lease.memory = self.pool.take(need, fresh=self.waiting)
         self._body = allocate(need) if memory is None else memory[:need]
 
     def _has_room(self) -> None:

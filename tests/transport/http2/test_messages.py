@@ -119,6 +119,7 @@ def test_released_memory_is_used_again(size: int) -> None:
     assert len(memory) >= size
     pool.give(memory)
 
+    assert pool.take(size, fresh=True) is not memory
     assert pool.take(size) is memory
     assert pool.take(size) is not memory
 
