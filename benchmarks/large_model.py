@@ -16,7 +16,7 @@ from _processes import Program
 from _sides import GB, HERE, OURS, Bench, Measurement, PeakMemory, network_arguments, report_sides
 
 MIB = 2**20
-COPIES = 6  # on disk, in sizes of the model: the initial one, the upload, two models of rounds, and room
+COPIES = 4  # on disk, in sizes of the model: the initial one, the upload, the model of a round before, and room
 
 
 def add_size(parser: argparse.ArgumentParser) -> None:

@@ -6,10 +6,9 @@ that begins it to the first one that begins the next; the figure is the median o
 NVFlare's, which has its certificates, are in plaintext. Peers come from environments of their own: give each one's
 Python by ``--peer NAME=PATH`` (names: flower, nvflare, openfl-1.6, openfl-1.9); without any there is only ours.
 
-As they come, but for OpenFL's ``client_reconnect_interval`` with ``--tuned``. Of Flower and NVFlare no documented
-setting was found that shortens a round: the pauses of 3 s in Flower's grid and nodes, and of 2 s between NVFlare's
-questions for a task, are in their code. Memory is the most that the server's processes had together, once with the
-files that they map and once without.
+As they come, or with ``--tuned``: OpenFL's ``client_reconnect_interval`` and NVFlare's ``task_request_interval`` are
+shorter. Of Flower no setting was found that shortens a round: the pauses of 3 s in its grid and nodes are in its code.
+Memory is the most that the server's processes had together, with the files that they map and without.
 """
 
 from __future__ import annotations
@@ -193,7 +192,8 @@ def describe(one: Played) -> str:
 
 def summary(case: str, played: dict[str, Played]) -> dict[str, Any]:
     """Return what the file says of a case: the best peer is the one with the shortest round."""
-    figures: dict[str, float | None] = {system: one.median for system, one in played.items()}
+    figures: dict[str, float | None] = dict.fromkeys(PROGRAMS)
+    figures |= {system: one.median for system, one in played.items()}
     timed = {system: figure for system, figure in figures.items() if figure is not None and system != OURS}
     best = min(timed, key=lambda system: timed[system]) if timed else None
     ours = figures[OURS]

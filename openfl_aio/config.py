@@ -191,11 +191,16 @@ class TaskGroup(Frozen):
 
 
 class AssignerConfig(Frozen):
-    """Who does which task in which round. Draws are seeded so that a restart repeats them."""
+    """Who does which task in which round. Draws are seeded so that a restart repeats them.
 
-    kind: Literal["random_grouped", "static_grouped"] = "random_grouped"
+    ``table`` is for the kind of that name: for each round the names of each collaborator's tasks, in order; whoever is not
+    in a round's mapping rests.
+    """
+
+    kind: Literal["random_grouped", "static_grouped", "table"] = "random_grouped"
     groups: tuple[TaskGroup, ...] = ()  # empty: one group with every task
     seed: int = 0
+    table: tuple[dict[str, tuple[str, ...]], ...] = ()
 
 
 class StragglerConfig(Frozen):
@@ -297,6 +302,7 @@ class DirectorConfig(Frozen):
     target_shape: tuple[str, ...] = ()
     envoy_health_check_period: int = Field(default=60, ge=1)
     install_requirements: bool = False
+    allow_pickled_code: bool = False  # run assigners of users' own, in a child process that may do what we may
     public_host: str | None = None  # what served plans name; None: what the frontend wrote
     allow_plaintext_anywhere: bool = False
     workspace: Path | None = None  # None: a temporary directory that ends with the director

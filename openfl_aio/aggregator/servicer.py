@@ -156,6 +156,12 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         encoded = None if kind is None else await aggregator.encoded_model(kind, _encode_model)
         if encoded is None:
             return messages.aggregator.TrainedModelResponse(model_proto=messages.ModelProto())
+        most = aggregator.config.limits.max_message_bytes
+        if encoded.nbytes + ANSWER_BYTES > most:
+            raise MessageTooLargeError(
+                f"the model has {encoded.nbytes} bytes, which is too much for a message of {most} bytes; "
+                "take it from the file that the aggregator saves"
+            )
         return messages.aggregator.TrainedModelResponse(model_proto=encoded)  # type: ignore[arg-type]
 
     async def get_experiment_description(

@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from openfl_aio.aggregator.client import AggregatorClient
 from openfl_aio.collaborator.collaborator import Collaborator
+from openfl_aio.collaborator.openfl_runner import OpenFLTaskRunner, is_openfl_runner
 from openfl_aio.collaborator.task_runner import TaskRunner, ThreadTaskRunner, load_runner
 from openfl_aio.collaborator.templates import import_class
 from openfl_aio.config import CollaboratorConfig, TLSConfig
@@ -45,7 +46,8 @@ def load_workspace_runner(plan: Plan, *, data_path: str, root: Path) -> TaskRunn
     """Import the plan's data loader and task runner from the workspace ``root`` and build them. Runs foreign code.
 
     The loader gets ``data_path`` and the plan's settings, the runner the loader and its settings. In a plan whose
-    loader is one of OpenFL's own base classes, the runner gets ``data_path`` itself. Raises `ConfigurationError`.
+    loader is one of OpenFL's own base classes, the runner gets ``data_path`` itself. A runner written for OpenFL's
+    collaborator is driven as that does it. Raises `ConfigurationError`.
     """
     loader = plan.data_loader
     shard: Any = data_path
@@ -57,7 +59,17 @@ def load_workspace_runner(plan: Plan, *, data_path: str, root: Path) -> TaskRunn
             raise ConfigurationError(
                 f"data loader {loader.template!r} could not be built for {data_path!r}: {type(exc).__name__}: {exc}"
             ) from exc
-    return load_runner(plan.task_runner.template, path=root, shard=shard, settings=plan.task_runner.settings)
+    template, settings = plan.task_runner.template, plan.task_runner.settings
+    cls = import_class(template, path=root, what="task runner")
+    if not is_openfl_runner(cls):
+        return load_runner(template, path=root, shard=shard, settings=settings)
+    try:
+        runner = cls(**{**settings, "data_loader": shard})
+        return OpenFLTaskRunner(runner, settings=plan.task_settings, opt_treatment=plan.opt_treatment)
+    except Exception as exc:
+        raise ConfigurationError(
+            f"task runner {template!r} could not be built with settings {sorted(settings)}: {type(exc).__name__}: {exc}"
+        ) from exc
 
 
 async def run_collaborator(

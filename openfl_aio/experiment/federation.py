@@ -79,6 +79,8 @@ class Federation:
     async def submit(self, experiment: Experiment) -> Run:
         """Send the experiment and return a handle on it.
 
+        A director of OpenFL 1.6 runs it too, with envoys of ours: those of 1.6 know no archives without pickles.
+
         Raises:
             ConfigurationError: the plan cannot work, or no envoy is online.
             AlreadyExistsError: the director has an experiment of that name.
@@ -96,13 +98,14 @@ class Federation:
             stragglers=experiment.stragglers,
             delta_updates=experiment.delta_updates,
             agg_addr=self.endpoint.host,
-            agg_port=self.endpoint.port,
             tls=self._tls is not None,
         )
         folder = await anyio.to_thread.run_sync(TemporaryDirectory)
         try:
             path = Path(folder.name) / "experiment.zip"
-            await pack(experiment.workspace, path, extra={"plan/plan.yaml": plan.dump().encode()})
+            # a director of OpenFL 1.6 saves models below save/ in the workspace, and does not make the folder
+            extra = {"plan/plan.yaml": plan.dump().encode(), "save/.keep": b""}
+            await pack(experiment.workspace, path, extra=extra)
             archive = Archive("experiment", path, (await anyio.Path(path).stat()).st_size)
             accepted = await self._client.set_new_experiment(
                 experiment.name,

@@ -10,13 +10,14 @@ from grpclib.encoding.base import CodecBase
 from openfl_aio.config import Limits
 from openfl_aio.errors import LocalProtocolError
 from openfl_aio.wire import codec
-from openfl_aio.wire.messages import DataStream
+from openfl_aio.wire.messages import DataStream, v1
 from openfl_aio.wire.varints import read_varint
 
-__all__ = ["StrictCodec", "decode_message", "read_chunk"]
+__all__ = ["StrictCodec", "decode_message", "read_chunk", "read_part"]
 
 _SIZE_TAG = 0x08  # field 1, varint
 _BYTES_TAG = 0x12  # field 2, length-delimited
+_PART_TAG = 0x22  # field 4, length-delimited
 _HEAD_BYTES = 24
 _LITTLE = 64 * 1024  # bytes that are decoded sooner than a thread is found
 
@@ -46,6 +47,10 @@ async def decode_message(codec: CodecBase, data: bytes | memoryview, message_typ
         chunk = read_chunk(data)
         if chunk is not None:
             return chunk
+    elif message_type is v1.TensorPart:
+        part = read_part(data)
+        if part is not None:
+            return part
     if len(data) <= _LITTLE:
         return codec.decode(data, message_type)  # type: ignore[arg-type] # grpclib's knows bytes only
     return await anyio.to_thread.run_sync(codec.decode, data, message_type)  # type: ignore[arg-type]
@@ -68,3 +73,17 @@ def read_chunk(data: bytes | memoryview) -> DataStream | None:
     if length != len(data) - position:
         return None
     return DataStream(size=size, npbytes=memoryview(data)[position:])  # type: ignore[arg-type]
+
+
+def read_part(data: bytes | memoryview) -> v1.TensorPart | None:
+    """Return the `TensorPart` in ``data`` if that is nothing but a piece of a tensor, as most are; else None.
+
+    The piece is a view of ``data``.
+    """
+    head = bytes(data[:_HEAD_BYTES])
+    if len(head) < 2 or head[0] != _PART_TAG:
+        return None
+    length, position = read_varint(head, 1, len(head))
+    if length != len(data) - position:
+        return None
+    return v1.TensorPart(data=memoryview(data)[position:])  # type: ignore[arg-type]

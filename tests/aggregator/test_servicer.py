@@ -8,7 +8,7 @@ import pytest
 
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.aggregator.servicer import AggregatorServicer, peek_header
-from openfl_aio.config import AggregatorConfig
+from openfl_aio.config import AggregatorConfig, Limits
 from openfl_aio.domain import Header
 from openfl_aio.errors import (
     AuthenticationError,
@@ -16,6 +16,7 @@ from openfl_aio.errors import (
     EmptyStreamError,
     HeaderMismatchError,
     MalformedStreamError,
+    MessageTooLargeError,
     UnsupportedCallError,
 )
 from openfl_aio.tensors.codec import TensorCodec
@@ -149,6 +150,16 @@ async def test_the_names_that_other_releases_have_for_the_federation() -> None:
         )
         with pytest.raises(HeaderMismatchError, match="receiver"):
             await servicer.get_tasks(messages.aggregator.GetTasksRequest(header=called))
+
+
+async def test_a_model_that_no_message_can_hold_is_refused() -> None:
+    async with aggregator(limits=Limits(max_message_bytes=64 * 1024)) as service:
+        request = messages.aggregator.GetTrainedModelRequest(
+            experiment_name=service.federation_uuid,
+            model_type=messages.aggregator.GetTrainedModelRequestModelType.LAST_MODEL,
+        )
+        with pytest.raises(MessageTooLargeError, match="take it from the file"):
+            await AggregatorServicer(service.find).get_trained_model(request)
 
 
 async def test_one_certificate_for_all_collaborators() -> None:

@@ -12,7 +12,8 @@ from openfl_aio.transport.http2.headers import encode_headers
 from openfl_aio.transport.http2.messages import PREFIX
 from openfl_aio.wire.codec import encode
 from openfl_aio.wire.incremental import encode_model, encode_task_results
-from openfl_aio.wire.messages import DataStream
+from openfl_aio.wire.messages import DataStream, v1
+from openfl_aio.wire.parts import tensor_parts
 from tests.fuzz.targets import MESSAGES, REQUEST
 
 __all__ = ["seeds", "spoil"]
@@ -94,6 +95,9 @@ def seeds(target: str) -> list[bytes]:
             encode(DataStream(size=size, npbytes=bytes(count))) for size in (0, 9, 1 << 31) for count in (0, 3, 300)
         ]
         return [*sound, b"\x08" + b"\xff" * 9 + b"\x01\x12\x01x"]
+    if target == "part":
+        first, *others = tensor_parts(_tensors()[2], header=Header("a", "b", "c"), chunk_bytes=30)
+        return [encode(first), *map(encode, others), encode(v1.TensorPart(data=bytes(300)))]
     model = b"".join(encode_model(_tensors()))
     sound = [encode(kind()) for kind in MESSAGES]
     sound[2], sound[3] = model, upload

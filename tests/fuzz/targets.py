@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, Final
 
 from openfl_aio.config import Limits
 from openfl_aio.errors import RemoteProtocolError
-from openfl_aio.transport.codec import read_chunk
+from openfl_aio.transport.codec import read_chunk, read_part
 from openfl_aio.transport.http2.engine import Engine
 from openfl_aio.transport.http2.frames import PREFACE, ConnectionFault, ErrorCode, settings_frame
 from openfl_aio.transport.http2.headers import HeaderDecoder, Headers
@@ -18,7 +19,7 @@ from openfl_aio.transport.http2.streams import StreamRecord
 from openfl_aio.transport.http2.windows import WindowPool
 from openfl_aio.wire.codec import decode, encode
 from openfl_aio.wire.incremental import TaskResultsDecoder
-from openfl_aio.wire.messages import DataStream, ModelProto, NamedTensor, aggregator, director
+from openfl_aio.wire.messages import DataStream, ModelProto, NamedTensor, aggregator, director, v1
 
 __all__ = ["TARGETS", "Target"]
 
@@ -268,6 +269,21 @@ def chunk(data: bytes) -> None:
     assert (found.size, bytes(found.npbytes)) == (meant.size, bytes(meant.npbytes))
 
 
+def part(data: bytes) -> None:
+    """The short cut for pieces of a tensor takes nothing that the codec refuses or reads otherwise."""
+    try:
+        found = read_part(data)
+    except RemoteProtocolError:
+        with contextlib.suppress(RemoteProtocolError):
+            decode(v1.TensorPart, data)
+            raise AssertionError("the codec takes what the short cut refuses") from None
+        return
+    if found is not None:
+        meant = decode(v1.TensorPart, data)
+        assert (meant.header, meant.tensor, meant.nbytes) == (None, None, 0)
+        assert bytes(found.data) == bytes(meant.data)
+
+
 def incremental(data: bytes) -> None:
     """Uploads: whole and in pieces they are the same, and the codec would take them too."""
     if not data:
@@ -291,5 +307,5 @@ def incremental(data: bytes) -> None:
 
 
 TARGETS: Final[dict[str, Target]] = {
-    target.__name__: target for target in (server, client, reader, inbound, headers, codec, chunk, incremental)
+    target.__name__: target for target in (server, client, reader, inbound, headers, codec, chunk, part, incremental)
 }

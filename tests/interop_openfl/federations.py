@@ -19,14 +19,15 @@ from numpy.typing import NDArray
 
 from openfl_aio.plan.templates import PIPELINES
 from openfl_aio.storage.models import ModelFiles, SavedModel
-from tests.interop_openfl.processes import Program, Programs, free_port
+from tests.interop_openfl.processes import Program, Programs, free_port, peer_python
 
 __all__ = ["Federation", "Kind", "Outline", "assert_same_model", "expected_model"]
 
-Kind = Literal["ours", "real"]
+Kind = Literal["ours", "real", "adopted"]
+"""Whose program runs a member; ``adopted``: ours, with the task runner of a real one, where OpenFL 1.6 is installed."""
 SOURCES: Final = Path(__file__).parent / "workspaces"
 SHAPES: Final[Mapping[str, tuple[int, ...]]] = {"matrix": (40, 30), "vector": (150,)}
-RUN_SECONDS: Final = 55.0
+RUN_SECONDS: Final = 150.0
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Federation:
         root = self._folder / member
         if root.exists():
             return root
-        for source in ("both", kind):
+        for source in ("both", "real" if kind == "adopted" else kind):
             shutil.copytree(SOURCES / source / "src", root / "src", dirs_exist_ok=True)
         for name in ("plan", "save", "logs", "local_state"):
             (root / name).mkdir()
@@ -134,7 +135,8 @@ class Federation:
             )
         # the plan's keys tell 1.8 and 1.9 apart only where they differ
         told = [] if self.outline.neutral else ["--openfl-release", self.outline.release]
-        return self._programs.ours("collaborator", "start", "-n", name, *told, cwd=root)
+        python = peer_python() if kind == "adopted" else None
+        return self._programs.ours("collaborator", "start", "-n", name, *told, cwd=root, python=python)
 
     def run(self, aggregator: Kind, collaborators: Mapping[str, Kind], *, seconds: float = RUN_SECONDS) -> None:
         """Start all and wait until each has ended with code 0."""

@@ -63,8 +63,11 @@ class Site:
             program.hear("Starting director server", START_SECONDS)
         return program
 
-    def envoy(self, name: str, kind: Kind, *options: str) -> Program:
-        """Start an envoy. It is not waited for. One of the other kind may take its place."""
+    def envoy(self, name: str, kind: Kind, *, beside_openfl: bool = False) -> Program:
+        """Start an envoy. It is not waited for. One of the other kind may take its place.
+
+        Ours may run where OpenFL is installed, and take OpenFL's names from OpenFL itself.
+        """
         root = self._folder / f"{name}-{kind}"
         shutil.copytree(SOURCES / "interactive_site", root)
         config = {
@@ -74,8 +77,10 @@ class Site:
         (root / "envoy.yaml").write_text(yaml.safe_dump(config))
         arguments = ["start", "-n", name, "-dh", "localhost", "-dp", str(self.port), "-ec", "envoy.yaml"]
         arguments += self._certificates("client", f"col_{name}")
+        if beside_openfl:
+            return self._programs.peer("our_envoy", *arguments, "--real-openfl", cwd=root)
         if kind == "ours":
-            return self._programs.ours("envoy", *arguments, *options, cwd=root)
+            return self._programs.ours("envoy", *arguments, cwd=root)
         return self._programs.fx("envoy", *arguments, cwd=root, env={"PYTHONPATH": str(root)})
 
     def submit(self, *options: str) -> Program:

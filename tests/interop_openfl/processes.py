@@ -103,20 +103,20 @@ class Program:
         """Return the last lines that it has printed, under its name."""
         return "\n".join([f"--- {self!r}", *self.said().splitlines()[-lines:]])
 
-    def wait(self, seconds: float = 60.0) -> int:
+    def wait(self, seconds: float = 120.0) -> int:
         """Return the exit code. Raises AssertionError with what it said if it still runs after ``seconds``."""
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.name} still runs after {seconds:g} s\n{self.ending()}") from None
 
-    def succeed(self, seconds: float = 60.0) -> str:
+    def succeed(self, seconds: float = 120.0) -> str:
         """Return what it printed, once it has ended with code 0. Raises AssertionError for anything else."""
         code = self.wait(seconds)
         assert code == 0, f"{self.name} ended with code {code}\n{self.ending()}"
         return self.said()
 
-    def hear(self, pattern: str, seconds: float = 30.0) -> re.Match[str]:
+    def hear(self, pattern: str, seconds: float = 60.0) -> re.Match[str]:
         """Return the first match of ``pattern`` in what it prints. Raises AssertionError if none comes."""
         deadline = time.monotonic() + seconds
         while True:
@@ -152,24 +152,35 @@ class Program:
 
 
 class Programs:
-    """Starts programs; all end with the context. ``folder`` gets their logs and a home that is nobody's."""
+    """Starts programs; all end with the context. ``folder`` gets their logs and a home that is nobody's.
+
+    ``release`` is the release of OpenFL that real ones have unless another is named.
+    """
 
     def __init__(self, folder: Path) -> None:
+        self.release = "1.6"
         self._folder = folder
         self._home = folder / "home"
         self._home.mkdir(parents=True)
         self._all: list[Program] = []
 
-    def ours(self, role: str, *arguments: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> Program:
-        """Start ``python -m openfl_aio.<role>`` of this source tree with the tests' own Python."""
-        command = [sys.executable, "-m", f"openfl_aio.{role}", *map(str, arguments)]
+    def ours(
+        self,
+        role: str,
+        *arguments: str | Path,
+        cwd: Path,
+        env: Mapping[str, str] | None = None,
+        python: str | None = None,
+    ) -> Program:
+        """Start ``python -m openfl_aio.<role>`` of this source tree with the tests' own Python, or another."""
+        command = [python or sys.executable, "-m", f"openfl_aio.{role}", *map(str, arguments)]
         return self._start(f"our {role}", command, cwd=cwd, env={"PYTHONPATH": str(ROOT), **(env or {})})
 
     def fx(
-        self, *arguments: str | Path, cwd: Path, release: str = "1.6", env: Mapping[str, str] | None = None
+        self, *arguments: str | Path, cwd: Path, release: str | None = None, env: Mapping[str, str] | None = None
     ) -> Program:
         """Start ``fx`` of a release of OpenFL."""
-        python = peer_python(release)
+        python = peer_python(release or self.release)
         command = [python, str(Path(python).parent / "fx"), *map(str, arguments)]
         return self._start(" ".join(["fx", *map(str, arguments[:4])]), command, cwd=cwd, env=env or {})
 
@@ -178,11 +189,11 @@ class Programs:
         program: str,
         *arguments: str | Path,
         cwd: Path,
-        release: str = "1.6",
+        release: str | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Program:
         """Start the script ``peers/<program>.py`` with a release of OpenFL beside it."""
-        command = [peer_python(release), str(PEERS / f"{program}.py"), *map(str, arguments)]
+        command = [peer_python(release or self.release), str(PEERS / f"{program}.py"), *map(str, arguments)]
         return self._start(program, command, cwd=cwd, env=env or {})
 
     def close(self) -> None:

@@ -59,7 +59,9 @@ def test_our_collaborators_with_the_real_aggregator(federation: MakeFederation, 
     ("aggregator", "collaborators"),
     [
         pytest.param("ours", MIXED, id="ours"),
-        pytest.param("real", MIXED, id="real"),
+        pytest.param("real", MIXED, id="real", marks=full),
+        pytest.param("ours", {"one": "real", "two": "adopted"}, id="with a workspace as it is"),
+        pytest.param("real", {"one": "adopted", "two": "adopted"}, id="real, with workspaces as they are", marks=full),
         pytest.param("real", ALL_REAL, id="all real", marks=full),
     ],
 )

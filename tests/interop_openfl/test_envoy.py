@@ -5,9 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from anyio import fail_after, sleep, to_thread
 
+from openfl_aio import experiment as frontend
+from openfl_aio.config import TLSConfig
+from openfl_aio.domain import ExperimentStatus
+from openfl_aio.errors import OpenFLAioError
 from tests.interop_openfl.federations import assert_same_model
-from tests.interop_openfl.interactive_sites import Kind, Site, expected_model
+from tests.interop_openfl.interactive_sites import SOURCES, Kind, Site, expected_model
 from tests.interop_openfl.processes import Programs
 
 pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240)]
@@ -39,6 +44,32 @@ def test_the_model_is_the_same(
 
 
 @FULL
+def test_openfl_itself_may_be_beside_ours(programs: Programs, tmp_path: Path) -> None:
+    site = Site(programs, tmp_path)
+    site.director("real")
+    site.envoy("one", "ours", beside_openfl=True)
+    site.envoy("two", "ours")
+    outcome = site.outcome(site.submit("--rounds", "1"))
+    assert outcome.status == "finished"
+    assert_same_model(outcome.model, expected_model(1))
+
+
+@FULL
+def test_an_envoy_outlives_an_experiment_that_fails(programs: Programs, tmp_path: Path) -> None:
+    site = Site(programs, tmp_path)
+    site.director("real")
+    site.envoy("one", "real")
+    failing = site.envoy("two", "ours")
+    # the real director hands a failed experiment out again and again, until its owner removes it
+    outcome = site.outcome(site.submit("--rounds", "1", "--name", "broken", "--fail-at", "2", "--remove"))
+    assert outcome.status == "failed"
+    failing.hear("experiment broken failed: task 'train' raised RuntimeError: the data is gone")
+    outcome = site.outcome(site.submit("--rounds", "1", "--name", "whole"))
+    assert outcome.status == "finished"
+    assert_same_model(outcome.model, expected_model(1))
+
+
+@FULL
 @pytest.mark.parametrize("treatment", ["RESET", "CONTINUE_LOCAL", "CONTINUE_GLOBAL"])
 def test_an_optimizer_goes_on_as_at_real_envoys(programs: Programs, tmp_path: Path, treatment: str) -> None:
     models = []
@@ -55,3 +86,45 @@ def test_an_optimizer_goes_on_as_at_real_envoys(programs: Programs, tmp_path: Pa
         for program in started:
             program.kill()
     assert_same_model(models[1], models[0])
+
+
+@FULL
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "mtls"])
+async def test_our_frontend_at_the_real_director(
+    programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
+) -> None:
+    """With our envoys: the archive holds a class and no pickles, which real envoys cannot run."""
+    site = Site(programs, tmp_path, cert=ca_folder if tls else None)
+    await to_thread.run_sync(site.director, "real")
+    for name in ("one", "two"):
+        await to_thread.run_sync(site.envoy, name, "ours")
+    own = ca_folder / "client" / "col_three.crt"
+    certificates = TLSConfig(ca=ca_folder / "cert_chain.crt", certificate=own, private_key=own.with_suffix(".key"))
+    async with frontend.Federation(
+        "localhost", site.port, tls=certificates if tls else None, client_id="three"
+    ) as federation:
+        await online(federation, ["one", "two"])
+        assert (await federation.dataset_info()).sample_shape == ("1",)
+        steps = await to_thread.run_sync(
+            lambda: frontend.Experiment(
+                name="steps", workspace=SOURCES / "our_frontend", task_runner="steps_task.Steps", rounds=2
+            )
+        )
+        run = await federation.submit(steps)
+        assert await run.wait() is ExperimentStatus.FINISHED
+        assert_same_model(await run.last_model(), expected_model(2))
+        best = await run.best_model()
+        assert sorted(best) == ["matrix", "number"]
+        await run.remove()
+
+
+async def online(federation: frontend.Federation, names: list[str]) -> None:
+    """Wait until the envoys ``names`` are online; the real director fails until each has waited for work once."""
+    with fail_after(60):
+        while True:
+            try:
+                if sorted(envoy.shard.name for envoy in await federation.envoys() if envoy.is_online) == names:
+                    return
+            except OpenFLAioError:
+                pass
+            await sleep(0.1)

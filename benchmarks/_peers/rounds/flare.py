@@ -11,6 +11,7 @@ from stage import TENSORS, Stage, play
 
 BIN = Path(sys.executable).parent
 HERE = Path(__file__).parent
+REQUEST_SECONDS = 0.05  # between a client's questions for a task, tuned; 2 as it comes
 
 
 def job(values: list[str]) -> None:
@@ -30,6 +31,8 @@ def job(values: list[str]) -> None:
         num_rounds=rounds,
         train_script=str(HERE / "nvflare_client.py"),
     )
+    if values[4] == "True":
+        recipe.add_server_config({"task_request_interval": REQUEST_SECONDS})
     run = recipe.execute(PocEnv(num_clients=collaborators))
     print(json.dumps({"job": run.get_job_id()}), flush=True)
 
@@ -41,7 +44,7 @@ def begin(stage: Stage) -> tuple[list[str], Callable[[], None]]:
     values = [str(settings[name]) for name in ("parameters", "collaborators", "rounds")]
 
     def start() -> None:
-        stage.start("job", sys.executable, __file__, "job", *values, stage.folder)
+        stage.start("job", sys.executable, __file__, "job", *values, stage.folder, str(settings["tuned"]))
 
     return [f"{poc}/example_project/prod_00/server"], start
 

@@ -40,6 +40,8 @@ def plan(settings: dict[str, Any], port: int) -> dict[str, Any]:
         "network": {"settings": network},
         "assigner": {"settings": {"task_groups": groups}},
     }
+    if later:  # it fails at the end of a round in which no model was validated
+        sections["aggregator"]["settings"]["persist_checkpoint"] = False
     for name, section in sections.items():
         section["defaults"] = f"plan/defaults/{name}.yaml"
     sections["tasks"] = {"train": {"function": "train", "kwargs": {}}}

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from openfl_aio.compat.imports.utilities import SingletonABCMeta
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "PrivilegedAggregationFunction",
     "WeightedAverage",
     "YogiAdaptiveAggregation",
+    "weighted_average",
 ]
 
 
@@ -41,6 +44,11 @@ class AggregationFunction(metaclass=SingletonABCMeta):
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Do what `call` does."""
         return self.call(*args, **kwargs)
+
+
+def weighted_average(tensors: Any, weights: Any) -> Any:
+    """Return the average of ``tensors`` (a sequence or one array, along the first axis) by ``weights``."""
+    return np.average(tensors, weights=weights, axis=0)
 
 
 class WeightedAverage(AggregationFunction):

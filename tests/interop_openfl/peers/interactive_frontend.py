@@ -31,6 +31,7 @@ parser.add_argument("--treatment", default="RESET")
 parser.add_argument("--momentum", type=float, default=0.0)
 parser.add_argument("--pipeline")
 parser.add_argument("--fail-at", type=float, default=0.0)
+parser.add_argument("--remove", action="store_true", help="make the director forget the experiment in the end")
 options = parser.parse_args()
 
 
@@ -137,4 +138,6 @@ while True:
     time.sleep(0.1)
 model = experiment.get_last_model().tensors
 result = {"status": status, "metrics": metrics, "model": {name: values.tolist() for name, values in model.items()}}
+if options.remove:
+    experiment.remove_experiment_data()
 print(json.dumps(result))
