@@ -68,8 +68,11 @@ class Experiments:
     def __len__(self) -> int:
         return len(self._experiments)
 
-    def check_submission(self, name: str, collaborators: Iterable[str]) -> None:
-        """Raise what `submit` would raise, before an archive is received for nothing."""
+    def check_submission(self, name: str, owner: str, collaborators: Iterable[str]) -> None:
+        """Raise what `submit` would raise, before an archive is received for nothing.
+
+        An owner may take the name of an own experiment that has ended: notebooks of OpenFL run the same one again.
+        """
         check_name(name, what="experiment")
         names = tuple(collaborators)
         for collaborator in names:
@@ -78,18 +81,20 @@ class Experiments:
             raise ConfigurationError(f"experiment {name!r} lists no collaborator; name at least one envoy")
         if len(set(names)) != len(names):
             raise ConfigurationError(f"experiment {name!r} names a collaborator twice: {list(names)!r}")
-        if name in self._experiments:
+        known = self._experiments.get(name)
+        if known is not None and not (known.owner == owner and known.status.ended):
             raise AlreadyExistsError(f"the experiment name {name!r} is taken; choose another or remove the old one")
 
     def submit(
         self, name: str, *, owner: str, collaborators: Iterable[str], archive_id: str, created: float = 0.0
     ) -> Experiment:
-        """Add a pending experiment.
+        """Add a pending experiment, in place of one of the same name if that is the owner's and has ended.
 
         Raises `ConfigurationError` for names that are not plain or listed twice, `AlreadyExistsError` for a taken one.
         """
         names = tuple(collaborators)
-        self.check_submission(name, names)
+        self.check_submission(name, owner, names)
+        self._experiments.pop(name, None)
         experiment = Experiment(name, owner, names, archive_id, created=created)
         self._experiments[name] = experiment
         return experiment

@@ -23,7 +23,7 @@ from openfl_aio.aggregator.encoded import ModelEncoder
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.config import DirectorConfig, Endpoint
-from openfl_aio.director.execution import Execution, Review, serve_plan
+from openfl_aio.director.execution import Execution, Review, assigned_tasks, serve_plan
 from openfl_aio.director.experiments import Experiment, ExperimentEvent, Experiments
 from openfl_aio.director.records import Records
 from openfl_aio.director.servicer import DirectorServicer
@@ -198,13 +198,18 @@ class Director:
         Without limit, because an envoy of OpenFL 1.6 has no notion of an empty answer. Giving up loses nothing.
         """
         _check_is(caller, envoy)
+        if envoy not in self._shards:
+            logger.info(
+                "envoy %r waits and has not registered here: taken for one that another director accepted", envoy
+            )
         self._shards.park(envoy, anyio.current_time())
+        name = None
         try:
             name = await self._waiters.wait_for(
                 ("envoy", envoy), lambda: self._experiments.next_for(envoy), timeout=None
             )
         finally:
-            self._shards.unpark(envoy, anyio.current_time())
+            self._shards.unpark(envoy, anyio.current_time(), has_work=name is not None)
         assert name is not None, "a wait without a timeout ends with a name"
         return name
 
@@ -248,9 +253,9 @@ class Director:
         """Return a sink for an archive's bytes, limited in size; what is not kept is removed."""
         return self._storage.archives.receive(self.config.limits.max_archive_bytes)
 
-    def check_submission(self, name: str, collaborators: Sequence[str]) -> None:
+    def check_submission(self, caller: Caller, name: str, collaborators: Sequence[str]) -> None:
         """Raise what `set_new_experiment` would raise for these names, before an archive is received for nothing."""
-        self._experiments.check_submission(name, collaborators)
+        self._experiments.check_submission(name, caller.name, collaborators)
 
     async def set_new_experiment(
         self,
@@ -263,12 +268,15 @@ class Director:
     ) -> bool:
         """Take an experiment; the submitter owns it. It starts when its plan has been read and reviewed.
 
+        An ended experiment of the submitter with the same name is removed with its models.
         ``archive`` must have been kept, and belongs to the director from here on. Raises `ConfigurationError` for
         names or an empty model, `AlreadyExistsError` for a taken name; the archive is removed then.
         """
         try:
             if not model:
                 raise ConfigurationError(f"experiment {name!r} has an initial model without tensors; send at least one")
+            self.check_submission(caller, name, collaborators)
+            await self.remove_experiment_data(caller, name)
             experiment = self._experiments.submit(
                 name, owner=caller.name, collaborators=collaborators, archive_id=archive.id, created=time.time()
             )
@@ -412,8 +420,16 @@ class Director:
         self._archives[experiment.name] = archive
         if self._review is not None and not await self._review(plan):
             return None
+        assigned = await assigned_tasks(
+            self._storage.archives, archive, plan, collaborators=experiment.collaborators, config=self.config
+        )
         config = plan.aggregator_config(
-            collaborators=experiment.collaborators, limits=self.config.limits, timeouts=self.config.timeouts
+            collaborators=experiment.collaborators,
+            tasks=None if assigned is None else assigned.tasks,
+            assigner=None if assigned is None else assigned.assigner,
+            task_aggregation=None if assigned is None else assigned.aggregation,
+            limits=self.config.limits,
+            timeouts=self.config.timeouts,
         )
         config = config.model_copy(
             update={

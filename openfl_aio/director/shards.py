@@ -20,6 +20,7 @@ class _Shard:
     seen: float
     running: bool = False
     parked: int = 0
+    provisional: bool = False  # known by its waiting alone
 
 
 class Shards:
@@ -62,7 +63,7 @@ class Shards:
         if known is None:
             self._shards[info.name] = _Shard(info, now)
         else:
-            known.info, known.seen = info, now
+            known.info, known.seen, known.provisional = info, now, False
         return True
 
     def update(self, name: str, *, running: bool, devices: Iterable[DeviceInfo], now: float) -> float:
@@ -80,19 +81,27 @@ class Shards:
         return self.health_check_period
 
     def park(self, name: str, now: float) -> None:
-        """Say that ``name`` began to wait for an experiment; while it waits it is alive. Unknown names are ignored."""
-        shard = self._shards.get(name)
-        if shard is not None:
-            shard.parked += 1
-            shard.seen = now
+        """Say that ``name`` began to wait for an experiment; while it waits it is alive.
 
-    def unpark(self, name: str, now: float) -> None:
-        """Say that one wait of ``name`` ended."""
+        An unknown one counts as registered, with this director's shapes: an envoy of OpenFL 1.6 waits only after a
+        director accepted it, and when that one was gone for a moment it waits on but never registers again.
+        """
+        shard = self._shards.get(name)
+        if shard is None:
+            check_name(name, what="envoy")
+            info = ShardInfo(name, sample_shape=self.sample_shape, target_shape=self.target_shape)
+            shard = self._shards[name] = _Shard(info, now, provisional=True)
+        shard.parked += 1
+        shard.seen = now
+
+    def unpark(self, name: str, now: float, *, has_work: bool = False) -> None:
+        """Say that one wait of ``name`` ended. Who was known by waiting alone is forgotten, unless it ``has_work`` now."""
         shard = self._shards.get(name)
         if shard is not None:
-            # an envoy that registered while its call was already waiting was never counted
             shard.parked = max(0, shard.parked - 1)
             shard.seen = now
+            if shard.provisional and not shard.parked and not has_work:
+                del self._shards[name]
 
     def is_online(self, name: str, now: float) -> bool:
         """Return whether the envoy gave a sign of life lately."""

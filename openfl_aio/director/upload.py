@@ -37,14 +37,14 @@ async def receive_experiment(
     async with director.receive_archive() as sink:
         async for info in stream:
             if last is None:
-                director.check_submission(info.name, info.collaborator_names)
+                director.check_submission(caller, info.name, info.collaborator_names)
             last = info
             if info.experiment_data is not None:
                 await sink.write(checker.check(info.experiment_data))
         if last is None:
             raise EmptyStreamError("the submission came without a single message; send the archive in chunks")
         checker.finish()
-        director.check_submission(last.name, last.collaborator_names)
+        director.check_submission(caller, last.name, last.collaborator_names)
         # ten thousand small tensors take as long as a large one
         model = await anyio.to_thread.run_sync(_model_of, last)
         archive = await sink.keep()

@@ -253,6 +253,7 @@ class Plan:
         collaborators: Sequence[str],
         tasks: Sequence[Task] | None = None,
         assigner: AssignerConfig | None = None,
+        task_aggregation: Mapping[str, str] | None = None,
         workspace: Path | None = None,
         models_folder: Path | None = None,
         listen: Endpoint | None = None,
@@ -263,8 +264,9 @@ class Plan:
         """Return the configuration of this plan's aggregator.
 
         ``tasks`` replaces the plan's (a plan of the interactive frontend has none); then the assigner is ``assigner``
-        or gives everybody everything. Best and last model are written as the plan says when ``models_folder``, to
-        which its paths are relative, is given; give it only for a plan that this host's operator wrote.
+        or gives everybody everything, and ``task_aggregation`` names the functions that are not the default. Best and
+        last model are written as the plan says when ``models_folder``, to which its paths are relative, is given; give
+        it only for a plan that this host's operator wrote.
         """
         chosen = self.tasks if tasks is None else tuple(tasks)
         if not chosen:
@@ -281,7 +283,7 @@ class Plan:
             tasks=chosen,
             assigner=assigner,
             stragglers=self.stragglers,
-            task_aggregation=self.task_aggregation if tasks is None else {},
+            task_aggregation=self.task_aggregation if tasks is None else dict(task_aggregation or {}),
             pipeline=self.pipeline,
             store_rounds=sections.store_rounds(self._document, "aggregator", minimum=2),
             single_col_cert_common_name=sections.single_common_name(self._document, "aggregator"),

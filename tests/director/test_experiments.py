@@ -65,10 +65,19 @@ def test_bad_collaborator_lists_are_refused(collaborators: list[str], message: s
         Experiments().submit("exp", owner="ada", collaborators=collaborators, archive_id="a1")
 
 
-def test_a_taken_name_is_refused_whoever_asks() -> None:
-    experiments = in_status(S.FINISHED)
+@pytest.mark.parametrize(("status", "owner"), [(S.FINISHED, "eve"), (S.PENDING, "ada"), (S.IN_PROGRESS, "ada")])
+def test_a_taken_name_is_refused(status: S, owner: str) -> None:
+    experiments = in_status(status)
     with pytest.raises(AlreadyExistsError, match="'exp' is taken"):
-        experiments.submit("exp", owner="eve", collaborators=["one"], archive_id="a2")
+        experiments.submit("exp", owner=owner, collaborators=["one"], archive_id="a2")
+
+
+@pytest.mark.parametrize("status", [S.FINISHED, S.FAILED, S.REJECTED])
+def test_an_owner_may_run_an_ended_experiment_again(status: S) -> None:
+    experiments = in_status(status)
+    again = experiments.submit("exp", owner="ada", collaborators=["two"], archive_id="a2")
+    assert experiments.get("exp") is again
+    assert (len(experiments), again.status) == (1, S.PENDING)
 
 
 def test_absent_and_foreign_are_told_alike() -> None:

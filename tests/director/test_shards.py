@@ -86,3 +86,29 @@ def test_devices_overwrite_by_index() -> None:
     (envoy,) = shards.envoys(1.0, wall=1.0)
     assert envoy.shard.devices == (DeviceInfo(0, memory_total=9), DeviceInfo(1), DeviceInfo(2))
     assert envoy.is_experiment_running
+
+
+def test_an_envoy_that_waits_and_never_registered_here_counts_with_our_shapes() -> None:
+    shards = make()
+    shards.park("one", 0.0)
+    (envoy,) = shards.envoys(1000.0, wall=5000.0)
+    assert (envoy.shard.sample_shape, envoy.shard.target_shape, envoy.is_online) == (("8", "8"), ("10",), True)
+    shards.unpark("one", 1000.0, has_work=True)
+    assert shards.is_online("one", 1001.0), "it is at work"
+    shards.park("one", 2000.0)
+    shards.unpark("one", 2001.0)
+    assert "one" not in shards, "it went away"
+
+
+def test_whoever_registers_after_all_is_kept() -> None:
+    shards = make()
+    shards.park("one", 0.0)
+    assert shards.register(shard(n_samples=7), 1.0)
+    shards.unpark("one", 2.0)
+    (envoy,) = shards.envoys(3.0, wall=3.0)
+    assert envoy.shard.n_samples == 7
+
+
+def test_a_name_that_is_not_plain_may_not_wait_either() -> None:
+    with pytest.raises(ConfigurationError, match="not a plain name"):
+        make().park("../x", 0.0)

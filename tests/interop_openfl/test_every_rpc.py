@@ -22,7 +22,7 @@ from openfl_aio.compat import AggregatorGRPCServer, DirectorGRPCServer
 from openfl_aio.config import AggregatorConfig, DirectorConfig, Endpoint, Timeouts, TLSConfig
 from openfl_aio.director.service import Director
 from openfl_aio.storage.keys import CertificateLayout
-from tests.interop_openfl.processes import Programs
+from tests.interop_openfl.processes import Programs, peer_python
 
 pytestmark = [pytest.mark.real_time, pytest.mark.timeout(120)]
 
@@ -447,7 +447,13 @@ def fits(expected: Any, got: Any) -> bool:
 
 
 async def judge(
-    programs: Programs, folder: Path, service: str, port: int, rows: Sequence[Row], files: list[str] | None
+    programs: Programs,
+    folder: Path,
+    service: str,
+    port: int,
+    rows: Sequence[Row],
+    files: list[str] | None,
+    release: str = "1.6",
 ) -> list[str]:
     """Make the calls, and return what was not answered as it must be."""
     work = {
@@ -460,7 +466,7 @@ async def judge(
     await path.write_text(json.dumps(work).replace("0aPING", serialised_ping()))
 
     def run() -> Any:
-        said = programs.peer("calls", str(path), cwd=folder).succeed(90)
+        said = programs.peer("calls", str(path), cwd=folder, release=release).succeed(90)
         return json.loads(said.strip().splitlines()[-1])
 
     wrong = []
@@ -508,6 +514,23 @@ async def test_the_director(
     rows = [row for row in director_rows(tls=security == "mtls") if row.only in ("", security)]
     async with a_director(kind, files[0]) as port:
         wrong = await judge(programs, tmp_path, "Director", port, rows, files[1])
+    assert not wrong, "\n".join(wrong)
+
+
+LATER = [
+    Row("who is there", "Ping", request(), reply={"header": SEEN}),
+    Row("a stranger", "Ping", FOREIGN, "PERMISSION_DENIED"),
+    Row("the first tasks", "GetTasks", request(), reply={"header": SEEN, "tasks": [{}, {}, {}]}),
+    Row("messages to carry", "InteropRelay", request(message={"npbytes": "AAAA"}), "UNIMPLEMENTED", "other frameworks"),
+]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("release", "rows"), [("1.8", LATER[2:]), ("1.9", LATER)])
+async def test_the_calls_of_later_releases(programs: Programs, tmp_path: Path, release: str, rows: list[Row]) -> None:
+    peer_python(release)  # skips where it is not installed
+    async with an_aggregator("ours", None) as port:
+        wrong = await judge(programs, tmp_path, "Aggregator", port, rows, None, release)
     assert not wrong, "\n".join(wrong)
 
 

@@ -13,7 +13,7 @@ real_adapter: Any = pytest.importorskip("openfl.plugins.frameworks_adapters.pyto
 from openfl.utilities import data_splitters as real_splitters  # noqa: E402
 
 from openfl_aio.collaborator.frameworks.torch import get_tensors, set_tensors  # noqa: E402
-from openfl_aio.compat.imports import fedprox_torch, splitters  # noqa: E402
+from openfl_aio.compat.imports import fedcurv_torch, fedprox_torch, splitters  # noqa: E402
 
 LOG_NORMAL = {"mu": 0, "sigma": 2.0, "num_classes": 4, "classes_per_col": 2, "min_samples_per_class": 5}
 ADAPTER = real_adapter.FrameworkAdapterPlugin
@@ -94,6 +94,38 @@ def compare(name: str, settings: dict[str, Any]) -> None:
         models.append(get_tensors(model))
     for key, values in models[1].items():
         np.testing.assert_allclose(models[0][key], values, rtol=1e-5, atol=1e-6, err_msg=key)
+
+
+def test_fedcurv_adds_the_same_penalty() -> None:
+    theirs = pytest.importorskip("openfl.utilities.fedcurv.torch.fedcurv")
+    batches = [(torch.randn(4, 3), torch.tensor([0, 1, 1, 0])) for _ in range(3)]
+    models = []
+    for module in (fedcurv_torch, theirs):
+        torch.manual_seed(2)
+        model = torch.nn.Linear(3, 2)
+        curve = module.FedCurv(model, importance=10.0)
+        penalties = []
+        for _ in range(2):
+            curve.on_train_begin(model)
+            optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+            for sample, target in batches:
+                optimizer.zero_grad()
+                penalty = curve.get_penalty(model)
+                penalties.append(float(penalty))
+                (torch.nn.functional.cross_entropy(model(sample), target) + penalty).backward()
+                optimizer.step()
+            curve.on_train_end(model, batches, "cpu")
+            # as if the other sites had terms of the same size
+            set_tensors(
+                model,
+                {name: v * (2 if name[-2:] in ("_u", "_v", "_w") else 1) for name, v in get_tensors(model).items()},
+            )
+        models.append((get_tensors(model), penalties))
+    assert models[1][1][-1] > 0
+    np.testing.assert_allclose(models[0][1], models[1][1], rtol=1e-5)
+    assert list(models[0][0]) == list(models[1][0])
+    for name, values in models[1][0].items():
+        np.testing.assert_allclose(models[0][0][name], values, rtol=1e-5, atol=1e-7, err_msg=name)
 
 
 @pytest.mark.parametrize(

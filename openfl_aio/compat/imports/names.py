@@ -46,6 +46,7 @@ def _table() -> dict[str, dict[str, str]]:
     types = _from("utilities", "LocalTensor", "Metric", "SingletonABCMeta", "TaskResultKey", "TensorKey")
     utils = _from("utilities", "change_tags", "tqdm_report_hook", "validate_file_hash")
     optimizers = _from("functions", "NumPyAdagrad", "NumPyAdam", "NumPyYogi")
+    fedcurv = _from("fedcurv_torch", "FedCurv")
     torch = _from("fedprox_torch", "FedProxAdam", "FedProxOptimizer")
     table = {
         "component.assigner.tasks": _from("interactive", "Task", "TrainTask", "ValidateTask"),
@@ -83,6 +84,8 @@ def _table() -> dict[str, dict[str, str]]:
         "utilities.data_splitters": splitters,
         "utilities.data_splitters.data_splitter": _from("splitters", "DataSplitter"),
         "utilities.data_splitters.numpy": {**splitters, **_from("splitters", "get_label_count", "one_hot")},
+        "utilities.fedcurv.torch": fedcurv,
+        "utilities.fedcurv.torch.fedcurv": {**fedcurv, **_from("fedcurv_torch", "get_buffer", "register_buffer")},
         "utilities.optimizers.numpy": optimizers,
         "utilities.optimizers.numpy.adagrad_optimizer": optimizers,
         "utilities.optimizers.numpy.adam_optimizer": optimizers,

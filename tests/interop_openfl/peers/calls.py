@@ -16,13 +16,15 @@ from pathlib import Path
 import grpc
 from google.protobuf.json_format import MessageToDict, ParseDict
 from google.protobuf.message_factory import GetMessageClass
-from openfl.protocols import aggregator_pb2, aggregator_pb2_grpc, base_pb2, director_pb2, director_pb2_grpc
+from openfl.protocols import aggregator_pb2, aggregator_pb2_grpc, base_pb2
 
 WORK = json.loads(Path(sys.argv[1]).read_text())
-PROTOS, STUBS = {
-    "Aggregator": (aggregator_pb2, aggregator_pb2_grpc.AggregatorStub),
-    "Director": (director_pb2, director_pb2_grpc.DirectorStub),
-}[WORK["service"]]
+if WORK["service"] == "Aggregator":
+    PROTOS, STUBS = aggregator_pb2, aggregator_pb2_grpc.AggregatorStub
+else:  # which later releases have not
+    from openfl.protocols import director_pb2, director_pb2_grpc
+
+    PROTOS, STUBS = director_pb2, director_pb2_grpc.DirectorStub
 SERVICE = PROTOS.DESCRIPTOR.services_by_name[WORK["service"]]
 # grpcio would let all channels of one process share a connection
 OPTIONS = [

@@ -1,0 +1,94 @@
+"""Tasks and aggregation functions of OpenFL's frontend, from its pickles and without running them."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import cloudpickle
+import pytest
+
+from openfl_aio.domain import Task, TaskKind
+from openfl_aio.errors import ArchiveError
+from openfl_aio.plan.assigned import ForeignCodeError, Functions, read_functions, read_tasks
+from tests.plan.frontends import frontend, registered, stock_assigner, stock_functions
+
+TRAIN = Task("train", "fit", TaskKind.TRAIN, apply_local=False)
+LOCAL = Task("locally_tuned_model_validate", "check", TaskKind.VALIDATE, apply_local=True)
+GLOBAL = Task("aggregated_model_validate", "check", TaskKind.VALIDATE, apply_local=False)
+NAMES = ("fit", "check")
+
+
+def test_the_stock_assigner_gives_its_tasks_in_its_order() -> None:
+    assert read_tasks(stock_assigner(names=NAMES)) == (TRAIN, LOCAL, GLOBAL)
+    assert read_tasks(stock_assigner(train=False, names=NAMES)) == (GLOBAL,)
+
+
+def test_aggregation_functions_are_those_of_the_tasks_functions() -> None:
+    found = read_functions(stock_functions(fit="Median", other="Median"))
+    assert found.of((TRAIN, LOCAL, GLOBAL)) == {
+        "train": "median",
+        "locally_tuned_model_validate": "weighted_average",
+        "aggregated_model_validate": "weighted_average",
+    }
+
+
+def test_an_adaptive_function_keeps_its_settings() -> None:
+    found = read_functions(stock_functions(fit="AdamAdaptiveAggregation"))
+    name, _, settings = found.by_function["fit"].partition(":")
+    assert name == "adam"
+    assert set(settings.split(",")) == {
+        "learning_rate=0.5",
+        "initial_accumulator_value=0.0",
+        "epsilon=1e-06",
+        "betas=0.8/0.9",
+    }
+
+
+def of_its_own(modules: dict[str, Any]) -> Callable[..., object]:
+    tasks = registered(modules)
+
+    def assigner(collaborators: list[str], round_number: int, **kwargs: object) -> object:
+        return {name: [tasks["train"]] for name in collaborators if round_number}
+
+    return assigner
+
+
+def test_a_function_of_the_users_own_is_refused_by_its_name_and_with_the_option() -> None:
+    with frontend() as modules:
+        pickled = cloudpickle.dumps(of_its_own(modules))
+    with pytest.raises(ForeignCodeError, match=r"of_its_own\.<locals>\.assigner.*allow_pickled_code"):
+        read_tasks(pickled)
+
+
+def test_an_aggregation_function_of_the_users_own_is_refused_by_its_name() -> None:
+    class Mine:
+        pass
+
+    pickled = cloudpickle.dumps({"fit": Mine()})
+    with pytest.raises(ArchiveError, match=r"aggregation_function_obj\.pkl.*Mine"):
+        read_functions(pickled)
+
+
+def test_without_the_file_everything_is_averaged() -> None:
+    assert Functions().of([TRAIN]) == {"train": "weighted_average"}
+
+
+@pytest.mark.parametrize("value", [None, 7, "text", [], {"a": 1}, print, dict])
+def test_anything_else_for_an_assigner_is_refused(value: object) -> None:
+    with pytest.raises(ForeignCodeError, match=r"task_assigner_obj\.pkl"):
+        read_tasks(pickle.dumps(value, protocol=4))
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "kind"), [("../x", "f", "train"), (7, "f", "train"), ("x", None, "train"), ("x", "f", "fly")]
+)
+def test_a_task_that_is_none_is_refused(name: Any, function: Any, kind: Any) -> None:
+    with frontend() as modules:
+        tasks = registered(modules)
+        tasks["train"].name, tasks["train"].function_name, tasks["train"].task_type = name, function, kind
+        experiment = modules["openfl.interface.interactive_api.experiment"].FLExperiment()
+        pickled = cloudpickle.dumps(experiment.define_task_assigner(tasks))
+    with pytest.raises(ArchiveError, match=r"task_assigner_obj\.pkl"):
+        read_tasks(pickled)

@@ -1,0 +1,99 @@
+"""Pickles are read as data, and hostile ones are refused before anything is done."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+from collections import OrderedDict
+from pathlib import Path
+
+import cloudpickle
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openfl_aio.errors import ArchiveError
+from openfl_aio.plan.pickles import MAX_PICKLE_BYTES, Record, read_pickle
+
+PLAIN = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner) | st.tuples(inner, inner),
+    max_leaves=10,
+)
+
+
+class Evil:
+    """Runs a command when it is unpickled by pickle."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return os.system, (f"touch {self.path}",)
+
+
+@given(PLAIN)
+def test_plain_values_come_as_they_are(value: object) -> None:
+    assert read_pickle(pickle.dumps(value, protocol=4), name="x.pkl") == value
+
+
+def test_nothing_is_run(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    found = read_pickle(pickle.dumps(Evil(victim), protocol=4), name="x.pkl")
+    assert isinstance(found, Record)
+    assert found.path.endswith(".system")
+    assert found.args == (f"touch {victim}",)
+    assert not victim.exists()
+
+
+def test_an_object_keeps_its_arguments_its_state_and_its_items() -> None:
+    found = read_pickle(pickle.dumps(OrderedDict(a=1), protocol=4), name="x.pkl")
+    assert (found.path, found.items) == ("collections.OrderedDict", {"a": 1})
+
+
+def test_a_function_of_cloudpickle_has_its_state() -> None:
+    inner = 7
+    found = read_pickle(cloudpickle.dumps(lambda: inner), name="x.pkl")
+    assert found.path.endswith("._make_function")
+    assert found.state[1]["__closure__"][0].args == (7,)
+
+
+HOSTILE = {
+    "no pickle": b"hello",
+    "nothing": b"",
+    "cut": pickle.dumps([1, 2, 3], protocol=4)[:-3],
+    "an index that reserves gigabytes": b"\x80\x04N" + b"r" + struct.pack("<I", 2**31 - 1) + b".",
+    "an extension": b"\x80\x04\x82\x01.",
+    "a persistent id": b"\x80\x04U\x01aQ.",
+    "text that is evaluated": b"S'a'\n.",
+    "a global of protocol 0": b"cos\nsystem\n.",
+    "a stack that is empty": b"\x80\x04R.",
+    "calling a number": b"\x80\x04K\x01)R.",
+    "far too many": b"\x80\x04" + b"N0" * 150_000 + b"N.",
+    "too long": b"\x80\x04" + b"N" * MAX_PICKLE_BYTES + b".",
+    "a length that lies": b"\x80\x04\x8d" + struct.pack("<Q", 2**40) + b".",
+}
+
+
+@pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE)
+def test_a_hostile_pickle_is_refused_with_its_name(data: bytes) -> None:
+    with pytest.raises(ArchiveError, match=r"x\.pkl"):
+        read_pickle(data, name="x.pkl")
+
+
+def test_a_tree_that_laughs_is_no_larger_than_its_text() -> None:
+    # each list holds the one before ten times: only whoever walks through it sees 10**50 leaves
+    body = b""
+    for index in range(50):
+        body += b"](" + (b"N" if index == 0 else b"h" + bytes([index - 1])) * 10 + b"e\x94"
+    found = read_pickle(b"\x80\x04" + body + b".", name="x.pkl")
+    assert len(found) == 10
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    try:
+        read_pickle(b"\x80\x04" + data, name="x.pkl")
+    except ArchiveError:
+        pass
