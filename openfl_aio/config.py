@@ -128,8 +128,8 @@ class Limits(Frozen):
     max_stream_window: int = Field(default=8 * MIB, ge=65_535, le=2**31 - 1)  # ... once it turns out to be read
     connection_window: int = Field(default=1 * MIB, ge=65_535, le=2**31 - 1)
     max_connection_window: int = Field(default=16 * MIB, ge=65_535, le=2**31 - 1)
-    window_pool_bytes: int = Field(default=128 * MIB, ge=0)  # what all windows of a server may have beyond the first
-    max_receiving_bytes: int = Field(default=64 * MIB, ge=1)  # large messages under way, on all connections of a server
+    window_pool_bytes: int = Field(default=32 * MIB, ge=0)  # what all windows of a server may have beyond the first
+    max_receiving_bytes: int = Field(default=24 * MIB, ge=1)  # large messages under way, on all connections of a server
     max_frame_bytes: int = Field(default=4 * MIB, ge=16_384, le=2**24 - 1)
     max_queued_bytes: int = Field(
         default=1 * MIB, ge=1
