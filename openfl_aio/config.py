@@ -128,8 +128,8 @@ class Limits(Frozen):
     max_stream_window: int = Field(default=8 * MIB, ge=65_535, le=2**31 - 1)  # ... once it turns out to be read
     connection_window: int = Field(default=1 * MIB, ge=65_535, le=2**31 - 1)
     max_connection_window: int = Field(default=16 * MIB, ge=65_535, le=2**31 - 1)
-    window_pool_bytes: int = Field(default=128 * MIB, ge=0)  # what all windows of a server may have beyond the first
-    max_receiving_bytes: int = Field(default=64 * MIB, ge=1)  # large messages under way, on all connections of a server
+    window_pool_bytes: int = Field(default=32 * MIB, ge=0)  # what all windows of a server may have beyond the first
+    max_receiving_bytes: int = Field(default=24 * MIB, ge=1)  # large messages under way, on all connections of a server
     max_frame_bytes: int = Field(default=4 * MIB, ge=16_384, le=2**24 - 1)
     max_queued_bytes: int = Field(
         default=1 * MIB, ge=1
@@ -191,11 +191,16 @@ class TaskGroup(Frozen):
 
 
 class AssignerConfig(Frozen):
-    """Who does which task in which round. Draws are seeded so that a restart repeats them."""
+    """Who does which task in which round. Draws are seeded so that a restart repeats them.
 
-    kind: Literal["random_grouped", "static_grouped"] = "random_grouped"
+    ``table`` is for the kind of that name: for each round the names of each collaborator's tasks, in order; whoever is not
+    in a round's mapping rests.
+    """
+
+    kind: Literal["random_grouped", "static_grouped", "table"] = "random_grouped"
     groups: tuple[TaskGroup, ...] = ()  # empty: one group with every task
     seed: int = 0
+    table: tuple[dict[str, tuple[str, ...]], ...] = ()
 
 
 class StragglerConfig(Frozen):
@@ -297,6 +302,7 @@ class DirectorConfig(Frozen):
     target_shape: tuple[str, ...] = ()
     envoy_health_check_period: int = Field(default=60, ge=1)
     install_requirements: bool = False
+    allow_pickled_code: bool = False  # run assigners of users' own, in a child process that may do what we may
     public_host: str | None = None  # what served plans name; None: what the frontend wrote
     allow_plaintext_anywhere: bool = False
     workspace: Path | None = None  # None: a temporary directory that ends with the director

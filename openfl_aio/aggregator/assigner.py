@@ -14,7 +14,7 @@ from openfl_aio.config import AggregatorConfig, TaskGroup
 from openfl_aio.domain import Task
 from openfl_aio.errors import ConfigurationError
 
-__all__ = ["Assigner", "RandomGrouped", "StaticGrouped", "make_assigner"]
+__all__ = ["Assigner", "RandomGrouped", "StaticGrouped", "Table", "make_assigner"]
 
 
 class Assigner(Protocol):
@@ -87,6 +87,33 @@ class RandomGrouped:
         return {next(dealt): chosen for size, chosen in self._groups for _ in range(size)}
 
 
+class Table:
+    """What everybody does is written down for each round."""
+
+    def __init__(
+        self,
+        rounds: Sequence[Mapping[str, Sequence[str]]],
+        collaborators: Sequence[str],
+        tasks: Mapping[str, Task],
+        *,
+        count: int,
+    ) -> None:
+        strangers = sorted({name for row in rounds for name in row} - set(collaborators))
+        if strangers:
+            raise ConfigurationError(f"assigner: gives tasks to {strangers[:5]!r}, who are not in the federation")
+        unknown = sorted({task for row in rounds for names in row.values() for task in names} - set(tasks))
+        if unknown:
+            raise ConfigurationError(f"assigner: names unknown tasks {unknown[:5]!r}; known are {list(tasks)!r}")
+        for number in range(count):
+            if number >= len(rounds) or not any(rounds[number].values()):
+                raise ConfigurationError(f"assigner: gives nobody a task in round {number}, so that could never end")
+        self._rounds = [{name: tuple(tasks[task] for task in names) for name, names in row.items()} for row in rounds]
+
+    def tasks(self, collaborator: str, round_number: int) -> tuple[Task, ...]:
+        """Return what is written down."""
+        return self._rounds[round_number].get(collaborator, ())
+
+
 def _resolve(group: TaskGroup, tasks: Mapping[str, Task]) -> tuple[Task, ...]:
     unknown = [name for name in group.tasks if name not in tasks]
     if unknown:
@@ -103,6 +130,8 @@ def make_assigner(config: AggregatorConfig) -> Assigner:
     """
     tasks = {task.name: task for task in config.tasks}
     settings = config.assigner
+    if settings.kind == "table":
+        return Table(settings.table, config.collaborators, tasks, count=config.rounds)
     if settings.kind == "static_grouped":
         groups = settings.groups or (TaskGroup(tasks=tuple(tasks), collaborators=config.collaborators),)
         return StaticGrouped(groups, config.collaborators, tasks)

@@ -130,6 +130,7 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
                     aggregator, header = self._check(peeked)
                     upload = aggregator.upload(header.sender)
                 await upload.feed(data)
+                del chunk, data  # else their memory would be here while the next ones come
             checker.finish()
             if upload is None:
                 raise MalformedStreamError("the upload ended inside its header")

@@ -18,7 +18,7 @@ from openfl_aio.compat.calls import Context, each
 from openfl_aio.config import DirectorConfig, Endpoint
 from openfl_aio.director.service import Director
 from openfl_aio.director.servicer import DirectorServicer
-from openfl_aio.errors import AuthenticationError
+from openfl_aio.errors import AuthenticationError, InvalidStateError
 from openfl_aio.plan.plan import Plan
 from openfl_aio.transport.context import COMMON_NAME, NamedService
 from openfl_aio.transport.identity import CLIENT_ID, DEFAULT_NAME, Caller, as_caller
@@ -101,7 +101,9 @@ class DirectorGRPCServer:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the server listens; the port is the bound one."""
+        """Where the server listens; the port is the bound one. Raises `InvalidStateError` while it does not serve."""
+        if self._stack is None:
+            raise InvalidStateError("the director does not serve yet; enter it, or start it first")
         return self.director.endpoint
 
     def get_caller(self, context: Context | None) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
@@ -12,8 +13,10 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from openfl_aio.aggregator.service import Aggregator
-from openfl_aio.config import DirectorConfig, Endpoint
+from openfl_aio.config import AssignerConfig, DirectorConfig, Endpoint
 from openfl_aio.director.experiments import Experiment, ExperimentEvent
+from openfl_aio.director.foreign import Table, run_assigner
+from openfl_aio.domain import Task
 from openfl_aio.errors import (
     ArchiveError,
     ConfigurationError,
@@ -21,13 +24,20 @@ from openfl_aio.errors import (
     NotFoundError,
     OpenFLAioError,
 )
-from openfl_aio.plan.assigned import AGGREGATION_FILE, ASSIGNER_FILE, Assigned, read_assigned
+from openfl_aio.plan.assigned import (
+    AGGREGATION_FILE,
+    ASSIGNER_FILE,
+    ForeignCodeError,
+    Functions,
+    read_functions,
+    read_tasks,
+)
 from openfl_aio.plan.plan import Plan
 
 if TYPE_CHECKING:
     from openfl_aio.storage.archives import Archive, Archives
 
-__all__ = ["PLAN_MEMBER", "Execution", "Review", "assigned_tasks", "serve_plan"]
+__all__ = ["PLAN_MEMBER", "Assigned", "Execution", "Review", "assigned_tasks", "serve_plan"]
 
 PLAN_MEMBER = "plan/plan.yaml"
 
@@ -72,10 +82,22 @@ async def serve_plan(
     return plan, archive
 
 
-async def assigned_tasks(archives: Archives, archive: Archive, plan: Plan) -> Assigned | None:
-    """Return the tasks that the frontend put into ``archive`` beside its plan; None if they stand in the plan.
+@dataclass(frozen=True)
+class Assigned:
+    """What a frontend put into an archive beside its plan: tasks, who does them when, and how they are aggregated."""
 
-    Raises `NotFoundError` if they stand nowhere, `ArchiveError` for what cannot be read without running it.
+    tasks: tuple[Task, ...]
+    assigner: AssignerConfig
+    aggregation: dict[str, str]
+
+
+async def assigned_tasks(
+    archives: Archives, archive: Archive, plan: Plan, *, collaborators: Sequence[str], config: DirectorConfig
+) -> Assigned | None:
+    """Return what OpenFL's frontend put into ``archive`` beside its plan; None if the tasks stand in the plan.
+
+    An assigner of the user's own is run in a child process if ``config`` allows that. Raises `NotFoundError` if there is
+    no assigner, `ArchiveError` for what cannot be read, or not be run.
     """
     if plan.interactive is None or plan.tasks:
         return None
@@ -83,10 +105,20 @@ async def assigned_tasks(archives: Archives, archive: Archive, plan: Plan) -> As
     try:
         aggregation = await archives.read_member(archive, AGGREGATION_FILE)
     except NotFoundError:
-        aggregation = None
-    assigned = await anyio.to_thread.run_sync(read_assigned, assigner, aggregation)
+        functions = Functions()
+    else:
+        functions = await anyio.to_thread.run_sync(read_functions, aggregation)
+    table: Table = ()
+    try:
+        tasks = await anyio.to_thread.run_sync(read_tasks, assigner)
+    except ForeignCodeError:
+        if not config.allow_pickled_code:
+            raise
+        logger.warning("running an assigner of a user's own in a child process, as allow_pickled_code says")
+        tasks, table = await run_assigner(archive.path, collaborators, plan.rounds, limits=config.limits)
     await anyio.lowlevel.checkpoint()
-    return assigned
+    chosen = AssignerConfig(kind="table", table=table) if table else AssignerConfig()
+    return Assigned(tasks, chosen, functions.of(tasks))
 
 
 def _read(text: str) -> tuple[Plan, str]:

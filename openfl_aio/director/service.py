@@ -420,10 +420,13 @@ class Director:
         self._archives[experiment.name] = archive
         if self._review is not None and not await self._review(plan):
             return None
-        assigned = await assigned_tasks(self._storage.archives, archive, plan)
+        assigned = await assigned_tasks(
+            self._storage.archives, archive, plan, collaborators=experiment.collaborators, config=self.config
+        )
         config = plan.aggregator_config(
             collaborators=experiment.collaborators,
             tasks=None if assigned is None else assigned.tasks,
+            assigner=None if assigned is None else assigned.assigner,
             task_aggregation=None if assigned is None else assigned.aggregation,
             limits=self.config.limits,
             timeouts=self.config.timeouts,

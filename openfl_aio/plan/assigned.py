@@ -17,7 +17,7 @@ from openfl_aio.plan.pickles import Record, read_pickle
 from openfl_aio.plan.templates import AGGREGATIONS
 from openfl_aio.tensors.aggregation import describe_aggregation
 
-__all__ = ["AGGREGATION_FILE", "ASSIGNER_FILE", "Assigned", "ForeignCodeError", "read_assigned"]
+__all__ = ["AGGREGATION_FILE", "ASSIGNER_FILE", "ForeignCodeError", "Functions", "read_functions", "read_tasks"]
 
 ASSIGNER_FILE: Final = "task_assigner_obj.pkl"
 AGGREGATION_FILE: Final = "aggregation_function_obj.pkl"
@@ -41,37 +41,47 @@ class ForeignCodeError(ArchiveError):
 
 
 @dataclass(frozen=True)
-class Assigned:
-    """What collaborators do in every round, in order, and how each task's tensors are aggregated (by task name)."""
+class Functions:
+    """Which aggregation function, as `get_aggregation` reads it, the tensors of a task's function get."""
 
-    tasks: tuple[Task, ...]
-    aggregation: dict[str, str] = field(default_factory=dict)
+    by_function: dict[str, str] = field(default_factory=dict)
+    default: str = "weighted_average"
+
+    def of(self, tasks: Iterable[Task]) -> dict[str, str]:
+        """Return the function of each task by its name."""
+        return {task.name: self.by_function.get(task.function_name, self.default) for task in tasks}
 
 
-def read_assigned(assigner: bytes, aggregation: bytes | None) -> Assigned:
-    """Return what the two pickles of an archive say; ``aggregation`` is None if the archive has none.
+def read_tasks(data: bytes) -> tuple[Task, ...]:
+    """Return what OpenFL's stock assigner in the pickle ``data`` gives everybody in every round, in order.
 
-    Raises `ForeignCodeError` for a function or class of the user's own, `ArchiveError` for what cannot be read.
+    Raises `ForeignCodeError` for a function of the user's own, `ArchiveError` for what cannot be read.
     """
-    tasks = _stock_tasks(read_pickle(assigner, name=ASSIGNER_FILE))
-    functions: dict[str, str] = {}
-    default = "weighted_average"
-    if aggregation is not None:
-        functions, default = _functions(read_pickle(aggregation, name=AGGREGATION_FILE))
-    chosen = {task.name: functions.get(task.function_name, default) for task in tasks}
-    return Assigned(tasks, chosen)
+    return _stock_tasks(read_pickle(data, name=ASSIGNER_FILE))
 
 
-def _foreign(what: str, file: str) -> ForeignCodeError:
+def read_functions(data: bytes) -> Functions:
+    """Return the aggregation functions in the pickle ``data``.
+
+    Raises `ArchiveError` for what cannot be read, and for functions of the user's own.
+    """
+    return Functions(*_functions(read_pickle(data, name=AGGREGATION_FILE)))
+
+
+def _foreign(what: str) -> ForeignCodeError:
     return ForeignCodeError(
-        f"{file} holds {what}, which only running it could tell the meaning of; this director runs no code of an "
-        "archive: let the frontend use OpenFL's own, or ask the operator for 'allow_pickled_code'"
+        f"{ASSIGNER_FILE} holds {what}, which only running it could tell the meaning of; this director runs no code of an "
+        "archive: let the frontend use OpenFL's own assigner, or ask the operator for 'allow_pickled_code'"
     )
+
+
+def _unknown_function(what: str) -> ArchiveError:
+    return ArchiveError(f"{AGGREGATION_FILE} holds {what}; expected functions of OpenFL, for a director runs no others")
 
 
 def _stock_tasks(root: object) -> tuple[Task, ...]:
     if not isinstance(root, Record) or not root.path.endswith("._make_function") or len(root.args) < 1:
-        raise _foreign(_described(root), ASSIGNER_FILE)
+        raise _foreign(_described(root))
     slots = _mapping(root.state[1]) if isinstance(root.state, tuple) and len(root.state) == 2 else {}
     code = root.args[0]
     names = [value for value in getattr(code, "args", ()) if isinstance(value, tuple)]
@@ -84,7 +94,7 @@ def _stock_tasks(root: object) -> tuple[Task, ...]:
         or not any(value[:3] == _STOCK_ARGUMENTS for value in names)
     )
     if own:
-        raise _foreign(f"a function of its own ({_described(root)})", ASSIGNER_FILE)
+        raise _foreign(f"a function of its own ({_described(root)})")
     registered = _mapping(_cell(slots.get("__closure__")))
     # the constants come in the order in which the function names the tasks
     constants = next((value for value in names if any(item in registered for item in _texts(value))), ())
@@ -124,18 +134,18 @@ def _functions(root: object) -> tuple[dict[str, str], str]:
     elif isinstance(root, Record) and root.path == "collections.defaultdict" and len(root.args) == 1:
         items, default = root.items, _function(root.args[0])
     else:
-        raise _foreign(_described(root), AGGREGATION_FILE)
+        raise _unknown_function(_described(root))
     return {str(name): _function(value) for name, value in items.items()}, default
 
 
 def _function(value: object) -> str:
     path = getattr(value, "path", None)
     if not isinstance(path, str):
-        raise _foreign(_described(value), AGGREGATION_FILE)
+        raise _unknown_function(_described(value))
     try:
         name = AGGREGATIONS.name_of(path)
     except ConfigurationError:
-        raise _foreign(f"the aggregation function {path}", AGGREGATION_FILE) from None
+        raise _unknown_function(f"the aggregation function {path}") from None
     optimizer = _mapping(getattr(value, "state", None)).get("optimizer")
     try:
         return describe_aggregation(name, _settings(_mapping(getattr(optimizer, "state", None))))

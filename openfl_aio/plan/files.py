@@ -42,6 +42,7 @@ _DIRECTOR_SETTINGS: Final = frozenset(
         "sample_shape",
         "target_shape",
         # ours
+        "allow_pickled_code",
         "allow_plaintext_anywhere",
         "public_host",
         "workspace",
@@ -122,6 +123,7 @@ def load_director_file(path: Path) -> DirectorFile:
             "settings", "envoy_health_check_period", default=60, minimum=1, maximum=_DAY
         ),
         install_requirements=document.boolean("settings", "install_requirements", default=False),
+        allow_pickled_code=document.boolean("settings", "allow_pickled_code", default=False),
         public_host=document.string("settings", "public_host", default="") or None,
         allow_plaintext_anywhere=document.boolean("settings", "allow_plaintext_anywhere", default=False),
         workspace=path.absolute().parent / workspace if workspace else None,

@@ -76,3 +76,30 @@ def test_groups_that_cannot_work(kind: str, groups: list[dict[str, object]], sen
     settings = AssignerConfig(kind=kind, groups=tuple(TaskGroup(**group) for group in groups))
     with pytest.raises(ConfigurationError, match=sentence):
         make_assigner(config(settings))
+
+
+def tabled(*rows: dict[str, tuple[str, ...]], rounds: int = 2) -> AggregatorConfig:
+    return AggregatorConfig(
+        collaborators=("one", "two"), rounds=rounds, assigner=AssignerConfig(kind="table", table=rows)
+    )
+
+
+def test_a_table_says_who_does_what_in_each_round_and_who_rests() -> None:
+    assigner = make_assigner(tabled({"one": ("train", "aggregated_model_validation")}, {"two": ("train",)}))
+    assert [task.name for task in assigner.tasks("one", 0)] == ["train", "aggregated_model_validation"]
+    assert assigner.tasks("two", 0) == ()
+    assert [task.name for task in assigner.tasks("two", 1)] == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (({"three": ("train",)}, {"one": ("train",)}), "'three'"),
+        (({"one": ("fly",)}, {"one": ("train",)}), "'fly'"),
+        (({"one": ("train",)}, {"one": ()}), "round 1"),
+        (({"one": ("train",)},), "round 1"),
+    ],
+)
+def test_a_table_that_cannot_work_is_refused(rows: tuple[dict[str, tuple[str, ...]], ...], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        make_assigner(tabled(*rows))

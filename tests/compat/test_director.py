@@ -24,6 +24,7 @@ from openfl_aio.errors import (
     ConfigurationError,
     EmptyStreamError,
     ExperimentNotFoundError,
+    InvalidStateError,
     NotFoundError,
     ShardNotFoundError,
 )
@@ -304,18 +305,25 @@ async def test_a_review_turns_a_plan_down(tmp_path: Path, review: Callable[..., 
 
 async def test_start_serves_until_it_is_cancelled() -> None:
     server = DirectorGRPCServer(director_cls=Director, tls=False, listen_port=0)
+    assert repr(server) == "DirectorGRPCServer('localhost:0')"
+    with pytest.raises(InvalidStateError, match="does not serve yet"):
+        _ = server.endpoint
+
+    async def until_it_serves() -> None:
+        while True:
+            try:
+                assert server.endpoint.port
+            except InvalidStateError:
+                await anyio.sleep(0.01)
+            else:
+                return
+
     async with anyio.create_task_group() as group:
         group.start_soon(server.start)
         with anyio.fail_after(10):
-            while server.server is None:
-                await anyio.sleep(0.01)
-            while True:
-                try:
-                    endpoint = server.endpoint
-                    break
-                except (AttributeError, OSError):
-                    await anyio.sleep(0.01)
-        assert endpoint.port
+            await until_it_serves()
+        async with frontend(server) as user:
+            assert await user.get_dataset_info() == ([], [])
         group.cancel_scope.cancel()
     assert server.server is None
 

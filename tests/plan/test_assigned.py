@@ -11,7 +11,7 @@ import pytest
 
 from openfl_aio.domain import Task, TaskKind
 from openfl_aio.errors import ArchiveError
-from openfl_aio.plan.assigned import ForeignCodeError, read_assigned
+from openfl_aio.plan.assigned import ForeignCodeError, Functions, read_functions, read_tasks
 from tests.plan.frontends import frontend, registered, stock_assigner, stock_functions
 
 TRAIN = Task("train", "fit", TaskKind.TRAIN, apply_local=False)
@@ -21,13 +21,13 @@ NAMES = ("fit", "check")
 
 
 def test_the_stock_assigner_gives_its_tasks_in_its_order() -> None:
-    assert read_assigned(stock_assigner(names=NAMES), None).tasks == (TRAIN, LOCAL, GLOBAL)
-    assert read_assigned(stock_assigner(train=False, names=NAMES), None).tasks == (GLOBAL,)
+    assert read_tasks(stock_assigner(names=NAMES)) == (TRAIN, LOCAL, GLOBAL)
+    assert read_tasks(stock_assigner(train=False, names=NAMES)) == (GLOBAL,)
 
 
 def test_aggregation_functions_are_those_of_the_tasks_functions() -> None:
-    found = read_assigned(stock_assigner(names=NAMES), stock_functions(fit="Median", other="Median"))
-    assert found.aggregation == {
+    found = read_functions(stock_functions(fit="Median", other="Median"))
+    assert found.of((TRAIN, LOCAL, GLOBAL)) == {
         "train": "median",
         "locally_tuned_model_validate": "weighted_average",
         "aggregated_model_validate": "weighted_average",
@@ -35,8 +35,8 @@ def test_aggregation_functions_are_those_of_the_tasks_functions() -> None:
 
 
 def test_an_adaptive_function_keeps_its_settings() -> None:
-    found = read_assigned(stock_assigner(names=NAMES), stock_functions(fit="AdamAdaptiveAggregation"))
-    name, _, settings = found.aggregation["train"].partition(":")
+    found = read_functions(stock_functions(fit="AdamAdaptiveAggregation"))
+    name, _, settings = found.by_function["fit"].partition(":")
     assert name == "adam"
     assert set(settings.split(",")) == {
         "learning_rate=0.5",
@@ -59,7 +59,7 @@ def test_a_function_of_the_users_own_is_refused_by_its_name_and_with_the_option(
     with frontend() as modules:
         pickled = cloudpickle.dumps(of_its_own(modules))
     with pytest.raises(ForeignCodeError, match=r"of_its_own\.<locals>\.assigner.*allow_pickled_code"):
-        read_assigned(pickled, None)
+        read_tasks(pickled)
 
 
 def test_an_aggregation_function_of_the_users_own_is_refused_by_its_name() -> None:
@@ -67,14 +67,18 @@ def test_an_aggregation_function_of_the_users_own_is_refused_by_its_name() -> No
         pass
 
     pickled = cloudpickle.dumps({"fit": Mine()})
-    with pytest.raises(ForeignCodeError, match=r"aggregation_function_obj\.pkl.*allow_pickled_code"):
-        read_assigned(stock_assigner(), pickled)
+    with pytest.raises(ArchiveError, match=r"aggregation_function_obj\.pkl.*Mine"):
+        read_functions(pickled)
+
+
+def test_without_the_file_everything_is_averaged() -> None:
+    assert Functions().of([TRAIN]) == {"train": "weighted_average"}
 
 
 @pytest.mark.parametrize("value", [None, 7, "text", [], {"a": 1}, print, dict])
 def test_anything_else_for_an_assigner_is_refused(value: object) -> None:
     with pytest.raises(ForeignCodeError, match=r"task_assigner_obj\.pkl"):
-        read_assigned(pickle.dumps(value, protocol=4), None)
+        read_tasks(pickle.dumps(value, protocol=4))
 
 
 @pytest.mark.parametrize(
@@ -87,4 +91,4 @@ def test_a_task_that_is_none_is_refused(name: Any, function: Any, kind: Any) -> 
         experiment = modules["openfl.interface.interactive_api.experiment"].FLExperiment()
         pickled = cloudpickle.dumps(experiment.define_task_assigner(tasks))
     with pytest.raises(ArchiveError, match=r"task_assigner_obj\.pkl"):
-        read_assigned(pickled, None)
+        read_tasks(pickled)

@@ -32,7 +32,7 @@ def job(values: list[str]) -> None:
         train_script=str(HERE / "nvflare_client.py"),
     )
     if values[4] == "True":
-        recipe.add_server_config({"task_request_interval": REQUEST_SECONDS})
+        recipe.add_server_config({"server": {"task_request_interval": REQUEST_SECONDS}})
     run = recipe.execute(PocEnv(num_clients=collaborators))
     print(json.dumps({"job": run.get_job_id()}), flush=True)
 

@@ -8,6 +8,7 @@ than a few are kept as plain bytes, not as objects.
 
 from __future__ import annotations
 
+import mmap
 import struct
 from collections import deque
 from collections.abc import Callable
@@ -55,15 +56,17 @@ class BufferPool:
         self._used = False  # since the last `trim`
         self._free: dict[int, list[memoryview]] = {}
 
-    def take(self, size: int) -> memoryview:
-        """Return memory of at least ``size`` bytes; `give` it back whole."""
-        capacity = 1 << max(size - 1, 1).bit_length()
+    def take(self, size: int, *, fresh: bool = False) -> memoryview:
+        """Return memory of at least ``size`` bytes, nobody's before if it is to be ``fresh``; `give` it back whole."""
+        step = 1 << max(size.bit_length() - 4, 0)  # a few sizes, none of them much larger than what is asked for
+        capacity = -(-size // step) * step
         self._used = True
         free = self._free.get(capacity)
-        if free:
+        if free and not fresh:
             self._kept -= capacity
             return free.pop()
-        return allocate(capacity)
+        # not from the heap: what is let go of is the system's again, and memory is bounded by what is in use
+        return memoryview(mmap.mmap(-1, capacity, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
 
     def give(self, memory: memoryview) -> None:
         """Take back what `take` returned. Nobody may read it afterwards."""
@@ -293,13 +296,15 @@ class Inbound:
         self._filled = 0
         memory = None
         if need > OWN_MEMORY:
-            if self.pool is not None:
-                memory = self.pool.take(need)
             if self.pool is not None or self.room is not None:
-                self._lease = _Lease(memory)
+                self._lease = _Lease(None)
             if self.room is not None:
                 assert self._lease is not None
                 self.waiting = not self.room.ask(self._lease, need, self._has_room)
+            if self.pool is not None:
+                assert self._lease is not None
+                # who waits has few bytes so far: memory that was used before would take all its pages with it
+                memory = self._lease.memory = self.pool.take(need, fresh=self.waiting)
         self._body = allocate(need) if memory is None else memory[:need]
 
     def _has_room(self) -> None:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Calls", "Shared"]
 
-POOLED_BYTES: Final = 32 * 1024 * 1024
+POOLED_BYTES: Final = 8 * 1024 * 1024
 
 
 class Calls(Protocol):
