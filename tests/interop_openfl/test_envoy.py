@@ -27,8 +27,8 @@ FULL = pytest.mark.full
         pytest.param("real", ("ours", "ours"), False, marks=FULL, id="real-ours+ours-plain"),
         pytest.param("real", ("ours", "ours"), True, marks=FULL, id="real-ours+ours-mtls"),
         pytest.param("real", ("ours", "real"), False, marks=FULL, id="real-ours+real-plain"),
-        pytest.param("real", ("ours", "real"), True, id="real-ours+real-mtls"),
-        pytest.param("ours", ("ours", "ours"), False, id="ours-ours+ours-plain"),
+        pytest.param("real", ("ours", "real"), True, marks=FULL, id="real-ours+real-mtls"),
+        pytest.param("ours", ("ours", "ours"), False, marks=FULL, id="ours-ours+ours-plain"),
         pytest.param("ours", ("ours", "real"), True, id="ours-ours+real-mtls"),
     ],
 )
