@@ -114,7 +114,8 @@ def _cell(closure: object) -> object:
 def _task(record: object) -> Task:
     """Return our task for OpenFL's ``TrainTask`` or ``ValidateTask``. Raises `ArchiveError`."""
     values = _mapping(getattr(record, "state", None))
-    name, function, kind = values.get("name"), values.get("function_name"), _KINDS.get(str(values.get("task_type")))
+    name, function, written = values.get("name"), values.get("function_name"), values.get("task_type")
+    kind = _KINDS.get(written) if isinstance(written, str) else None
     known = isinstance(record, Record) and record.path.rpartition(".")[0] == _TASKS
     if not known or not isinstance(name, str) or not isinstance(function, str) or kind is None:
         raise ArchiveError(
@@ -145,11 +146,11 @@ def _function(value: object) -> str:
     try:
         name = AGGREGATIONS.name_of(path)
     except ConfigurationError:
-        raise _unknown_function(f"the aggregation function {path}") from None
+        raise _unknown_function(f"the aggregation function {path:.200}") from None
     optimizer = _mapping(getattr(value, "state", None)).get("optimizer")
     try:
         return describe_aggregation(name, _settings(_mapping(getattr(optimizer, "state", None))))
-    except ConfigurationError as exc:
+    except (ConfigurationError, OverflowError) as exc:
         raise ArchiveError(f"{AGGREGATION_FILE}: {exc}") from None
 
 
@@ -174,8 +175,9 @@ def _texts(values: Iterable[object]) -> list[str]:
 
 
 def _described(value: object) -> str:
+    """Name ``value``. Only what is text is shown: what is nested may be endless to print."""
     if isinstance(value, Record) and isinstance(value.state, tuple) and len(value.state) == 2:
         slots = _mapping(value.state[1])
-        return f"{slots.get('__module__')!s:.100}.{slots.get('__qualname__')!s:.100}"
-    path = getattr(value, "path", None)
-    return f"{path or type(value).__name__!s:.200}"
+        names = (slots.get("__module__"), slots.get("__qualname__"))
+        return ".".join(f"{name:.100}" if isinstance(name, str) else "?" for name in names)
+    return f"{value.path:.200}" if isinstance(value, Record) else f"a value of type {type(value).__name__}"

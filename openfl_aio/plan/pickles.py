@@ -2,15 +2,15 @@
 
 Archives of OpenFL's interactive frontend hold two pickles for the server. This reads the part of the pickle language that
 cloudpickle writes for functions and plain objects, on Python 3.8 and newer; `Record` stands for every class, function
-and object in it. Whatever else a pickle may do (extension codes, persistent ids, an index that makes the reader reserve
-gigabytes) is refused before a single instruction is carried out.
+and object in it. Python's own unpickler is not used, even with its imports cut off: it hashes whatever is put into a
+dictionary or set, and sixty bytes of nested tuples take for ever to hash, or more than the C stack.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
 import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from openfl_aio.errors import ArchiveError
@@ -19,112 +19,167 @@ __all__ = ["MAX_PICKLE_BYTES", "Record", "read_pickle"]
 
 MAX_PICKLE_BYTES: Final = 1024 * 1024
 MAX_INSTRUCTIONS: Final = 200_000
-_VALUES: Final = ("NONE", "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT")
-_TEXTS: Final = ("SHORT_BINUNICODE", "BINUNICODE", "SHORT_BINBYTES", "BINBYTES")
-_TUPLES: Final = ("EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3")
-_CONTAINERS: Final = (
-    "EMPTY_LIST",
-    "APPEND",
-    "APPENDS",
-    "EMPTY_DICT",
-    "SETITEM",
-    "SETITEMS",
-    "EMPTY_SET",
-    "ADDITEMS",
-    "FROZENSET",
-)
-_OBJECTS: Final = ("STACK_GLOBAL", "REDUCE", "NEWOBJ", "NEWOBJ_EX", "BUILD")
-_MACHINE: Final = ("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "MEMOIZE", "BINGET", "LONG_BINGET")
-_ALLOWED: Final = frozenset((*_MACHINE, *_VALUES, *_TEXTS, *_TUPLES, *_CONTAINERS, *_OBJECTS))
 # cloudpickle gives a function or class its state by calling one of these with it
 _STATE_SETTERS: Final = frozenset({"_function_setstate", "_class_setstate"})
 
 
+@dataclass(slots=True, eq=False)
 class Record:
     """What a pickle names or makes: a class or function by its import ``path``, or what comes of calling one.
 
-    ``args`` and ``keywords`` are what it was called with, None for a name that was not called. ``state`` is what was set
-    afterwards, and ``items`` what was put into it. Equal paths are the same type, so `isinstance` tells nothing.
+    ``args`` and ``keywords`` are what it was called with, ``called`` whether it was. ``state`` is what was set afterwards,
+    and ``items`` what was put into it.
     """
 
-    path: str = ""
-
-    def __new__(cls, *args: Any, **keywords: Any) -> Any:
-        """Note a call. One that makes a class gives a record type, as what is named does."""
-        if cls.path.endswith("._make_skeleton_class") and len(args) > 1:
-            return _named(str(args[1]))
-        self = object.__new__(cls)
-        self.__dict__.update(args=args, keywords=keywords, state=None, items={})
-        if cls.path.rpartition(".")[2] in _STATE_SETTERS and len(args) == 2 and isinstance(args[0], Record):
-            args[0].__dict__["state"] = args[1]
-        return self
-
-    args: tuple[Any, ...]
-    keywords: dict[str, Any]
-    state: Any
-    items: dict[Any, Any]
-
-    def __repr__(self) -> str:
-        return f"<Record of {self.path}>"
-
-    def __call__(self, *args: Any, **keywords: Any) -> Any:
-        """Note a call of what a call gave."""
-        return _named(f"{self.path}()")(*args, **keywords)
-
-    def __reduce__(self) -> Any:
-        raise TypeError("a record is not to be pickled again")
-
-    def __setstate__(self, state: Any) -> None:
-        self.__dict__["state"] = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.items[key] = value
-
-    def append(self, value: Any) -> None:
-        """Keep what is put into a list's subclass."""
-        self.items[len(self.items)] = value
-
-    def extend(self, values: Any) -> None:
-        """Keep what is put into a list's subclass."""
-        for value in values:
-            self.append(value)
-
-    def add(self, value: Any) -> None:
-        """Keep what is put into a set's subclass."""
-        self.append(value)
-
-
-def _named(path: str) -> type[Record]:
-    return type("Record", (Record,), {"path": path})
-
-
-class _Reader(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        """Return a record type instead of what is named: nothing is imported."""
-        return _named(f"{module}.{name}")
-
-    def persistent_load(self, pid: Any) -> Any:
-        """Refuse: there is no such store."""
-        raise pickle.UnpicklingError("persistent ids are not read")
+    path: str
+    called: bool = False
+    args: tuple[Any, ...] = field(default=(), repr=False)  # what is nested may be endless to print
+    keywords: dict[Any, Any] = field(default_factory=dict, repr=False)
+    state: Any = field(default=None, repr=False)
+    items: dict[Any, Any] = field(default_factory=dict, repr=False)
 
 
 def read_pickle(data: bytes, *, name: str) -> Any:
-    """Return what the pickle ``data`` holds: plain values, and a `Record` (or record type) for everything else.
+    """Return what the pickle ``data`` holds: plain values, and a `Record` for everything else. A set is a list.
 
-    ``name`` is the file's, for errors. Takes a second for a hostile megabyte, so call it in a thread.
+    ``name`` is the file's, for errors. Takes a second for a hostile megabyte, so call it in a thread. What comes may be
+    nested without end: compare and print nothing of it that is not known to be plain.
 
     Raises `ArchiveError` for what is no pickle, too large, or not of the kind that cloudpickle writes.
     """
     if len(data) > MAX_PICKLE_BYTES:
         raise ArchiveError(f"{name} has {len(data)} bytes; at most {MAX_PICKLE_BYTES} are read")
+    machine = _Machine()
     try:
-        for count, (opcode, _, _) in enumerate(pickletools.genops(data)):
-            if opcode.name not in _ALLOWED:
-                raise ArchiveError(f"{name} uses the instruction {opcode.name}, which cloudpickle does not write here")
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if count >= MAX_INSTRUCTIONS:
                 raise ArchiveError(f"{name} has more than {MAX_INSTRUCTIONS} instructions")
-        return _Reader(io.BytesIO(data)).load()
+            if opcode.name == "STOP":
+                break
+            action = _ACTIONS.get(opcode.name)
+            if action is None:
+                raise ArchiveError(f"{name} uses the instruction {opcode.name}, which cloudpickle does not write here")
+            action(machine, argument)
+        return machine.pop()
     except ArchiveError:
         raise
     except Exception as exc:  # a damaged pickle fails in any way there is
         raise ArchiveError(f"{name} is no pickle that can be read ({type(exc).__name__}: {exc!s:.200})") from None
+
+
+class _Mark:
+    """Where a group of operands begins on the stack."""
+
+
+class _Machine:
+    """The stack and the memo of one reading, and the instructions that do more than push a value."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.memo: list[Any] = []
+
+    def push(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def pop(self) -> Any:
+        value = self.stack.pop()
+        if value is _Mark:
+            raise ValueError("a value is missing")
+        return value
+
+    def group(self) -> list[Any]:
+        """Take everything above the last mark off the stack, and the mark."""
+        taken = []
+        while (value := self.stack.pop()) is not _Mark:
+            taken.append(value)
+        taken.reverse()
+        return taken
+
+    def tuple_of(self, size: int) -> None:
+        taken = [self.pop() for _ in range(size)]
+        self.push(tuple(reversed(taken)))
+
+    def put(self, values: list[Any]) -> None:
+        """Put ``values`` into the list, or object, on top of the stack."""
+        target = self.stack[-1]
+        if isinstance(target, Record):
+            target.items.update(enumerate(values, start=len(target.items)))
+        else:
+            target.extend(values)
+
+    def put_pairs(self, values: list[Any]) -> None:
+        """Put keys and values into the dictionary, or object, on top of the stack."""
+        target = self.stack[-1]
+        items = target.items if isinstance(target, Record) else target
+        if not isinstance(items, dict):
+            raise TypeError(f"a {type(items).__name__} has no keys")
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            if not isinstance(key, str | bytes | int | float | None):
+                raise TypeError(f"a key that is a {type(key).__name__}")
+            items[key] = value
+
+    def name(self) -> None:
+        name, module = self.pop(), self.pop()
+        if not isinstance(name, str) or not isinstance(module, str):
+            raise TypeError("a name that is no text")
+        self.push(Record(f"{module}.{name}"))
+
+    def call(self, keywords: dict[Any, Any] | None = None) -> None:
+        args, callee = self.pop(), self.pop()
+        if not isinstance(args, tuple) or not isinstance(callee, Record) or not isinstance(keywords, dict | None):
+            raise TypeError("a call of what cannot be called")
+        function = callee.path.rpartition(".")[2]
+        if function in _STATE_SETTERS and len(args) == 2 and isinstance(args[0], Record):
+            args[0].state = args[1]
+        if function == "_make_skeleton_class" and len(args) > 1 and isinstance(args[1], str):
+            self.push(Record(args[1]))  # a class of the user's own, by its name
+            return
+        path = f"{callee.path}()" if callee.called else callee.path
+        if len(path) > 1000:
+            raise ValueError("too long a name")
+        self.push(Record(path, True, args, keywords or {}))
+
+    def set_state(self) -> None:
+        state, target = self.pop(), self.stack[-1]
+        if not isinstance(target, Record):
+            raise TypeError(f"a {type(target).__name__} has no state")
+        target.state = state
+
+
+_VALUES: Final = (
+    "BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE SHORT_BINBYTES BINBYTES".split()  # noqa: SIM905
+)
+_ACTIONS: Final[dict[str, Callable[[_Machine, Any], object]]] = {
+    **dict.fromkeys(_VALUES, _Machine.push),
+    "PROTO": lambda machine, _: None,
+    "FRAME": lambda machine, _: None,
+    "NONE": lambda machine, _: machine.push(None),
+    "NEWTRUE": lambda machine, _: machine.push(True),
+    "NEWFALSE": lambda machine, _: machine.push(False),
+    "MARK": lambda machine, _: machine.push(_Mark),
+    "POP": lambda machine, _: machine.pop(),
+    "POP_MARK": lambda machine, _: machine.group(),
+    "DUP": lambda machine, _: machine.push(machine.stack[-1]),
+    "MEMOIZE": lambda machine, _: machine.memo.append(machine.stack[-1]),
+    "BINGET": lambda machine, index: machine.push(machine.memo[index]),
+    "LONG_BINGET": lambda machine, index: machine.push(machine.memo[index]),
+    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
+    "TUPLE": lambda machine, _: machine.push(tuple(machine.group())),
+    "TUPLE1": lambda machine, _: machine.tuple_of(1),
+    "TUPLE2": lambda machine, _: machine.tuple_of(2),
+    "TUPLE3": lambda machine, _: machine.tuple_of(3),
+    "EMPTY_LIST": lambda machine, _: machine.push([]),
+    "EMPTY_SET": lambda machine, _: machine.push([]),
+    "FROZENSET": lambda machine, _: machine.push(machine.group()),
+    "APPEND": lambda machine, _: machine.put([machine.pop()]),
+    "APPENDS": lambda machine, _: machine.put(machine.group()),
+    "ADDITEMS": lambda machine, _: machine.put(machine.group()),
+    "EMPTY_DICT": lambda machine, _: machine.push({}),
+    "SETITEM": lambda machine, _: machine.put_pairs([machine.pop(), machine.pop()][::-1]),
+    "SETITEMS": lambda machine, _: machine.put_pairs(machine.group()),
+    "STACK_GLOBAL": lambda machine, _: machine.name(),
+    "REDUCE": lambda machine, _: machine.call(),
+    "NEWOBJ": lambda machine, _: machine.call(),
+    "NEWOBJ_EX": lambda machine, _: machine.call(machine.pop()),
+    "BUILD": lambda machine, _: machine.set_state(),
+}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -18,6 +21,69 @@ TRAIN = Task("train", "fit", TaskKind.TRAIN, apply_local=False)
 LOCAL = Task("locally_tuned_model_validate", "check", TaskKind.VALIDATE, apply_local=True)
 GLOBAL = Task("aggregated_model_validate", "check", TaskKind.VALIDATE, apply_local=False)
 NAMES = ("fit", "check")
+PICKLED = sorted((Path(__file__).parent / "pickled").glob("*.json"), key=lambda path: path.stem)
+
+
+@pytest.fixture(params=PICKLED, ids=[path.stem for path in PICKLED])
+def pickled(request: pytest.FixtureRequest) -> dict[str, bytes]:
+    """What cloudpickle makes on each Python of OpenFL's own assigners, without their instructions, and of others."""
+    kept = json.loads(request.param.read_text())
+    return {name: base64.b64decode(text) for name, text in kept.items() if name not in ("python", "cloudpickle")}
+
+
+def test_there_are_pickles_of_all_pythons_that_frontends_run_on() -> None:
+    assert sorted(path.stem for path in PICKLED) == sorted(f"python3.{minor}" for minor in range(8, 13))
+
+
+def test_what_openfl_itself_pickles_is_read(pickled: dict[str, bytes]) -> None:
+    train = Task("train", "train", TaskKind.TRAIN, apply_local=False)
+    tuned = Task("locally_tuned_model_validate", "validate", TaskKind.VALIDATE, apply_local=True)
+    aggregated = Task("aggregated_model_validate", "validate", TaskKind.VALIDATE, apply_local=False)
+    assert read_tasks(pickled["both"]) == (train, tuned, aggregated)
+    assert read_tasks(pickled["validate"]) == (aggregated,)
+    assert read_functions(pickled["default_aggregation"]) == Functions()
+    assert read_functions(pickled["aggregation"]) == Functions({"train": "geometric_median", "validate": "median"})
+
+
+def test_what_users_pickle_is_refused_on_every_python(pickled: dict[str, bytes]) -> None:
+    with pytest.raises(ForeignCodeError, match=r"task_assigner_obj\.pkl holds .*__main__\.own"):
+        read_tasks(pickled["own_assigner"])
+    with pytest.raises(ArchiveError, match=r"aggregation_function_obj\.pkl"):
+        read_functions(pickled["own_aggregation"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        pytest.param(b"interactive_api.experiment", b"interactive_api.experimenX", id="another module"),
+        pytest.param(b"round_number", b"round_numbex", id="another variable"),
+        pytest.param(b"component.assigner.tasks", b"component.assigner.taskX", id="tasks of another module"),
+        pytest.param(b"__module__", b"__modulX__", id="no module"),
+    ],
+)
+def test_what_differs_from_openfls_own_is_not_taken_for_it(pickled: dict[str, bytes], old: bytes, new: bytes) -> None:
+    assert old in pickled["both"]
+    with pytest.raises(ArchiveError, match=r"task_assigner_obj\.pkl"):
+        read_tasks(pickled["both"].replace(old, new))
+
+
+LAUGHS = b")" + b"2\x86" * 60  # sixty tuples, each twice the one before: printing or comparing them never ends
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        LAUGHS + b".",
+        b"\x8c\x01x\x8c\x01y\x93" + LAUGHS + b"R.",
+        b"\x8c\x01x\x8c\x01y\x93)R(N}\x8c\x0a__module__" + LAUGHS + b"stb.",
+        b"]\x94h\x00a.",
+    ],
+)
+def test_what_is_nested_without_end_is_refused_without_walking_through_it(data: bytes) -> None:
+    with pytest.raises(ForeignCodeError, match=r"task_assigner_obj\.pkl"):
+        read_tasks(b"\x80\x04" + data)
+    with pytest.raises(ArchiveError, match=r"aggregation_function_obj\.pkl"):
+        read_functions(b"\x80\x04" + data)
 
 
 def test_the_stock_assigner_gives_its_tasks_in_its_order() -> None:

@@ -82,6 +82,23 @@ def test_a_hostile_pickle_is_refused_with_its_name(data: bytes) -> None:
         read_pickle(data, name="x.pkl")
 
 
+LAUGHS = b")" + b"2\x86" * 60  # sixty tuples, each twice the one before
+DEEP = b")" + b"\x85" * 150_000
+
+
+@pytest.mark.parametrize("key", [LAUGHS, DEEP], ids=["laughing", "deep"])
+@pytest.mark.parametrize("how", [b"}%sNs.", b"}(%sNu.", b"cx\ny\n%sR.", b"\x8c\x01x\x8c\x01y\x93)R%sNs."])
+def test_a_key_whose_hash_would_never_come_is_refused(how: bytes, key: bytes) -> None:
+    with pytest.raises(ArchiveError, match=r"x\.pkl"):
+        read_pickle(b"\x80\x04" + how % key, name="x.pkl")
+
+
+@pytest.mark.parametrize("nested", [LAUGHS, DEEP], ids=["laughing", "deep"])
+def test_a_nested_member_of_a_set_is_kept_without_a_look_at_it(nested: bytes) -> None:
+    assert len(read_pickle(b"\x80\x04\x8f(" + nested + b"\x90.", name="x.pkl")) == 1
+    assert len(read_pickle(b"\x80\x04(" + nested + b"\x91.", name="x.pkl")) == 1
+
+
 def test_a_tree_that_laughs_is_no_larger_than_its_text() -> None:
     # each list holds the one before ten times: only whoever walks through it sees 10**50 leaves
     body = b""

@@ -1,0 +1,76 @@
+"""Real frontends and real envoys with our director, which has no OpenFL and runs nothing of what they send."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.interop_openfl.federations import assert_same_model
+from tests.interop_openfl.interactive_sites import Site, expected_model
+from tests.interop_openfl.processes import Programs
+
+pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240)]
+
+FULL = pytest.mark.full
+
+
+def start(programs: Programs, folder: Path, *, cert: Path | None = None) -> Site:
+    """Start our director and two real envoys."""
+    site = Site(programs, folder, cert=cert)
+    site.director("ours")
+    for name in ("one", "two"):
+        site.envoy(name, "real")
+    return site
+
+
+@pytest.mark.parametrize(
+    ("tls", "deltas"),
+    [
+        pytest.param(False, False, id="plaintext-whole"),
+        pytest.param(False, True, id="plaintext-deltas", marks=FULL),
+        pytest.param(True, False, id="mtls-whole", marks=FULL),
+        pytest.param(True, True, id="mtls-deltas"),
+    ],
+)
+def test_an_experiment_finishes_with_the_model_that_arithmetic_gives(
+    programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool, deltas: bool
+) -> None:
+    site = start(programs, tmp_path, cert=ca_folder if tls else None)
+    outcome = site.outcome(site.submit("--rounds", "3", *(["--deltas"] if deltas else [])))
+    assert outcome.status == "finished"
+    assert outcome.metrics > 0
+    assert_same_model(outcome.model, expected_model(3))
+
+
+@FULL
+def test_one_experiment_after_the_other_and_two_at_once(programs: Programs, tmp_path: Path) -> None:
+    site = start(programs, tmp_path)
+    for options in (["first"], ["second"]):
+        assert site.outcome(site.submit("--name", *options)).status == "finished"
+    both = [site.submit("--name", name) for name in ("third", "fourth")]
+    for frontend in both:
+        outcome = site.outcome(frontend)
+        assert outcome.status == "finished"
+        assert_same_model(outcome.model, expected_model(2))
+
+
+@FULL
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_failing_envoy_fails_the_experiment_and_both_envoys_work_on(
+    programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
+) -> None:
+    site = start(programs, tmp_path, cert=ca_folder if tls else None)
+    assert site.outcome(site.submit("--name", "failing", "--fail-at", "2")).status == "failed"
+    outcome = site.outcome(site.submit("--name", "working"))
+    assert outcome.status == "finished"
+    assert_same_model(outcome.model, expected_model(2))
+
+
+@FULL
+@pytest.mark.parametrize("pipeline", ["KCPipeline", "SKCPipeline", "STCPipeline", "RandomShiftPipeline"])
+def test_each_pipeline(programs: Programs, tmp_path: Path, pipeline: str) -> None:
+    site = start(programs, tmp_path)
+    outcome = site.outcome(site.submit("--pipeline", f"openfl.pipelines.{pipeline}", "--deltas"))
+    assert outcome.status == "finished"
+    assert sorted(outcome.model) == sorted(expected_model(2))
