@@ -17,7 +17,10 @@ from openfl_aio.tensors.aggregation import (
     NO_STATE,
     AggregationContext,
     AggregationFunction,
+    History,
+    HistoryRow,
     LocalTensor,
+    PrivilegedFunction,
     SelectingFunction,
     State,
     Step,
@@ -145,12 +148,14 @@ def aggregate_round(
     origin: str,
     states: States | None = None,
     put_away: PutAway | None = None,
+    history: Mapping[int, Arrays] | None = None,
 ) -> RoundOutcome:
     """Aggregate the ``results`` (task -> collaborator -> result) of a round that began with ``model``.
 
-    ``states`` are those that the round before gave. ``put_away`` returns the same array where it takes no memory; it is
-    called for what does not lie in an upload as it is, where a function needs all local tensors at once. Tensors of
-    the model that nobody trained are carried over, and so are those that nobody sent whom the task's function chose.
+    ``states`` are those that the round before gave, ``history`` the models of earlier rounds, for functions that look.
+    ``put_away`` returns the same array where it takes no memory; it is called for what does not lie in an upload as it
+    is, where a function needs all local tensors at once. Tensors of the model that nobody trained are carried over, and
+    so are those that nobody sent whom the task's function chose.
     Raises `TensorError` for payloads that do not decode.
     """
     metrics: list[AggregatedMetric] = []
@@ -158,6 +163,7 @@ def aggregate_round(
     deltas: dict[str, EncodedTensor] = {}
     next_states: dict[tuple[str, str], State] = dict(states or {})
     average = WeightedAverage()
+    seen = partial(_history, codec, results, {**(history or {}), round_number: model}, origin)
     for task_name, by_collaborator in results.items():
         groups = _grouped(by_collaborator)
         function = function_of(task_name)
@@ -176,7 +182,7 @@ def aggregate_round(
                 if not of_chosen:
                     continue
                 state = next_states.get((task_name, name), NO_STATE)
-                step = _step(function, read(of_chosen, base), context, state)
+                step = _step(function, read(of_chosen, base), context, state, seen)
                 next_states[task_name, name] = step.state
                 if base is None:
                     next_model[name] = step.values
@@ -196,11 +202,41 @@ Groups = dict[tuple[str, tuple[str, ...], bool], list[Source]]
 
 
 def _step(
-    function: AggregationFunction, tensors: Iterator[LocalTensor], context: AggregationContext, state: State
+    function: AggregationFunction,
+    tensors: Iterator[LocalTensor],
+    context: AggregationContext,
+    state: State,
+    history: Callable[[], History],
 ) -> Step:
+    if isinstance(function, PrivilegedFunction):
+        return Step(function.aggregate_with(tensors, context, history()))
     if isinstance(function, SelectingFunction):
         return Step(function.combine(tensors, context))
     return function.step(tensors, context, state)
+
+
+def _history(
+    codec: TensorCodec, results: Mapping[str, Mapping[str, Result]], models: Mapping[int, Arrays], origin: str
+) -> History:
+    """Return what there is in ``models``, of which the last is this round's, and in the ``results``."""
+    rows = [
+        HistoryRow(TensorKey.of(name, origin, number, tags=("model",)), partial(np.asarray, array))
+        for number, model in sorted(models.items())
+        for name, array in model.items()
+    ]
+    current = max(models)
+    for by_collaborator in results.values():
+        for collaborator, result in sorted(by_collaborator.items()):
+            for record in result.record.tensors:
+                key = TensorKey.of(
+                    record.name, collaborator, current, report=record.report, tags=strip_compression(record.tags)
+                )
+                rows.append(HistoryRow(key, partial(_read, codec, result, record, models[current].get(record.name))))
+    return History(rows)
+
+
+def _read(codec: TensorCodec, result: Result, record: TensorRecord, base: NDArray[Any] | None) -> NDArray[Any]:
+    return decode_result(codec, result.tensor(record), base)
 
 
 def _rounded(step: Step, base: NDArray[Any]) -> NDArray[np.float32]:

@@ -101,6 +101,10 @@ class GlobalModels:
         self._drop(next_round - self._store_rounds + 1)
         return improved
 
+    def history(self) -> dict[int, Arrays]:
+        """Return the models of all rounds that are kept, by round."""
+        return dict(self._kept)
+
     def older(self) -> Iterator[tuple[int, str, NDArray[np.float32]]]:
         """Yield round, name and values of what is kept and is not in the current model."""
         current = self.current

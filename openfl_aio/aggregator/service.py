@@ -75,7 +75,8 @@ class Aggregator:
     ``storage`` is somebody else's if given, else the aggregator opens its own in ``config.workspace``. With
     ``config.listen`` it serves on its own port, else somebody mounts it. ``on_change`` is called, without waiting,
     after every change of phase or round. Without TLS only this machine is served, unless
-    ``allow_plaintext_anywhere``. Leaving the context ends an unfinished federation.
+    ``allow_plaintext_anywhere``. ``functions`` aggregate instead of those that the configuration names for tasks.
+    Leaving the context ends an unfinished federation.
     """
 
     def __init__(
@@ -88,12 +89,13 @@ class Aggregator:
         on_change: Callable[[], None] | None = None,
         offload: Offload = in_thread,
         allow_plaintext_anywhere: bool = False,
+        functions: Mapping[str, AggregationFunction] | None = None,
     ) -> None:
         self._config = config
         self._functions = {
             task.name: get_aggregation(config.task_aggregation.get(task.name, config.aggregation))
             for task in config.tasks
-        }
+        } | dict(functions or {})
         check_enough(self._functions, config.collaborators)
         self._states: States = {}
         self._codec = TensorCodec(config.pipeline)
@@ -440,6 +442,7 @@ class Aggregator:
                 function_of=self._function_of,
                 origin=self.uuid,
                 states=self._states,
+                history=self._models.history(),
                 put_away=None if self._folder is None else partial(put_away, folder=self._folder),
             )
         finally:

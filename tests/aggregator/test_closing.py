@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 
 from openfl_aio.aggregator.closing import Arrays, RoundOutcome, States, aggregate_round
 from openfl_aio.errors import TensorError
-from openfl_aio.tensors.aggregation import AggregationContext, AggregationFunction, LocalTensor, get_aggregation
+from openfl_aio.tensors.aggregation import (
+    AggregationContext,
+    AggregationFunction,
+    History,
+    LocalTensor,
+    PrivilegedFunction,
+    get_aggregation,
+)
 from openfl_aio.tensors.codec import Buffer, EncodedTensor, TensorCodec, TransformerMetadata
 from openfl_aio.tensors.delta import apply_delta, delta
 from openfl_aio.tensors.key import TensorKey
@@ -232,3 +239,54 @@ def test_an_array_that_is_not_the_functions_own_is_left_as_it_is() -> None:
         expected = apply_delta(base, delta(theirs, base))
         assert np.array_equal(outcome.model["w"], expected)
         assert not outcome.model["w"].flags.writeable
+
+
+class Looking(PrivilegedFunction):
+    """Notes what it sees, and gives the oldest global model's values plus the best reported accuracy."""
+
+    name = "looking"
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, int, tuple[str, ...], float]] = []
+
+    def aggregate_with(
+        self, tensors: Iterable[LocalTensor], context: AggregationContext, history: History
+    ) -> NDArray[np.float32]:
+        list(tensors)
+        self.seen = [
+            (row.key.tensor_name, row.key.origin, row.key.round_number, row.key.tags, float(row.read().reshape(-1)[0]))
+            for row in history
+        ]
+        oldest = next(history.find(context.tensor_name, origin="aggregator", tags=["model"]))
+        scores = [float(row.read()) for row in history.find("acc", round_number=context.round_number, tags=["metric"])]
+        return np.asarray(oldest.read() + max(scores), np.float32)
+
+
+def test_a_privileged_function_sees_models_and_what_all_collaborators_sent() -> None:
+    def upload(value: float, score: float, base: Arrays | None) -> Upload:
+        sent = trained({"w": np.full(2, value)}, base=base)
+        key = TensorKey.of("acc", "x", 4, report=True, tags=("metric", "trained"))
+        return Upload([*sent._tensors.values(), TensorCodec().encode(key, np.array(score, np.float32))])
+
+    base = {"w": np.ones(2, np.float32)}
+    function = Looking()
+    outcome = aggregate_round(
+        4,
+        {"train": {"b": upload(7, 0.5, base), "a": upload(5, 0.75, None)}},
+        base,
+        codec=TensorCodec(),
+        function_of=lambda _: function,
+        origin="aggregator",
+        history={3: {"w": np.full(2, 10, np.float32)}},
+    )
+    assert outcome.model["w"][0] == 10.75
+    assert function.seen == [
+        ("w", "aggregator", 3, ("model",), 10),
+        ("w", "aggregator", 4, ("model",), 1),
+        ("w", "a", 4, ("trained",), 5),
+        ("acc", "a", 4, ("metric", "trained"), 0.75),
+        ("w", "b", 4, ("delta", "trained"), 7),
+        ("acc", "b", 4, ("metric", "trained"), 0.5),
+    ]
+    with pytest.raises(TensorError, match="'looking' needs the history"):
+        function.aggregate([], AggregationContext("w", 0))

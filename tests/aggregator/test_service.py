@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +32,7 @@ from openfl_aio.errors import (
 from openfl_aio.storage.journal import Entry, MemoryJournal, Spool
 from openfl_aio.storage.models import ModelFiles
 from openfl_aio.storage.storage import Storage
+from openfl_aio.tensors.aggregation import AggregationContext, History, LocalTensor, PrivilegedFunction
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec, TransformerMetadata
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.testing.federation import InProcessAggregator, inline
@@ -593,3 +594,24 @@ async def test_a_federation_that_was_over_before() -> None:
 def test_the_limit_of_an_upload_leaves_room_for_the_state_of_an_optimizer() -> None:
     assert upload_limit(Limits(), 10) == 40 + 1024 * 1024
     assert upload_limit(Limits(max_upload_bytes=7), 10) == 7
+
+
+class Undo(PrivilegedFunction):
+    """Gives back the model of the round before, if that is kept, plus one."""
+
+    name = "undo"
+
+    def aggregate_with(
+        self, tensors: Iterable[LocalTensor], context: AggregationContext, history: History
+    ) -> NDArray[np.float32]:
+        oldest = next(history.find(context.tensor_name, tags=["model"]))
+        return np.asarray(oldest.read() + 1, np.float32)
+
+
+async def test_a_function_that_is_given_sees_earlier_models() -> None:
+    async with aggregator(functions={TRAIN: Undo()}) as service:
+        for expected in (2.0, 2.0):  # of round 0 both times: the model before is 1
+            for name in ("one", "two"):
+                await play(service, name, 9.0)
+            await anyio.sleep(1)
+            np.testing.assert_array_equal(values(service), np.full((2, 2), expected))

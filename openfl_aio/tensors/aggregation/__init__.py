@@ -30,6 +30,7 @@ from openfl_aio.tensors.aggregation.fedcurv import FedCurvWeightedAverage
 from openfl_aio.tensors.aggregation.geometric_median import GeometricMedian
 from openfl_aio.tensors.aggregation.krum import Krum, MultiKrum
 from openfl_aio.tensors.aggregation.median import Median
+from openfl_aio.tensors.aggregation.privileged import History, HistoryRow, PrivilegedFunction
 from openfl_aio.tensors.aggregation.trimmed_mean import TrimmedMean
 from openfl_aio.tensors.aggregation.weighted_average import WeightedAverage
 from openfl_aio.tensors.aggregation.yogi import YogiAdaptiveAggregation
@@ -45,10 +46,13 @@ __all__ = [
     "FedAvgM",
     "FedCurvWeightedAverage",
     "GeometricMedian",
+    "History",
+    "HistoryRow",
     "Krum",
     "LocalTensor",
     "Median",
     "MultiKrum",
+    "PrivilegedFunction",
     "SelectingFunction",
     "State",
     "StatefulFunction",
