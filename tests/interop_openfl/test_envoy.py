@@ -27,7 +27,9 @@ FULL = pytest.mark.full
         pytest.param("real", ("ours", "ours"), False, marks=FULL, id="real-ours+ours-plain"),
         pytest.param("real", ("ours", "ours"), True, marks=FULL, id="real-ours+ours-mtls"),
         pytest.param("real", ("ours", "real"), False, marks=FULL, id="real-ours+real-plain"),
-        pytest.param("real", ("ours", "real"), True, id="real-ours+real-mtls"),
+        pytest.param("real", ("ours", "real"), True, marks=FULL, id="real-ours+real-mtls"),
+        pytest.param("ours", ("ours", "ours"), False, marks=FULL, id="ours-ours+ours-plain"),
+        pytest.param("ours", ("ours", "real"), True, id="ours-ours+real-mtls"),
     ],
 )
 def test_the_model_is_the_same(
@@ -73,19 +75,24 @@ def test_an_envoy_outlives_an_experiment_that_fails(programs: Programs, tmp_path
 @pytest.mark.parametrize("treatment", ["RESET", "CONTINUE_LOCAL", "CONTINUE_GLOBAL"])
 def test_an_optimizer_goes_on_as_at_real_envoys(programs: Programs, tmp_path: Path, treatment: str) -> None:
     models = []
-    federations: list[tuple[Kind, Kind]] = [("real", "real"), ("ours", "real")]
-    for number, envoys in enumerate(federations):
+    federations: list[tuple[Kind, tuple[Kind, Kind]]] = [
+        ("real", ("real", "real")),
+        ("real", ("ours", "real")),
+        ("ours", ("real", "ours")),
+    ]
+    for number, (director, envoys) in enumerate(federations):
         folder = tmp_path / str(number)
         folder.mkdir()
         site = Site(programs, folder)
-        started = [site.director("real")]
+        started = [site.director(director)]
         started += [site.envoy(name, kind) for name, kind in zip(("one", "two"), envoys, strict=True)]
         outcome = site.outcome(site.submit("--rounds", "3", "--momentum", "0.7", "--treatment", treatment, "--deltas"))
         assert outcome.status == "finished"
         models.append(outcome.model)
         for program in started:
             program.kill()
-    assert_same_model(models[1], models[0])
+    for model in models[1:]:
+        assert_same_model(model, models[0])
 
 
 @FULL
