@@ -2,13 +2,16 @@
 
 A round has OpenFL's three tasks and no training: the model comes down, goes up as it came, and is averaged. Its time is
 from the first task that anybody gets in it to the first one of the next, in the middle of a federation. Ours keeps
-its journal and writes its models; OpenFL writes its models. The collaborators are threads of a few processes.
+its journal and writes its models; OpenFL writes its models. The collaborators are threads of a few processes; 32 of
+them and the real server take 17 GiB of memory together.
 
 Beside it: how long from when the last result of a round begins to be handed in until every collaborator has a task of
 the next round, with a model so small that only waiting counts.
 """
 
 from __future__ import annotations
+
+import sys
 
 from _openfl import OPENFL, OpenFL, openfl_arguments
 from _sides import Measurement, report_sides
@@ -44,6 +47,8 @@ def main() -> None:
                     processes=processes,
                 )
                 values[side], turns[side] = played.length, played.every
+                if not options.small:  # a federation takes minutes, and what was measured should not be lost
+                    print(f"{case}, {side}: {played.median:.3g} s a round", file=sys.stderr, flush=True)
                 notes[f"{case}: memory of the server at most, MiB, {side}"] = played.memory / MIB
             rows.append(Measurement(case, "s a round", values, more_is_better=False, peers=(OPENFL,)))
             if parameters < MILLION:

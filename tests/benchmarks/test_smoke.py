@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = sorted(BENCHMARKS.glob("[!_]*.py"))
+NEEDS_OPENFL = {"experiment_latency.py"}  # nothing stands in for its frontend
+SCRIPTS = sorted(path for path in BENCHMARKS.glob("[!_]*.py") if path.name not in NEEDS_OPENFL)
 
 
 def run(script: Path, *options: str) -> subprocess.CompletedProcess[str]:

@@ -25,11 +25,15 @@ NUMBERS: Final = {"one": 1, "two": 2}
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the frontend saw an experiment end: its status, the last model, how many metrics came."""
+    """How the frontend saw an experiment end: its status, the last model, how many metrics came.
+
+    ``seconds``: from the submission's first byte until the frontend saw the end, for which it asks ten times a second.
+    """
 
     status: str
     metrics: int
     model: dict[str, NDArray[np.float32]]
+    seconds: float
 
 
 class Site:
@@ -42,8 +46,11 @@ class Site:
         self._cert = cert
         self._frontends = 0
 
-    def director(self, kind: Kind) -> Program:
-        """Start a director and wait until it listens. A second one of the other kind may take the first one's place."""
+    def director(self, kind: Kind, **more: object) -> Program:
+        """Start a director, with ``more`` settings, and wait until it listens.
+
+        A second one of the other kind may take the first one's place.
+        """
         root = self._folder / f"director-{kind}"
         root.mkdir()
         settings = {
@@ -52,6 +59,7 @@ class Site:
             "sample_shape": ["1"],
             "target_shape": ["1"],
             "envoy_health_check_period": 2,
+            **more,
         }
         (root / "director.yaml").write_text(yaml.safe_dump({"settings": settings}))
         arguments = ["start", "-c", "director.yaml", *self._certificates("server", "agg_localhost")]
@@ -98,7 +106,7 @@ class Site:
         """Wait for the frontend's end and return what it saw."""
         said: dict[str, Any] = json.loads(frontend.succeed(seconds).splitlines()[-1])
         model = {name: np.asarray(values, np.float32) for name, values in said["model"].items()}
-        return Outcome(said["status"], said["metrics"], model)
+        return Outcome(said["status"], said["metrics"], model, said["seconds"])
 
     def _certificates(self, folder: str, name: str) -> list[str]:
         if self._cert is None:

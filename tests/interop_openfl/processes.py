@@ -196,10 +196,14 @@ class Programs:
         command = [peer_python(release or self.release), str(PEERS / f"{program}.py"), *map(str, arguments)]
         return self._start(program, command, cwd=cwd, env=env or {})
 
-    def close(self) -> None:
-        """Kill what still runs, and print what each program said last: pytest shows it when the test failed."""
+    def end(self) -> None:
+        """Kill what still runs."""
         for program in self._all:
             program.kill()
+
+    def close(self) -> None:
+        """Kill what still runs, and print what each program said last: pytest shows it when the test failed."""
+        self.end()
         for program in self._all:
             print(program.ending())  # noqa: T201 - captured by pytest
 

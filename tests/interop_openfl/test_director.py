@@ -15,10 +15,10 @@ pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240)]
 FULL = pytest.mark.full
 
 
-def start(programs: Programs, folder: Path, *, cert: Path | None = None) -> Site:
+def start(programs: Programs, folder: Path, *, cert: Path | None = None, **settings: object) -> Site:
     """Start our director and two real envoys."""
     site = Site(programs, folder, cert=cert)
-    site.director("ours")
+    site.director("ours", **settings)
     for name in ("one", "two"):
         site.envoy(name, "real")
     return site
@@ -74,3 +74,21 @@ def test_each_pipeline(programs: Programs, tmp_path: Path, pipeline: str) -> Non
     outcome = site.outcome(site.submit("--pipeline", f"openfl.pipelines.{pipeline}", "--deltas"))
     assert outcome.status == "finished"
     assert sorted(outcome.model) == sorted(expected_model(2))
+
+
+@FULL
+def test_an_assigner_of_the_users_own_runs_if_the_operator_says_so(programs: Programs, tmp_path: Path) -> None:
+    site = start(programs, tmp_path, allow_pickled_code=True)
+    outcome = site.outcome(site.submit("--own-assigner", "--rounds", "3"))
+    assert outcome.status == "finished"
+    assert_same_model(outcome.model, expected_model(3))
+
+
+@FULL
+def test_what_cannot_be_read_fails_alone(programs: Programs, tmp_path: Path) -> None:
+    site = start(programs, tmp_path)
+    for name in ("broken", "own-assigner"):
+        assert site.outcome(site.submit("--name", name, f"--{name}")).status == "failed"
+    outcome = site.outcome(site.submit("--name", "working"))
+    assert outcome.status == "finished"
+    assert_same_model(outcome.model, expected_model(2))

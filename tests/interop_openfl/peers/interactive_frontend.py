@@ -32,6 +32,8 @@ parser.add_argument("--momentum", type=float, default=0.0)
 parser.add_argument("--pipeline")
 parser.add_argument("--fail-at", type=float, default=0.0)
 parser.add_argument("--remove", action="store_true", help="make the director forget the experiment in the end")
+parser.add_argument("--own-assigner", action="store_true", help="one that lets a single site validate")
+parser.add_argument("--broken", action="store_true", help="send an archive that is none")
 options = parser.parse_args()
 
 
@@ -119,7 +121,41 @@ while True:
 print(f"envoys online: {sorted(online)}")
 
 experiment = FLExperiment(federation=federation, experiment_name=options.name)
-override = {"compression_pipeline": {"template": options.pipeline}} if options.pipeline else None
+override = {"compression_pipeline.template": options.pipeline} if options.pipeline else None
+registered = tasks.get_registered_tasks()
+
+
+def turns(collaborators, round_number, **kwargs):
+    """Let everybody train, and one after the other validate."""
+    turn = round_number % len(collaborators)
+    given = {name: [registered["train"]] for name in collaborators}
+    given[collaborators[turn]].append(registered["aggregated_model_validate"])
+    return given
+
+
+if options.broken:
+    pack = experiment._pack_the_workspace
+
+    def packed():
+        """Pack, and spoil it."""
+        path = pack()
+        Path(path).write_bytes(b"no zip")
+        return path
+
+    experiment._pack_the_workspace = packed
+
+send = federation.dir_client.set_new_experiment
+began = 0.0
+
+
+def sent(**kwargs):
+    """Send, and remember when."""
+    global began
+    began = time.monotonic()
+    return send(**kwargs)
+
+
+federation.dir_client.set_new_experiment = sent
 experiment.start(
     model_provider=ModelInterface(Model(), Optimizer(options.momentum), "interactive_adapter.Adapter"),
     task_keeper=tasks,
@@ -128,6 +164,7 @@ experiment.start(
     delta_updates=options.deltas,
     opt_treatment=options.treatment,
     override_config=override,
+    task_assigner=turns if options.own_assigner else None,
 )
 print("submitted")
 metrics = sum(1 for _ in federation.dir_client.stream_metrics(options.name))
@@ -136,8 +173,14 @@ while True:
     if status not in ("pending", "in_progress"):
         break
     time.sleep(0.1)
+seconds = time.monotonic() - began
 model = experiment.get_last_model().tensors
-result = {"status": status, "metrics": metrics, "model": {name: values.tolist() for name, values in model.items()}}
+result = {
+    "status": status,
+    "metrics": metrics,
+    "seconds": seconds,
+    "model": {name: values.tolist() for name, values in model.items()},
+}
 if options.remove:
     experiment.remove_experiment_data()
 print(json.dumps(result))
