@@ -50,7 +50,7 @@ async def run_assigner(
         answer = await _ask(workspace, request.encode(), seconds)
     try:
         return _checked(json.loads(answer))
-    except (ValueError, KeyError, TypeError, AttributeError, ConfigurationError) as exc:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigurationError) as exc:
         raise ArchiveError(f"{ASSIGNER_FILE}: its assigner gave what is no assignment ({exc!s:.200})") from None
 
 

@@ -91,7 +91,7 @@ def make(call):
 def main():
     """Make all calls and print the answers in their order."""
     answers = []
-    with ThreadPoolExecutor(32) as pool:
+    with ThreadPoolExecutor(12) as pool:
         for call in WORK["calls"]:
             if call.get("after"):
                 for answer in answers:

@@ -413,6 +413,7 @@ STRICTER: Reasons = [
     (1, "malformed request: content-length", "the same"),
     (1, "field name", "h2 takes names with characters that are in no token (8.2.1)"),
     (1, "value of field", "h2 takes any byte above 127; here values are ASCII, as gRPC says"),
+    (1, "a stream that depends on itself", "h2 looks at that when the header block is complete, we at its first frame"),
     (1, "HEADERS too short for their priority", "hyperframe reads priority out of the padding (6.2)"),
 ]
 
