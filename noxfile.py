@@ -36,7 +36,7 @@ REAL = ("rounds_of_1_6.py", "upload_from_1_6.py", "experiment_latency.py")
 # newer numpy has no `newshape`, which OpenFL uses; torch is for the Eden pipeline of 1.6 and later
 OPENFL = {
     "1.5.1": ("openfl==1.5.1", "numpy<2.4"),
-    "1.6": ("openfl==1.6", "numpy<2.4", "torch"),
+    "1.6": ("openfl==1.6", "numpy<2.4", "torch==2.13.0"),
     "1.7.1": ("openfl==1.7.1", "numpy<2.4"),
     "1.8": ("openfl==1.8", "numpy<2.4"),
     "1.9": ("openfl==1.9", "numpy<2.4"),
