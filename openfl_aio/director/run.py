@@ -27,13 +27,16 @@ def director_config(
     root_ca: Path | None = None,
     private_key: Path | None = None,
     certificate: Path | None = None,
+    allow_pickled_code: bool = False,
 ) -> DirectorConfig:
     """Return the configuration in OpenFL's ``director_config.yaml`` at ``path``, with the certificate files added.
 
-    Files given here replace those that the file names. Raises `ConfigurationError` for a wrong file, and unless
+    Files given here replace those that the file names, and ``allow_pickled_code`` is on if either says so. Raises `ConfigurationError` for a wrong file, and unless
     exactly the certificates that ``tls`` asks for are given.
     """
     config = load_director_config(path)
+    if allow_pickled_code:
+        config = config.model_copy(update={"allow_pickled_code": True})
     files = {"-rc": root_ca, "-pk": private_key, "-oc": certificate}
     if not tls:
         given = [option for option, file in files.items() if file is not None]
@@ -65,6 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-rc", "--root-cert-path", type=Path, metavar="CA")
     parser.add_argument("-pk", "--private-key-path", type=Path, metavar="KEY")
     parser.add_argument("-oc", "--public-cert-path", type=Path, metavar="CERT")
+    parser.add_argument(
+        "--allow-pickled-code",
+        action="store_true",
+        help="run assigners that users of OpenFL's frontend wrote, in a child process that may do what this one may",
+    )
     parser.add_argument("--debug", action="store_true", help="log more, and show where an error came from")
     options = parser.parse_args(arguments)
     configure_logging("DEBUG" if options.debug else "INFO")
@@ -75,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             root_ca=options.root_cert_path,
             private_key=options.private_key_path,
             certificate=options.public_cert_path,
+            allow_pickled_code=options.allow_pickled_code,
         )
         anyio.run(lambda: run_director(config, announce=announce))
     except Exception as exc:

@@ -34,6 +34,14 @@ def test_certificates_go_into_the_configuration(config_file: Path) -> None:
     assert director_config(config_file, tls=False).tls is None
 
 
+def test_code_of_an_archive_runs_if_the_file_or_the_command_line_says_so(config_file: Path) -> None:
+    assert not director_config(config_file, tls=False).allow_pickled_code
+    assert director_config(config_file, tls=False, allow_pickled_code=True).allow_pickled_code
+    text = config_file.read_text().replace("settings:", "settings:\n  allow_pickled_code: true")
+    config_file.write_text(text)
+    assert director_config(config_file, tls=False).allow_pickled_code
+
+
 def test_a_file_may_name_its_certificates(config_file: Path) -> None:
     with config_file.open("a") as file:
         file.write("root_certificate: ca\nprivate_key: key\ncertificate: crt\n")

@@ -5,7 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from anyio.from_thread import start_blocking_portal
 
+from openfl_aio.config import DirectorConfig, Endpoint
+from openfl_aio.director.service import Director
+from openfl_aio.plan.plan import Plan
 from tests.interop_openfl.federations import assert_same_model
 from tests.interop_openfl.interactive_sites import Site, expected_model
 from tests.interop_openfl.processes import Programs
@@ -65,6 +69,31 @@ def test_a_failing_envoy_fails_the_experiment_and_both_envoys_work_on(
     outcome = site.outcome(site.submit("--name", "working"))
     assert outcome.status == "finished"
     assert_same_model(outcome.model, expected_model(2))
+
+
+def test_a_review_turns_one_experiment_down_and_lets_the_next_run(programs: Programs, tmp_path: Path) -> None:
+    site = Site(programs, tmp_path)
+    asked: list[int] = []
+
+    async def review(plan: Plan) -> bool:
+        asked.append(plan.rounds)
+        return len(asked) > 1
+
+    config = DirectorConfig(
+        listen=Endpoint(host="localhost", port=site.port),
+        sample_shape=("1",),
+        target_shape=("1",),
+        envoy_health_check_period=2,
+        workspace=tmp_path / "reviewed",
+    )
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(Director(config, review=review)):
+        for name in ("one", "two"):
+            site.envoy(name, "real")
+        assert site.outcome(site.submit("--rounds", "1")).status == "rejected"
+        outcome = site.outcome(site.submit("--rounds", "2"))
+        assert outcome.status == "finished"
+        assert_same_model(outcome.model, expected_model(2))
+    assert asked == [1, 2]
 
 
 @FULL
