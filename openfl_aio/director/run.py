@@ -31,8 +31,8 @@ def director_config(
 ) -> DirectorConfig:
     """Return the configuration in OpenFL's ``director_config.yaml`` at ``path``, with the certificate files added.
 
-    Files given here replace those that the file names, and ``allow_pickled_code`` is on if either says so. Raises `ConfigurationError` for a wrong file, and unless
-    exactly the certificates that ``tls`` asks for are given.
+    Files given here replace those that the file names, and ``allow_pickled_code`` is on if either says so. Raises
+    `ConfigurationError` for a wrong file, and unless exactly the certificates that ``tls`` asks for are given.
     """
     config = load_director_config(path)
     if allow_pickled_code:
