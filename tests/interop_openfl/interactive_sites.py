@@ -37,9 +37,13 @@ class Outcome:
 
 
 class Site:
-    """A director and its envoys below ``folder``. ``cert``: a folder of certificates, None for plaintext."""
+    """A director and its envoys below ``folder``. ``cert``: a folder of certificates, None for plaintext.
 
-    def __init__(self, programs: Programs, folder: Path, *, cert: Path | None = None) -> None:
+    The real programs are those of ``release``.
+    """
+
+    def __init__(self, programs: Programs, folder: Path, *, cert: Path | None = None, release: str = "1.6") -> None:
+        self._release = release
         self.port = free_port()
         self._programs = programs
         self._folder = folder
@@ -67,7 +71,7 @@ class Site:
             program = self._programs.ours("director", *arguments, cwd=root)
             program.hear(str(self.port), START_SECONDS)
         else:
-            program = self._programs.fx("director", *arguments, cwd=root)
+            program = self._programs.fx("director", *arguments, cwd=root, release=self._release)
             program.hear("Starting director server", START_SECONDS)
         return program
 
@@ -89,7 +93,7 @@ class Site:
             return self._programs.peer("our_envoy", *arguments, "--real-openfl", cwd=root)
         if kind == "ours":
             return self._programs.ours("envoy", *arguments, cwd=root)
-        return self._programs.fx("envoy", *arguments, cwd=root, env={"PYTHONPATH": str(root)})
+        return self._programs.fx("envoy", *arguments, cwd=root, release=self._release, env={"PYTHONPATH": str(root)})
 
     def submit(self, *options: str) -> Program:
         """Start the real frontend, which submits an experiment once both envoys are online, and follows it."""
@@ -99,7 +103,7 @@ class Site:
         arguments = ["--port", str(self.port), *options]
         if self._cert is not None:
             arguments += ["--cert", str(self._cert)]
-        return self._programs.peer("interactive_frontend", *arguments, cwd=root)
+        return self._programs.peer("interactive_frontend", *arguments, cwd=root, release=self._release)
 
     @staticmethod
     def outcome(frontend: Program, seconds: float = RUN_SECONDS) -> Outcome:

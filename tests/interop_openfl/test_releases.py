@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.interop_openfl.federations import Federation, Kind, Outline, assert_same_model, expected_model
+from tests.interop_openfl.interactive_sites import Site
+from tests.interop_openfl.interactive_sites import expected_model as interactive_model
 from tests.interop_openfl.processes import Programs, installed_python
 
 pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240), pytest.mark.full]
@@ -62,3 +64,17 @@ def test_collaborators_of_all_releases_in_one_federation(federation: MakeFederat
     for program in (*members, mixed.collaborator("ours", "ours"), serving):
         program.succeed()
     assert_same_model(mixed.model(), expected_model(mixed))
+
+
+@pytest.mark.parametrize("release", ["1.5.1", "1.7.1"])
+@pytest.mark.parametrize("tls", [False, True], ids=["plaintext", "mtls"])
+def test_envoys_and_frontend_of_a_release_with_our_director(
+    programs: Programs, tmp_path: Path, ca_folder: Path, release: str, tls: bool
+) -> None:
+    site = Site(programs, tmp_path, cert=ca_folder if tls else None, release=release)
+    site.director("ours")
+    for name in ("one", "two"):
+        site.envoy(name, "real")
+    outcome = site.outcome(site.submit("--rounds", "2", "--deltas"))
+    assert (outcome.status, outcome.metrics > 0) == ("finished", True)
+    assert_same_model(outcome.model, interactive_model(2))
