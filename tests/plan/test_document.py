@@ -97,8 +97,12 @@ def test_merge_keys_work_and_cannot_explode() -> None:
 
     levels = ["a0: &a0 {k0: 1, k1: 1, k2: 1}"]
     levels += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 9)}]}}" for n in range(1, 30)]
-    with pytest.raises(ConfigurationError, match="more than 1000 keys by merging"):
-        Document.parse("\n".join(levels), source="f")
+    try:
+        last = Document.parse("\n".join(levels), source="f").mapping("a29")
+    except ConfigurationError as exc:
+        assert "more than 1000 keys by merging" in str(exc)
+    else:
+        assert last == {"k0": 1, "k1": 1, "k2": 1}  # PyYAML merges what it has already only once, from 6.0.4 on
 
 
 def test_aliases_are_counted() -> None:
