@@ -178,11 +178,6 @@ class Document:
             if key not in expected:
                 raise self.error((*path, key), f"unknown key; expected one of {', '.join(expected)}")
 
-    def allow_none(self, path: tuple[Key, ...], message: str) -> None:
-        """Refuse any key at ``path``."""
-        for key in self.mapping(*path):
-            raise self.error((*path, key), message)
-
     def _or_default(self, path: tuple[Key, ...], default: Any, expected: str) -> Any:
         value = self.get(*path)
         if value is not None:
