@@ -193,6 +193,11 @@ class Aggregator:
             raise InvalidStateError("the aggregator does not listen: configure `listen`, or mount it in a server")
         return self._server.endpoint
 
+    def reload_certificates(self) -> None:
+        """Read certificates, key and lists at once; changes are noticed by themselves within two seconds."""
+        if self._server is not None:
+            self._server.reload_certificates()
+
     def statistics(self) -> ServerStatistics:
         """Return what its server does and has done. Raises `InvalidStateError` if it has none."""
         if self._server is None:
