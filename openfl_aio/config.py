@@ -77,13 +77,19 @@ class Endpoint(Frozen):
 class TLSConfig(Frozen):
     """Paths of the PEM files for mutual TLS. Absence of the whole object means plaintext.
 
-    A client may go without certificate and key, to a server that does not require them.
+    A client may go without certificate and key, to a server that does not require them. ``ca`` may hold several
+    certificates: each is believed, as is needed while one authority follows another.
+
+    ``deny_list`` and ``crl`` (see `openfl_aio.pki.revocation`) name the certificates of clients that a server believes
+    no longer. It reads all these files again within two seconds of a change.
     """
 
     ca: Path
     certificate: Path | None = None
     private_key: Path | None = None
     require_client_certificate: bool = True
+    deny_list: Path | None = None
+    crl: Path | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -122,6 +128,10 @@ class Limits(Frozen):
     max_streams: int = Field(default=100, ge=1)  # calls of one connection, cancelled ones included until they ended
     max_uploads: int = Field(default=64, ge=1)  # read at once by a server; others wait for their turn
     max_uploads_per_connection: int = Field(default=8, ge=1)
+    # uploads that were cut, of one federation; they lie on the disk
+    max_suspended_uploads: int = Field(default=64, ge=1)
+    max_suspended_bytes: int = Field(default=16_384 * MIB, ge=1)
+    suspended_seconds: float = Field(default=60.0, ge=0)  # 0: none is kept, what was cut comes as a whole again
     max_header_bytes: int = Field(default=16 * 1024, ge=1)
     max_continuations: int = Field(default=64, ge=1)
     # flow control
