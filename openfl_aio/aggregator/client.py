@@ -105,7 +105,10 @@ class AggregatorClient:
     async def send_local_task_results(
         self, *, round_number: int, task_name: str, data_size: int, tensors: Iterable[EncodedTensor]
     ) -> None:
-        """Hand in results, encoded while they are sent; the whole upload is made again if the connection breaks."""
+        """Hand in results, encoded while they are sent; the whole upload is made again if the connection breaks.
+
+        While the aggregator has no room for them it is asked again, without end: results are not given up for that.
+        """
         if isinstance(tensors, Iterator):
             tensors = list(tensors)  # it could be read only once, but an upload may have to be repeated
 
@@ -123,6 +126,7 @@ class AggregatorClient:
             self._config.retry,
             lambda: self._stub.send_local_task_results(chunks()),
             what=self._what("SendLocalTaskResults"),
+            patient=True,
         )
         self._check(reply.header)
 
