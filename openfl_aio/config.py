@@ -76,13 +76,19 @@ class Endpoint(Frozen):
 class TLSConfig(Frozen):
     """Paths of the PEM files for mutual TLS. Absence of the whole object means plaintext.
 
-    A client may go without certificate and key, to a server that does not require them.
+    A client may go without certificate and key, to a server that does not require them. ``ca`` may hold several
+    certificates: each is believed, as is needed while one authority follows another.
+
+    ``deny_list`` and ``crl`` (see `openfl_aio.pki.revocation`) name the certificates of clients that a server believes
+    no longer. It reads all these files again within two seconds of a change.
     """
 
     ca: Path
     certificate: Path | None = None
     private_key: Path | None = None
     require_client_certificate: bool = True
+    deny_list: Path | None = None
+    crl: Path | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -6,12 +6,17 @@ from openfl_aio.pki.ca import CertificateAuthority, create_ca
 from openfl_aio.pki.inspection import CertificateInfo, describe
 from openfl_aio.pki.issue import Credentials, Usage, issue_client, issue_server, sign
 from openfl_aio.pki.requests import CertificateRequest, create_request
+from openfl_aio.pki.revocation import DenyList, PeerCertificate, RevocationList, Revocations, sign_crl
 
 __all__ = [
     "CertificateAuthority",
     "CertificateInfo",
     "CertificateRequest",
     "Credentials",
+    "DenyList",
+    "PeerCertificate",
+    "RevocationList",
+    "Revocations",
     "Usage",
     "create_ca",
     "create_request",
@@ -19,4 +24,5 @@ __all__ = [
     "issue_client",
     "issue_server",
     "sign",
+    "sign_crl",
 ]

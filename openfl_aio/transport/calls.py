@@ -36,6 +36,7 @@ __all__ = ["WAITING_METHODS", "Calls", "ServerStream"]
 
 logger = logging.getLogger(__name__)
 
+DENIED: Final = "the certificate is no longer valid: it was revoked; ask the operator of the federation for a new one"
 STOPPING: Final = "the server is stopping; try again"
 
 # calls that may wait long before they answer: when the server stops they are told at once, for their answer is
@@ -161,6 +162,14 @@ class _Call:
             self.verdict = verdict
             self.task.cancel()
 
+    def end_soon(self, verdict: GRPCError) -> None:
+        """Do the same, but let the message that is being sent go out whole."""
+        stream = self.server_stream
+        if stream is not None and stream.answering:
+            stream.after_message = lambda: self.end(verdict)
+        else:
+            self.end(verdict)
+
     def abandoned(self, reason: str) -> None:
         """Nobody waits for the answer any more."""
         self.stream.connection.in_turn(lambda: self.end(None))
@@ -260,7 +269,7 @@ class Calls:
         extra: Headers | None = None
         pause = REFUSAL_PAUSE
         try:
-            await self._handle(stream, handler, fields, connection.address)
+            await self._handle(stream, handler, fields, connection)
             if not stream._send_message_done and not handler.cardinality.server_streaming:
                 raise TypeError(f"the handler of {call.method} returned without an answer")
         except asyncio.CancelledError:
@@ -295,11 +304,13 @@ class Calls:
         await stream.finish(refusal.status, refusal.message, extra)
 
     async def _handle(
-        self, stream: ServerStream, handler: grpclib.const.Handler, fields: dict[str, str], address: str
+        self, stream: ServerStream, handler: grpclib.const.Handler, fields: dict[str, str], connection: Connection
     ) -> None:
         if self._stopping:
             raise GRPCError(Status.UNAVAILABLE, STOPPING)
-        caller = self._caller(stream, address)
+        if connection.denied_since is not None:
+            raise _denied()
+        caller = self._caller(stream, connection.address)
         stream.metadata, method = await self._dispatch.recv_request(
             stream.metadata,
             handler.func,
@@ -343,17 +354,19 @@ class Calls:
             connection.caller = caller
         return caller
 
+    def deny(self, connection: Connection) -> None:
+        """End every call of ``connection``, whose certificate is denied from now on. Those that come are refused."""
+        for call in list(self._active):
+            # a call that has not begun would be ended without an answer; it is refused as soon as it does
+            if call.stream.connection is connection and call.server_stream is not None:
+                call.end_soon(_denied())
+
     async def drain(self, seconds: float) -> None:
         """Refuse new calls, end waiting ones, let the others finish for ``seconds``, then end those too."""
         self._stopping = True
         for call in list(self._active):
-            if not call.waiting:
-                continue
-            stream = call.server_stream
-            if stream is not None and stream.answering:
-                stream.after_message = lambda call=call: call.end(_stopping())
-            else:
-                call.end(_stopping())
+            if call.waiting:
+                call.end_soon(_stopping())
         await self._until_idle(seconds)
         for call in list(self._active):
             call.end(_stopping())
@@ -382,6 +395,10 @@ def _late() -> GRPCError:
 
 def _stopping() -> GRPCError:
     return GRPCError(Status.UNAVAILABLE, STOPPING)
+
+
+def _denied() -> GRPCError:
+    return GRPCError(Status.UNAUTHENTICATED, DENIED)
 
 
 def _refuse(fields: dict[str, str], mapping: Mapping[str, grpclib.const.Handler]) -> Headers | None:

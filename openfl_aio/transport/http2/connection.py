@@ -18,6 +18,7 @@ from typing import Any, Final, cast
 
 from grpclib.protocol import Peer
 
+from openfl_aio.pki import PeerCertificate
 from openfl_aio.transport.http2.engine import Engine
 from openfl_aio.transport.http2.frames import OUR_PING, ConnectionFault, ErrorCode, code_name
 from openfl_aio.transport.http2.headers import Headers
@@ -80,6 +81,8 @@ class Connection(asyncio.BufferedProtocol):
         "_writer",
         "address",
         "caller",
+        "certificate",
+        "denied_since",
         "engine",
         "heard",
         "keepalive",
@@ -111,6 +114,8 @@ class Connection(asyncio.BufferedProtocol):
         self.address = "unknown"  # host:port of the peer, for logs
         self.senders: set[Stream] = set()
         self.caller: Caller | None = None  # who it is, once somebody found out
+        self.certificate: PeerCertificate | None = None  # where it may be denied
+        self.denied_since: float | None = None  # no call of it is served
         self.uploads = 0  # being read, or waiting for it
         self.messages_sent = self.messages_received = 0
         self.last_message_sent = self.last_message_received = 0.0
