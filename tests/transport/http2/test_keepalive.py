@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -87,7 +88,7 @@ async def test_who_answers_is_asked_again_but_not_so_often_that_servers_of_other
     assert not pipe.lost
     assert len(asked) == 3
     assert asked[0] <= SILENCE + 1
-    assert all(later - earlier >= 300 for earlier, later in zip(asked, asked[1:], strict=False))
+    assert all(later - earlier >= 300 for earlier, later in pairwise(asked))
 
 
 async def test_a_server_that_asks_as_ours_do_is_asked_as_often() -> None:
