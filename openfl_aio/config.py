@@ -127,6 +127,10 @@ class Limits(Frozen):
     max_streams: int = Field(default=100, ge=1)  # calls of one connection, cancelled ones included until they ended
     max_uploads: int = Field(default=64, ge=1)  # read at once by a server; others wait for their turn
     max_uploads_per_connection: int = Field(default=8, ge=1)
+    # uploads that were cut, of one federation; they lie on the disk
+    max_suspended_uploads: int = Field(default=64, ge=1)
+    max_suspended_bytes: int = Field(default=16_384 * MIB, ge=1)
+    suspended_seconds: float = Field(default=60.0, ge=0)  # 0: none is kept, what was cut comes as a whole again
     max_header_bytes: int = Field(default=16 * 1024, ge=1)
     max_continuations: int = Field(default=64, ge=1)
     # flow control

@@ -28,6 +28,7 @@ from openfl_aio.transport.http2.messages import BufferPool
 from openfl_aio.transport.http2.stream import CompressedMessageError
 from openfl_aio.transport.http2.stream import Stream as H2Stream
 from openfl_aio.transport.identity import Caller, as_caller, identify
+from openfl_aio.transport.metadata import as_request
 from openfl_aio.transport.status import is_internal, status_of
 from openfl_aio.wire import codec
 from openfl_aio.wire.messages import DataStream, director
@@ -320,7 +321,7 @@ class Calls:
             user_agent=stream.user_agent,
             peer=stream.peer,
         )
-        with as_caller(caller):
+        with as_caller(caller), as_request(stream.metadata):
             if handler.cardinality.client_streaming:
                 await self._upload(stream, method)
             else:
