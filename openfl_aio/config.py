@@ -76,13 +76,19 @@ class Endpoint(Frozen):
 class TLSConfig(Frozen):
     """Paths of the PEM files for mutual TLS. Absence of the whole object means plaintext.
 
-    A client may go without certificate and key, to a server that does not require them.
+    A client may go without certificate and key, to a server that does not require them. ``ca`` may hold several
+    certificates: each is believed, as is needed while one authority follows another.
+
+    ``deny_list`` and ``crl`` (see `openfl_aio.pki.revocation`) name the certificates of clients that a server believes
+    no longer. It reads all these files again within two seconds of a change.
     """
 
     ca: Path
     certificate: Path | None = None
     private_key: Path | None = None
     require_client_certificate: bool = True
+    deny_list: Path | None = None
+    crl: Path | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -121,6 +127,10 @@ class Limits(Frozen):
     max_streams: int = Field(default=100, ge=1)  # calls of one connection, cancelled ones included until they ended
     max_uploads: int = Field(default=64, ge=1)  # read at once by a server; others wait for their turn
     max_uploads_per_connection: int = Field(default=8, ge=1)
+    # uploads that were cut, of one federation; they lie on the disk
+    max_suspended_uploads: int = Field(default=64, ge=1)
+    max_suspended_bytes: int = Field(default=16_384 * MIB, ge=1)
+    suspended_seconds: float = Field(default=60.0, ge=0)  # 0: none is kept, what was cut comes as a whole again
     max_header_bytes: int = Field(default=16 * 1024, ge=1)
     max_continuations: int = Field(default=64, ge=1)
     # flow control
@@ -147,8 +157,9 @@ class Limits(Frozen):
     header_seconds: float = Field(default=5.0, gt=0)
     progress_seconds: float = Field(default=30.0, gt=0)  # of a message half received, or an answer half sent
     idle_seconds: float = Field(default=300.0, gt=0)  # of a connection without a call
-    keepalive_seconds: float = Field(default=60.0, gt=0)  # after so long in silence a server asks with PING
-    keepalive_timeout: float = Field(default=20.0, gt=0)
+    # a peer that is silent for so long is asked with PING: by a server always, by a client while calls are under way
+    keepalive_seconds: float = Field(default=60.0, gt=0)
+    keepalive_timeout: float = Field(default=20.0, gt=0)  # ... and the connection ends so long after that
 
 
 class Timeouts(Frozen):
@@ -162,7 +173,7 @@ class Timeouts(Frozen):
 class RetryPolicy(Frozen):
     """Exponential backoff with full jitter: the n-th pause is uniform in [0, min(max_delay, first_delay * multiplier**n)].
 
-    ``max_elapsed`` bounds the time since the last success; ``None`` retries for ever.
+    ``max_elapsed`` bounds the time from the first failure of a call on; ``None`` retries for ever.
     Source: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
 

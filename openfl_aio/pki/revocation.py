@@ -143,7 +143,10 @@ class RevocationList:
 
         Raises `ConfigurationError` that names ``source`` and says what is wrong.
         """
-        certificates = [certificate for pem in authorities for certificate in x509.load_pem_x509_certificates(pem)]
+        try:
+            certificates = [certificate for pem in authorities for certificate in x509.load_pem_x509_certificates(pem)]
+        except ValueError:
+            raise ConfigurationError("the CA certificate is no PEM certificate") from None
         revoked: set[tuple[x509.Name, int]] = set()
         updates: list[datetime] = []
         for crl in _load(data, source):

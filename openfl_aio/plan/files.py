@@ -44,6 +44,8 @@ _DIRECTOR_SETTINGS: Final = frozenset(
         # ours
         "allow_pickled_code",
         "allow_plaintext_anywhere",
+        "crl",
+        "deny_list",
         "public_host",
         "workspace",
     }
@@ -53,10 +55,28 @@ _ENVOY_PARAMS: Final = frozenset({"cuda_devices", "install_requirements", "revie
 
 @dataclass(frozen=True, slots=True)
 class DirectorFile:
-    """A director's file: its configuration, and whether somebody is to approve each experiment."""
+    """A director's file: its configuration, and whether somebody is to approve each experiment.
 
+    ``deny_list`` and ``crl`` are part of the configuration only if the file names certificates too.
+    """
+
+    path: Path
     config: DirectorConfig
     review_experiment: bool = False
+    deny_list: Path | None = None
+    crl: Path | None = None
+
+    def unattended(self) -> DirectorConfig:
+        """Return the configuration. Raises `ConfigurationError` if somebody is to approve experiments.
+
+        Who does is code (`Director(config, review=...)`), and where this is called there is none.
+        """
+        if self.review_experiment:
+            raise ConfigurationError(
+                f"{self.path}: settings.review_experiment: expected false, got true; nobody can be asked here, "
+                "start the director from Python with a review function"
+            )
+        return self.config
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,15 +115,9 @@ class EnvoyFile:
 def load_director_config(path: Path) -> DirectorConfig:
     """Return the configuration in a director_config.yaml; refuse one that asks for a review of experiments.
 
-    Who reviews is code (`Director(config, review=...)`): who has it calls `load_director_file`.
+    Who can review calls `load_director_file`.
     """
-    file = load_director_file(path)
-    if file.review_experiment:
-        raise ConfigurationError(
-            f"{path}: settings.review_experiment: expected false, got true; nobody can be asked here, "
-            "start the director from Python with a review function"
-        )
-    return file.config
+    return load_director_file(path).unattended()
 
 
 def load_director_file(path: Path) -> DirectorFile:
@@ -112,7 +126,14 @@ def load_director_file(path: Path) -> DirectorFile:
     if not document.mapping("settings"):
         raise document.error(("settings",), "missing; expected keys such as listen_host, listen_port and sample_shape")
     document.allow(("settings",), _DIRECTOR_SETTINGS)
-    workspace = document.string("settings", "workspace", default="")
+    folder = path.absolute().parent
+
+    def named(key: str) -> Path | None:
+        name = document.string("settings", key, default="")
+        return folder / name if name else None
+
+    deny_list, crl = named("deny_list"), named("crl")
+    tls = _tls(document, path)
     host = document.string("settings", "listen_host", default="localhost")
     port = document.integer("settings", "listen_port", default=_DIRECTOR_PORT, minimum=0, maximum=65535)
     config = DirectorConfig(
@@ -126,10 +147,11 @@ def load_director_file(path: Path) -> DirectorFile:
         allow_pickled_code=document.boolean("settings", "allow_pickled_code", default=False),
         public_host=document.string("settings", "public_host", default="") or None,
         allow_plaintext_anywhere=document.boolean("settings", "allow_plaintext_anywhere", default=False),
-        workspace=path.absolute().parent / workspace if workspace else None,
-        tls=_tls(document, path),
+        workspace=named("workspace"),
+        tls=None if tls is None else tls.model_copy(update={"deny_list": deny_list, "crl": crl}),
     )
-    return DirectorFile(config, document.boolean("settings", "review_experiment", default=False))
+    review = document.boolean("settings", "review_experiment", default=False)
+    return DirectorFile(path, config, review_experiment=review, deny_list=deny_list, crl=crl)
 
 
 def load_envoy_config(path: Path) -> EnvoyFile:
