@@ -158,8 +158,9 @@ class Limits(Frozen):
     header_seconds: float = Field(default=5.0, gt=0)
     progress_seconds: float = Field(default=30.0, gt=0)  # of a message half received, or an answer half sent
     idle_seconds: float = Field(default=300.0, gt=0)  # of a connection without a call
-    keepalive_seconds: float = Field(default=60.0, gt=0)  # after so long in silence a server asks with PING
-    keepalive_timeout: float = Field(default=20.0, gt=0)
+    # a peer that is silent for so long is asked with PING: by a server always, by a client while calls are under way
+    keepalive_seconds: float = Field(default=60.0, gt=0)
+    keepalive_timeout: float = Field(default=20.0, gt=0)  # ... and the connection ends so long after that
 
 
 class ProcessLimits(Frozen):
@@ -196,7 +197,7 @@ class Timeouts(Frozen):
 class RetryPolicy(Frozen):
     """Exponential backoff with full jitter: the n-th pause is uniform in [0, min(max_delay, first_delay * multiplier**n)].
 
-    ``max_elapsed`` bounds the time since the last success; ``None`` retries for ever.
+    ``max_elapsed`` bounds the time from the first failure of a call on; ``None`` retries for ever.
     Source: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
 
