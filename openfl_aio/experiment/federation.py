@@ -73,8 +73,8 @@ class Federation:
         return await self._client.get_experiments_list()
 
     def run(self, name: str) -> Run:
-        """Return a handle on an experiment that was submitted before."""
-        return Run(name, self._client)
+        """Return a handle on an experiment that was submitted before. Raises `ConfigurationError` for no plain name."""
+        return Run(check_name(name, what="experiment"), self._client)
 
     async def submit(self, experiment: Experiment) -> Run:
         """Send the experiment and return a handle on it.

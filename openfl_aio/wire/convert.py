@@ -25,8 +25,9 @@ from openfl_aio.domain import (
     Task,
     TaskKind,
     TensorQuery,
+    check_label,
 )
-from openfl_aio.errors import MalformedMessageError
+from openfl_aio.errors import ConfigurationError, MalformedMessageError
 from openfl_aio.tensors.codec import EncodedTensor, TransformerMetadata
 from openfl_aio.wire import messages
 from openfl_aio.wire.messages import aggregator, director
@@ -34,6 +35,7 @@ from openfl_aio.wire.messages import aggregator, director
 __all__ = [
     "assignment_from_proto",
     "assignment_to_proto",
+    "check_labels",
     "description_from_proto",
     "description_to_proto",
     "device_from_proto",
@@ -64,6 +66,16 @@ __all__ = [
 ]
 
 MetricMessage = TypeVar("MetricMessage", aggregator.GetMetricStreamResponse, director.GetMetricStreamResponse)
+
+
+def check_labels(*labels: str, what: str) -> tuple[str, ...]:
+    """Return ``labels`` if each can name a tensor, tag or task (`check_label`), else raise `MalformedMessageError`."""
+    for label in labels:
+        try:
+            check_label(label, what=what)
+        except ConfigurationError as exc:
+            raise MalformedMessageError(str(exc)) from None
+    return labels
 
 
 # --------------------------------------------------------------------------------------------- aggregator's service
@@ -139,11 +151,12 @@ def query_to_proto(query: TensorQuery, *, header: Header) -> aggregator.GetAggre
 
 def query_from_proto(message: aggregator.GetAggregatedTensorRequest) -> TensorQuery:
     """Return what is asked for, the tags in the order in which they came. The header is checked elsewhere."""
+    check_labels(message.tensor_name, what="tensor")
     return TensorQuery(
         tensor_name=message.tensor_name,
         round_number=message.round_number,
         report=message.report,
-        tags=tuple(message.tags),
+        tags=check_labels(*message.tags, what="tag"),
         require_lossless=message.require_lossless,
     )
 
@@ -202,12 +215,13 @@ def tensor_to_proto(tensor: EncodedTensor) -> messages.NamedTensor:
 
 def tensor_from_proto(message: messages.NamedTensor) -> EncodedTensor:
     """Return the tensor; its ``data`` is the message's own buffer, which may be a view."""
+    check_labels(message.name, what="tensor")
     return EncodedTensor(
         name=message.name,
         round_number=message.round_number,
         lossless=message.lossless,
         report=message.report,
-        tags=tuple(message.tags),
+        tags=check_labels(*message.tags, what="tag"),
         metadata=tuple(metadata_from_proto(metadata) for metadata in message.transformer_metadata),
         data=message.data_bytes,
     )
