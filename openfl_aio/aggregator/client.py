@@ -143,7 +143,8 @@ class AggregatorClient:
         """Hand in results, encoded while they are sent.
 
         If the connection breaks, an aggregator of ours is sent what it has not; OpenFL's, or one that has forgotten the
-        upload, all of it again.
+        upload, all of it again. While the aggregator has no room for them it is asked again, without end: results are
+        not given up for that.
         """
         if isinstance(tensors, Iterator):
             tensors = list(tensors)  # it could be read only once, but an upload may have to be repeated
@@ -158,7 +159,9 @@ class AggregatorClient:
             )
 
         upload = _Upload(parts, self._config.limits.chunk_bytes)
-        await call_with_retries(self._config.retry, lambda: self._send(upload), what=self._what("SendLocalTaskResults"))
+        await call_with_retries(
+            self._config.retry, lambda: self._send(upload), what=self._what("SendLocalTaskResults"), patient=True
+        )
 
     async def _send(self, upload: _Upload) -> None:
         offset = 0
