@@ -20,7 +20,7 @@ from h2.exceptions import StreamClosedError
 from multidict import MultiDict
 
 from openfl_aio.config import Limits
-from openfl_aio.errors import DeadlineExceededError, MalformedMessageError, OpenFLAioError
+from openfl_aio.errors import DeadlineExceededError, MalformedMessageError, OpenFLAioError, StorageFullError
 from openfl_aio.transport.codec import StrictCodec, decode_message
 from openfl_aio.transport.http2.connection import Connection
 from openfl_aio.transport.http2.headers import Headers
@@ -28,6 +28,7 @@ from openfl_aio.transport.http2.messages import BufferPool
 from openfl_aio.transport.http2.stream import CompressedMessageError
 from openfl_aio.transport.http2.stream import Stream as H2Stream
 from openfl_aio.transport.identity import Caller, as_caller, identify
+from openfl_aio.transport.metadata import as_request
 from openfl_aio.transport.status import is_internal, status_of
 from openfl_aio.wire import codec
 from openfl_aio.wire.messages import DataStream, director
@@ -50,6 +51,7 @@ LARGE_REQUESTS: Final = (director.ExperimentInfo,)
 
 # a 1.6 client repeats a refused call at once and for ever: its refusals are slowed down, in seconds
 REFUSAL_PAUSE: Final = (0.5, 1.5)
+FULL_PAUSE: Final = (5.0, 15.0)  # with every try it sends a model, which a full disk does not take
 STOCK_AGENT: Final = "grpc-python/"  # with the slash: grpclib, and so we, are "grpc-python-grpclib/"
 REFUSALS: Final = frozenset(
     {
@@ -266,6 +268,7 @@ class Calls:
             timer = connection.loop.call_later(stream.deadline.time_remaining(), call.end, _late())
         refusal: GRPCError | None = None
         extra: Headers | None = None
+        pause = REFUSAL_PAUSE
         try:
             await self._handle(stream, handler, fields, connection)
             if not stream._send_message_done and not handler.cardinality.server_streaming:
@@ -280,6 +283,8 @@ class Calls:
             # else the peer gave the call up, before or while it was answered
             if not isinstance(error, (StreamTerminatedError, StreamClosedError)):
                 refusal = _answer_for(error, call.method, connection.address)
+                if isinstance(error, StorageFullError):
+                    pause = FULL_PAUSE
                 if isinstance(error, CompressedMessageError):
                     refusal = GRPCError(Status.UNIMPLEMENTED, str(error))
                     extra = [("grpc-accept-encoding", "identity")]
@@ -295,7 +300,7 @@ class Calls:
             await stream.finish(Status.OK, None)
             return
         if refusal.status in REFUSALS and STOCK_AGENT in (stream.user_agent or "") and not self._stopping:
-            await _pause(call)
+            await _pause(call, pause)
         call.stream.handled()
         await stream.finish(refusal.status, refusal.message, extra)
 
@@ -316,7 +321,7 @@ class Calls:
             user_agent=stream.user_agent,
             peer=stream.peer,
         )
-        with as_caller(caller):
+        with as_caller(caller), as_request(stream.metadata):
             if handler.cardinality.client_streaming:
                 await self._upload(stream, method)
             else:
@@ -375,10 +380,10 @@ class Calls:
                 await self._idle.wait()
 
 
-async def _pause(call: _Call) -> None:
+async def _pause(call: _Call, seconds: tuple[float, float]) -> None:
     """Let an impatient peer wait; a call that is ended from outside meanwhile still gets its answer."""
     try:
-        await asyncio.sleep(random.uniform(*REFUSAL_PAUSE))
+        await asyncio.sleep(random.uniform(*seconds))
     except asyncio.CancelledError:
         if call.verdict is None or call.task is None:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import ssl
@@ -27,9 +28,11 @@ from openfl_aio.errors import (
     LocalProtocolError,
     MalformedMessageError,
     OpenFLAioError,
+    StorageFullError,
     TransportError,
 )
 from openfl_aio.pki import PeerCertificate
+from openfl_aio.transport.budgets import LogLimiter
 from openfl_aio.transport.codec import StrictCodec, decode_message
 from openfl_aio.transport.credentials import Credentials
 from openfl_aio.transport.http2.connection import Connection
@@ -39,13 +42,15 @@ from openfl_aio.transport.status import error_from_status
 from openfl_aio.transport.wrappers import CleanDeadlineWrapper, CleanWrapper
 from openfl_aio.wire import codec
 
-__all__ = ["RETRYABLE", "Channel", "call_with_retries", "open_channel", "translate"]
+__all__ = ["RETRYABLE", "Channel", "Retries", "call_with_retries", "open_channel", "translate"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+RETRYABLE: Final[tuple[type[OpenFLAioError], ...]] = (ConnectError, ConnectionLostError, StorageFullError)
+LOG_SECONDS: Final = 60.0  # between two lines about a server that has no room
 LOOK_SECONDS: Final = 1.0  # at most so often a call makes us look whether the certificates were replaced
-
-RETRYABLE: Final[tuple[type[OpenFLAioError], ...]] = (ConnectError, ConnectionLostError)
 
 
 class _Stream(grpclib.client.Stream[Any, Any]):
@@ -301,29 +306,68 @@ async def call_with_retries(
     what: str,
     retryable: tuple[type[OpenFLAioError], ...] = RETRYABLE,
     draw: Callable[[float, float], float] = random.uniform,
+    patient: bool = False,
 ) -> T:
     """Return the result of ``call``, repeated after ``retryable`` errors until the policy's time is used up.
 
     ``what`` names call and peer in the final error, for example ``"GetTasks from 10.0.0.1:5050"``. ``call`` must make
     its request anew each time and be safe to repeat. Errors are translated; the last one is raised when time is up,
-    as a `TransportError` of the same class that says how long it was tried.
+    as a `TransportError` of the same class that says how long it was tried. A server without room for what it is to
+    keep is there and asks to come again: whoever is ``patient`` does so for as long as that takes.
     """
-    started = anyio.current_time()
-    attempt = 0
+    retries = Retries(policy, what, draw=draw, patient=patient)
     while True:
         try:
             with translate():
                 return await call()
         except retryable as exc:
-            elapsed = anyio.current_time() - started
-            # no overflow for a policy that retries for ever
-            ceiling = min(policy.max_delay, policy.first_delay * policy.multiplier ** min(attempt, 64))
-            pause = draw(0.0, ceiling)
-            attempt += 1
-            if policy.max_elapsed is not None and elapsed + pause > policy.max_elapsed:
-                kind = type(exc) if isinstance(exc, TransportError) else ConnectionLostError
-                raise kind(
-                    f"{what}: gave up after {elapsed:.0f} s and {attempt} attempts, last: {exc}; "
-                    "check that the server runs, that host and port are right and that both sides use TLS or neither does"
-                ) from exc
-            await anyio.sleep(pause)
+            await retries.after(exc)
+
+
+class Retries:
+    """The pauses between the attempts of one call, which have an end; see `call_with_retries`."""
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        what: str,
+        *,
+        draw: Callable[[float, float], float] = random.uniform,
+        patient: bool = False,
+    ) -> None:
+        self._policy = policy
+        self._what = what
+        self._draw = draw
+        self._patient = patient
+        self._lines = LogLimiter(1, LOG_SECONDS)
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget the failures so far: the call made headway."""
+        self._attempts = 0
+        self._failing_since: float | None = None
+
+    async def after(self, exc: OpenFLAioError) -> None:
+        """Wait after the failure ``exc``, or raise it as a `TransportError` that says how long it was tried."""
+        policy, now = self._policy, anyio.current_time()
+        # what an attempt that fails in the end took before, a long upload perhaps, was no waiting in vain
+        self._failing_since = now if self._failing_since is None else self._failing_since
+        elapsed = now - self._failing_since
+        # no overflow for a policy that retries for ever
+        ceiling = min(policy.max_delay, policy.first_delay * policy.multiplier ** min(self._attempts, 64))
+        pause = self._draw(0.0, ceiling)
+        self._attempts += 1
+        if self._patient and isinstance(exc, StorageFullError):
+            self._failing_since = None
+            if self._lines.allow(now) is not None:
+                logger.warning("%s: %s; this goes on until there is room", self._what, exc)
+        elif policy.max_elapsed is not None and elapsed + pause > policy.max_elapsed:
+            said = f"{self._what}: gave up after {elapsed:.0f} s and {self._attempts} attempts, last: {exc}"
+            if isinstance(exc, StorageFullError):
+                raise StorageFullError(said) from exc
+            kind = type(exc) if isinstance(exc, TransportError) else ConnectionLostError
+            raise kind(
+                f"{said}; check that the server runs, that host and port are right and that both sides use TLS or "
+                "neither does"
+            ) from exc
+        await anyio.sleep(pause)
