@@ -80,8 +80,8 @@ class TLSConfig(Frozen):
     A client may go without certificate and key, to a server that does not require them. ``ca`` may hold several
     certificates: each is believed, as is needed while one authority follows another.
 
-    ``deny_list`` and ``crl`` (see `openfl_aio.pki.revocation`) name the certificates of clients that a server believes
-    no longer. It reads all these files again within two seconds of a change.
+    ``deny_list`` and ``crl`` (see `openfl_aio.pki.revocation`) name certificates that are believed no longer. A server
+    reads all these files again within two seconds of a change, a client at its next call.
     """
 
     ca: Path
