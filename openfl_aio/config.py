@@ -152,11 +152,15 @@ class Limits(Frozen):
 
 
 class Timeouts(Frozen):
-    """How long things may take, in seconds."""
+    """How long things may take, in seconds.
+
+    ``pickled_code``: an assigner of a user's own for all rounds, or an aggregation function for one tensor.
+    """
 
     connect: float = Field(default=10.0, gt=0)
     long_poll: float = Field(default=45.0, gt=0)
     drain: float = Field(default=25.0, ge=0)
+    pickled_code: float = Field(default=120.0, gt=0)
 
 
 class RetryPolicy(Frozen):
@@ -302,7 +306,7 @@ class DirectorConfig(Frozen):
     target_shape: tuple[str, ...] = ()
     envoy_health_check_period: int = Field(default=60, ge=1)
     install_requirements: bool = False
-    allow_pickled_code: bool = False  # run assigners of users' own, in a child process that may do what we may
+    allow_pickled_code: bool = False  # run assigners and aggregation functions of users' own, in child processes
     public_host: str | None = None  # what served plans name; None: what the frontend wrote
     allow_plaintext_anywhere: bool = False
     workspace: Path | None = None  # None: a temporary directory that ends with the director
