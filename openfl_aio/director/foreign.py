@@ -1,33 +1,33 @@
-"""Assigners and aggregation functions of users' own, run in a child process if the operator allowed it.
+"""Assigners and aggregation functions of users' own, run in a confined child process if the operator allowed it.
 
-The child has its own process group, a limit of time, no key and nothing of the director's environment, and it ends with
-the director. It is no sandbox: it may do what the director's user may do. What comes back is JSON and raw arrays.
+The child has limits, no open file and nothing of the director's environment, and ends with the director. It is no sandbox:
+it may do what the director's user may do, or the user that ``process_limits.run_as`` names. What comes back is JSON and raw
+arrays.
 """
 
 from __future__ import annotations
 
 import math
 import os
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import anyio
+import anyio.from_thread
 import anyio.to_thread
 import numpy as np
 from numpy.typing import NDArray
 
 import openfl_aio
-from openfl_aio.config import Limits, Timeouts
+from openfl_aio.config import Limits, ProcessLimits
+from openfl_aio.confinement.process import ConfinedProcess
 from openfl_aio.domain import Task, TaskKind, check_name
 from openfl_aio.errors import ArchiveError, ConfigurationError, ProtocolError, TensorError
 from openfl_aio.plan.assigned import AGGREGATION_FILE, ASSIGNER_FILE
@@ -39,6 +39,8 @@ from openfl_aio.transport.child_channel import ChannelClosed, FrameChannel
 __all__ = ["PickledFunctions", "Table", "run_assigner"]
 
 COMPLAINT_LINES: Final = 5
+COMPLAINT_BYTES: Final = 1000
+DEATH_SECONDS: Final = 2.0  # in which a guardian says why it ended a child
 LEAST_ANSWER_BYTES: Final = 1 << 20  # so that a small array of a wrong shape is told by its shape
 
 Table = tuple[dict[str, tuple[str, ...]], ...]
@@ -47,43 +49,54 @@ T = TypeVar("T")
 
 
 class PickledCode:
-    """The pickles of one archive, in a child process that works in ``workspace``, the unpacked archive.
+    """The pickles of one archive, in a confined child process that works in ``folder / "workspace"``. Made by `start`.
 
-    Methods block, and one thread at a time may call them; `kill` may be called by any. A call that takes longer than
-    ``seconds`` kills the child.
+    `ask` and `aggregate` block, for a thread that `anyio.to_thread` started, one at a time. A call that takes longer than
+    ``limits.task_seconds`` ends the child, and so does `kill`, from any thread.
     """
 
-    def __init__(self, workspace: Path, *, seconds: float) -> None:
-        self._workspace = workspace
-        self._seconds = seconds
+    def __init__(self, process: ConfinedProcess, channel: FrameChannel, log: Path, limits: ProcessLimits) -> None:
+        self._process = process
+        self._channel = channel
+        self._log = log
+        self._limits = limits
         self._late = False
-        self._said: deque[str] = deque(maxlen=COMPLAINT_LINES)
 
-    def start(self) -> None:
-        """Start the child."""
-        ours, theirs = socket.socketpair()
-        environment = {
+    @classmethod
+    async def start(cls, archive: Path, folder: Path, *, limits: Limits, process_limits: ProcessLimits) -> Self:
+        """Unpack ``archive`` in ``folder`` and start the child. Raises `ArchiveError`, `ConfigurationError`."""
+        workspace, log = folder / "workspace", folder / "said.log"
+        await unpack(archive, workspace, limits=limits)
+        variables = {
             "PATH": os.defpath,
-            "HOME": str(self._workspace),
+            "HOME": str(workspace),
             "PYTHONPATH": str(Path(openfl_aio.__file__).parent.parent),
             "PYTHONUNBUFFERED": "1",
         }
-        with theirs, ExitStack() as stack:
-            stack.callback(ours.close)
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "openfl_aio.director.pickled_child", str(theirs.fileno())],
-                stdin=subprocess.PIPE,  # held open as long as we live
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                cwd=self._workspace,
-                env=environment,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-            stack.pop_all()
-        self._channel = FrameChannel(ours)
-        self._listener = threading.Thread(target=self._listen, daemon=True, name="pickled code says")
-        self._listener.start()
+        ours, theirs = socket.socketpair()
+        try:
+            said = await anyio.to_thread.run_sync(lambda: log.open("ab"))
+            try:
+                process = await ConfinedProcess.start(
+                    [sys.executable, "-P", "-m", "openfl_aio.director.pickled_child", str(theirs.fileno())],
+                    limits=process_limits,
+                    variables=variables,
+                    cwd=workspace,
+                    stdin=subprocess.DEVNULL,
+                    stdout=said,
+                    stderr=said,
+                    pass_fds=(theirs.fileno(),),
+                    folders=(workspace,),
+                    files=(log,),
+                )
+            finally:
+                said.close()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return cls(process, FrameChannel(ours), log, process_limits)
 
     def ask(self, request: Mapping[str, Any], *, what: str) -> dict[str, Any]:
         """Return the answer to ``request``. Raises `ArchiveError` that begins with ``what``, the file and its object."""
@@ -140,31 +153,25 @@ class PickledCode:
 
     def kill(self) -> None:
         """End the child and what it started, at once; a call that waits for it in another thread fails."""
-        try:
-            if self._process.poll() is None:
-                os.killpg(self._process.pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError):
-            pass  # it ended meanwhile
+        self._process.kill()
         self._channel.interrupt()
 
-    def close(self) -> None:
+    async def end(self) -> None:
         """End the child and wait until it is gone."""
         self.kill()
-        self._process.wait()
-        self._listener.join()
+        await self._process.end()
         self._channel.close()
-        for stream in (self._process.stdin, self._process.stderr):
-            assert stream is not None
-            stream.close()
 
     def _exchange(self, talk: Callable[[FrameChannel], T], *, what: str) -> T:
-        timer = threading.Timer(self._seconds, self._expire)
-        timer.daemon = True
-        timer.start()
+        timer = None
+        if self._limits.task_seconds is not None:
+            timer = threading.Timer(self._limits.task_seconds, self._expire)
+            timer.daemon = True
+            timer.start()
         try:
             return talk(self._channel)
         except ChannelClosed:
-            raise ArchiveError(self._death(what)) from None
+            raise ArchiveError(f"{what} {anyio.from_thread.run(self._death)}") from None
         except ProtocolError as exc:
             self.kill()
             raise ArchiveError(f"{what} gave an answer that cannot be used: {exc}") from None
@@ -172,19 +179,22 @@ class PickledCode:
             self.kill()  # half of a request may be sent
             raise
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
 
     def _expire(self) -> None:
         self._late = True
         self.kill()
 
-    def _death(self, what: str) -> str:
+    async def _death(self) -> str:
+        """Say how the child ended, with the last lines that it printed."""
         if self._late:
-            return f"{what} took longer than {self._seconds:g} s"
-        self.kill()
-        code = self._process.wait()
-        self._listener.join()
-        return f"{what} ended its process with code {code}: " + "\n".join(self._said)[-1000:]
+            return f"took longer than {self._limits.task_seconds:g} s"
+        with anyio.move_on_after(DEATH_SECONDS):
+            await self._process.wait()  # by itself, so that it tells why
+        ending = await self._process.end()
+        said = await anyio.to_thread.run_sync(_last_lines, self._log)
+        return f"{ending}" + (f"; it printed last: {said}" if said else "")
 
     def _checked(self, reply: dict[str, Any] | tuple[Any, ...], *, what: str) -> dict[str, Any]:
         assert isinstance(reply, dict)
@@ -192,11 +202,11 @@ class PickledCode:
             raise ArchiveError(f"{what} failed: {reply.get('message', 'no reason given')!s:.1000}")
         return reply
 
-    def _listen(self) -> None:
-        """Keep the last lines that the child says, so that it never waits for somebody to read them."""
-        assert self._process.stderr is not None
-        while line := self._process.stderr.readline(4096):
-            self._said.append(line.decode(errors="replace").rstrip("\n"))
+
+def _last_lines(path: Path) -> str:
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - COMPLAINT_BYTES))
+        return "\n".join(file.read().decode(errors="replace").strip().splitlines()[-COMPLAINT_LINES:])
 
 
 def _answering(channel: FrameChannel, history: History, *, most: int) -> tuple[dict[str, Any], Arrays]:
@@ -241,11 +251,11 @@ class PickledFunctions:
     memory: who starts the child anew starts them anew.
     """
 
-    def __init__(self, archive: Path, tasks: Sequence[Task], *, limits: Limits, timeouts: Timeouts) -> None:
+    def __init__(self, archive: Path, tasks: Sequence[Task], *, limits: Limits, process_limits: ProcessLimits) -> None:
         self._archive = archive
         self._tasks = tuple(tasks)
         self._limits = limits
-        self._seconds = timeouts.pickled_code
+        self._process_limits = process_limits
         self._code: PickledCode | None = None
 
     @property
@@ -257,7 +267,9 @@ class PickledFunctions:
     async def __aenter__(self) -> Self:
         self._folder = await anyio.to_thread.run_sync(_temporary_folder)
         try:
-            self._code = await _started(self._archive, Path(self._folder.name), self._limits, self._seconds)
+            self._code = await PickledCode.start(
+                self._archive, Path(self._folder.name), limits=self._limits, process_limits=self._process_limits
+            )
             request = {
                 "op": "load",
                 "file": AGGREGATION_FILE,
@@ -274,7 +286,7 @@ class PickledFunctions:
     ) -> None:
         with anyio.CancelScope(shield=True):
             if self._code is not None:
-                await anyio.to_thread.run_sync(self._code.close)
+                await self._code.end()
             await anyio.to_thread.run_sync(self._folder.cleanup)
 
     def kill(self) -> None:
@@ -284,22 +296,21 @@ class PickledFunctions:
 
 
 async def run_assigner(
-    archive: Path, collaborators: Sequence[str], rounds: int, *, limits: Limits, seconds: float
+    archive: Path, collaborators: Sequence[str], rounds: int, *, limits: Limits, process_limits: ProcessLimits
 ) -> tuple[tuple[Task, ...], Table]:
     """Run the assigner in the zip file ``archive`` for every round; return the tasks and who does which of them when.
 
-    Raises `ArchiveError`, with the last lines of what the child said, for one that fails, takes longer than ``seconds`` or
-    answers what no assigner can.
+    Raises `ArchiveError`, with the last lines of what the child said, for one that fails, passes one of ``process_limits``
+    or answers what no assigner can.
     """
     request = {"op": "assign", "file": ASSIGNER_FILE, "collaborators": list(collaborators), "rounds": rounds}
     what = f"{ASSIGNER_FILE}: its assigner"
     async with anyio.TemporaryDirectory(prefix="openfl-aio-assigner-") as folder:
-        code = await _started(archive, Path(folder), limits, seconds)
+        code = await PickledCode.start(archive, Path(folder), limits=limits, process_limits=process_limits)
         try:
             answer = await _in_thread(code, lambda code: code.ask(request, what=what))
         finally:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(code.close)
+            await code.end()
     try:
         return _checked(answer)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, ConfigurationError) as exc:
@@ -308,14 +319,6 @@ async def run_assigner(
 
 def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="openfl-aio-functions-", ignore_cleanup_errors=True)
-
-
-async def _started(archive: Path, folder: Path, limits: Limits, seconds: float) -> PickledCode:
-    workspace = folder / "workspace"
-    await unpack(archive, workspace, limits=limits)
-    code = PickledCode(workspace, seconds=seconds)
-    await anyio.to_thread.run_sync(code.start)
-    return code
 
 
 async def _in_thread(code: PickledCode, call: Callable[[PickledCode], T]) -> T:

@@ -1,18 +1,15 @@
 """The child process that runs an assigner or aggregation functions of a user's own, if the operator allowed that.
 
 Started as ``python -m openfl_aio.director.pickled_child FD`` in the unpacked archive; requests and answers are frames on
-the socket with that number, and standard input is a pipe that the director holds open as long as it lives. Names of OpenFL
-that the archive imports are ours here. What foreign code prints goes to standard error.
+the socket with that number. Names of OpenFL that the archive imports are ours here.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-import signal
 import socket
 import sys
-import threading
 import traceback
 from importlib import import_module
 from pathlib import Path
@@ -123,22 +120,9 @@ def _message(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {exc} ({place})"
 
 
-def _end_with_parent(lifeline: int) -> None:
-    """Block until the parent is gone, then end this process and what it started."""
-    while os.read(lifeline, 1024):
-        pass
-    os.killpg(0, signal.SIGKILL)
-
-
 def main() -> None:
     """Serve the parent on the descriptor named on the command line."""
     channel = FrameChannel(socket.socket(fileno=int(sys.argv[1])))
-    lifeline = os.dup(0)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
-    os.dup2(2, 1)
-    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True, name="lifeline").start()
     sys.path.insert(0, os.getcwd())
     import_module("openfl_aio.compat.imports").install()
     Service(channel).serve()

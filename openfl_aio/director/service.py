@@ -139,6 +139,10 @@ class Director:
         """Return what its server does and has done: connections, refusals, stalls of the event loop."""
         return self._server.statistics()
 
+    def reload_certificates(self) -> None:
+        """Read certificates, key and lists at once; changes are noticed by themselves within two seconds."""
+        self._server.reload_certificates()
+
     @property
     def parked(self) -> int:
         """How many registered envoys wait for an experiment right now."""
@@ -440,8 +444,8 @@ class Director:
         )
         pickled = None
         if assigned is not None and assigned.pickled:
-            limits, timeouts = self.config.limits, self.config.timeouts
-            pickled = PickledFunctions(archive.path, assigned.pickled, limits=limits, timeouts=timeouts)
+            limits, process_limits = self.config.limits, self.config.process_limits
+            pickled = PickledFunctions(archive.path, assigned.pickled, limits=limits, process_limits=process_limits)
             await execution.open(pickled)
         functions = None if pickled is None else pickled.functions
         aggregator = Aggregator(config, initial_model=initial.pop(), storage=self._storage, functions=functions)

@@ -106,8 +106,8 @@ def test_a_review_turns_one_experiment_down_and_lets_the_next_run(programs: Prog
         ("openfl.pipelines.KCPipeline", 0.2),
         ("openfl.pipelines.eden_pipeline.EdenPipeline", 0.05),
         # these send a tenth of the values a round
-        ("openfl.pipelines.SKCPipeline", 0.9),
-        ("openfl.pipelines.STCPipeline", 0.9),
+        ("openfl.pipelines.SKCPipeline", 1.0),
+        ("openfl.pipelines.STCPipeline", 1.0),
     ],
 )
 def test_each_pipeline(programs: Programs, tmp_path: Path, pipeline: str, left: float) -> None:
