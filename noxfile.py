@@ -267,6 +267,13 @@ def attacks(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Let networks, disks, clocks and processes fail under a federation; ``-- --bounded`` is what CI runs."""
+    install(session, "test")
+    session.run("python", "-m", "tests.faults", *session.posargs)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Fuzz what the bytes of a peer reach; ``-- --seconds N`` for all targets together (120 if nothing is said)."""
     install(session, "test")
