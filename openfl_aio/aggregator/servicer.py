@@ -153,9 +153,9 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
                 raise
             except BaseException:
                 # the caller is gone, or waits no longer
-                resumable = continued is not None and upload is not None and await upload.pause()
-                if resumable and aggregator.suspended.suspend(header.sender, continued.upload_id, upload):
-                    upload = None
+                if continued is not None and upload is not None:
+                    suspended = await aggregator.suspended.suspend(header.sender, continued.upload_id, upload)
+                    upload = None if suspended else upload
                 raise
             finally:
                 if upload is not None:

@@ -93,11 +93,13 @@ class SuspendedUploads:
         if scope.cancelled_caught:
             raise ConnectionLostError("another call goes on with this upload, or nobody waits for it any more")
 
-    def suspend(self, collaborator: str, upload_id: str, upload: Upload) -> bool:
-        """Keep an upload that is paused; False if it is not to be kept."""
-        key, limits = (collaborator, upload_id), self._limits
-        if self._closed or not limits.suspended_seconds or upload.index_bytes > MOST_INDEX_BYTES:
+    async def suspend(self, collaborator: str, upload_id: str, upload: Upload) -> bool:
+        """Keep an upload whose call was cut; False if nothing can go on with it, or it is not to be kept."""
+        if not self._limits.suspended_seconds or upload.index_bytes > MOST_INDEX_BYTES or not await upload.pause():
             return False
+        if self._closed:
+            return False
+        key = collaborator, upload_id
         held = self._held[key] = _Held(upload)
         self._start(partial(self._keep, key, held))
         self._make_room(collaborator)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from openfl_aio.config import DirectorConfig, Endpoint, EnvoyConfig, TLSConfig
+from openfl_aio.config import DirectorConfig, Endpoint, EnvoyConfig, ProcessLimits, TLSConfig
 from openfl_aio.domain import check_name
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan.document import Document
@@ -46,11 +46,12 @@ _DIRECTOR_SETTINGS: Final = frozenset(
         "allow_plaintext_anywhere",
         "crl",
         "deny_list",
+        "process_limits",
         "public_host",
         "workspace",
     }
 )
-_ENVOY_PARAMS: Final = frozenset({"cuda_devices", "install_requirements", "review_experiment"})
+_ENVOY_PARAMS: Final = frozenset({"cuda_devices", "install_requirements", "process_limits", "review_experiment"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,17 +84,19 @@ class DirectorFile:
 class EnvoyFile:
     """An envoy's file. The name and the director come from the command line, so it becomes an `EnvoyConfig` with them.
 
-    ``shard_path`` is the folder of the file: where the shard descriptor's module is found. ``install_requirements``
-    is OpenFL's, true unless it is written otherwise.
+    ``shard_path`` is the folder of the file: where the shard descriptor's module is found. ``install_requirements`` is
+    whether the file asks for what is not done here: installing what an experiment says it needs, OpenFL's own default.
+    ``process_limits`` (ours) are those of the processes that run experiments.
     """
 
     shard_template: str
     shard_path: Path
     shard_params: Mapping[str, Any] = field(default_factory=dict)
     cuda_devices: tuple[int, ...] = ()
-    install_requirements: bool = True
+    install_requirements: bool = False
     review_experiment: bool = False
     optional_plugin_components: Mapping[str, Any] = field(default_factory=dict)
+    process_limits: ProcessLimits = field(default_factory=ProcessLimits)
     tls: TLSConfig | None = None
 
     def config(
@@ -108,6 +111,7 @@ class EnvoyFile:
             shard_path=self.shard_path,
             cuda_devices=self.cuda_devices,
             workspace=workspace,
+            process_limits=self.process_limits,
             tls=tls or self.tls,
         )
 
@@ -148,6 +152,7 @@ def load_director_file(path: Path) -> DirectorFile:
         public_host=document.string("settings", "public_host", default="") or None,
         allow_plaintext_anywhere=document.boolean("settings", "allow_plaintext_anywhere", default=False),
         workspace=named("workspace"),
+        process_limits=_process_limits(document, "settings", DirectorConfig().process_limits),
         tls=None if tls is None else tls.model_copy(update={"deny_list": deny_list, "crl": crl}),
     )
     review = document.boolean("settings", "review_experiment", default=False)
@@ -174,9 +179,10 @@ def load_envoy_config(path: Path) -> EnvoyFile:
         shard_path=path.absolute().parent,
         shard_params=params,
         cuda_devices=tuple(document.integer("params", "cuda_devices", index, minimum=0) for index in devices),
-        install_requirements=document.boolean("params", "install_requirements", default=True),
+        install_requirements=document.boolean("params", "install_requirements", default=False),
         review_experiment=document.boolean("params", "review_experiment", default=False),
         optional_plugin_components=document.mapping("optional_plugin_components"),
+        process_limits=_process_limits(document, "params", ProcessLimits()),
         tls=_tls(document, path),
     )
 
@@ -218,6 +224,15 @@ def _read(path: Path, known: set[str]) -> Document:
     document = Document.parse(read_text(path), source=str(path), empty_allowed=True)
     document.allow((), known)
     return document
+
+
+def _process_limits(document: Document, section: str, default: ProcessLimits) -> ProcessLimits:
+    """Return ``default`` with what ``process_limits`` in a section says; null takes a limit away."""
+    written = document.mapping(section, "process_limits")
+    try:
+        return ProcessLimits(**{**dict(default), **{str(key): value for key, value in written.items()}})
+    except ConfigurationError as exc:
+        raise document.error((section, "process_limits"), str(exc)) from None
 
 
 def _tls(document: Document, path: Path) -> TLSConfig | None:

@@ -31,13 +31,14 @@ from openfl_aio.errors import (
     StorageFullError,
     TransportError,
 )
+from openfl_aio.pki import PeerCertificate
 from openfl_aio.transport.budgets import LogLimiter
 from openfl_aio.transport.codec import StrictCodec, decode_message
+from openfl_aio.transport.credentials import Credentials
 from openfl_aio.transport.http2.connection import Connection
 from openfl_aio.transport.http2.shared import Shared
 from openfl_aio.transport.http2.tls import TLSProtocol
 from openfl_aio.transport.status import error_from_status
-from openfl_aio.transport.tls import client_context
 from openfl_aio.transport.wrappers import CleanDeadlineWrapper, CleanWrapper
 from openfl_aio.wire import codec
 
@@ -49,6 +50,7 @@ T = TypeVar("T")
 
 RETRYABLE: Final[tuple[type[OpenFLAioError], ...]] = (ConnectError, ConnectionLostError, StorageFullError)
 LOG_SECONDS: Final = 60.0  # between two lines about a server that has no room
+LOOK_SECONDS: Final = 1.0  # at most so often a call makes us look whether the certificates were replaced
 
 
 class _Stream(grpclib.client.Stream[Any, Any]):
@@ -121,13 +123,17 @@ class _Stream(grpclib.client.Stream[Any, Any]):
 class Channel(grpclib.client.Channel):
     """A connection to one server, made at the first call and made again after it was lost.
 
-    Usable with the generated stubs. Calls raise what `translate` turns into our errors.
+    It is made again too when the certificate files were replaced: calls in flight end on the old one. Usable with the
+    generated stubs. Calls raise what `translate` turns into our errors.
     """
 
     _protocol: Any = None  # grpclib names its own class
 
-    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext | None, timeouts: Timeouts, limits: Limits) -> None:
+    def __init__(self, endpoint: Endpoint, credentials: Credentials | None, timeouts: Timeouts, limits: Limits) -> None:
+        context = None if credentials is None else credentials.context
         super().__init__(endpoint.host.strip("[]"), endpoint.port, ssl=context, codec=StrictCodec(limits))
+        self._credentials = credentials
+        self._next_look = 0.0
         self.endpoint = endpoint
         self._connect_timeout = timeouts.connect
         self._shared = Shared(limits, client=True)
@@ -164,6 +170,22 @@ class Channel(grpclib.client.Channel):
     def _connected(self) -> bool:
         return self._protocol is not None and self._protocol.usable
 
+    async def __connect__(self) -> Any:
+        """Return the connection for a call; grpclib's name."""
+        if self._credentials is not None and (not self._connected or self._loop.time() >= self._next_look):
+            await self._look(self._credentials)
+        return await super().__connect__()
+
+    async def _look(self, credentials: Credentials) -> None:
+        """Let go of a connection that was made with files that have been replaced since."""
+        self._next_look = self._loop.time() + LOOK_SECONDS
+        await credentials.refresh(at_once=True)
+        if credentials.context is not self._ssl:
+            self._ssl = credentials.context
+            old, self._protocol = self._protocol, None
+            if old is not None:
+                old.retire()
+
     async def _create_connection(self) -> Any:
         connection = Connection(self._shared)
         tls: TLSProtocol | None = None
@@ -174,6 +196,7 @@ class Channel(grpclib.client.Channel):
                 await self._loop.create_connection(lambda: connection if tls is None else tls, self._host, self._port)
                 if tls is not None:
                     await tls.handshake
+                    self._check_server(connection)
         except TimeoutError:
             raise ConnectError(f"no connection to {self.endpoint} within {self._connect_timeout:g} s") from None
         except ssl.SSLCertVerificationError as exc:
@@ -191,6 +214,15 @@ class Channel(grpclib.client.Channel):
             if tls is not None and not tls.established:
                 tls.abort()
         return connection
+
+    def _check_server(self, connection: Connection) -> None:
+        credentials, tls = self._credentials, connection.get_extra_info("ssl_object")
+        if credentials is None or not credentials.may_deny or tls is None:
+            return
+        reason = credentials.revocations.denies(PeerCertificate.from_der(tls.getpeercert(True)))
+        if reason is not None:
+            connection.abort()
+            raise ConnectError(f"the certificate of {self.endpoint} was not accepted: {reason}")
 
     def close(self) -> None:
         """Close the connection. Calls in flight end with an error."""
@@ -219,8 +251,8 @@ async def open_channel(
 
     Raises `ConfigurationError` for certificate files that cannot be used.
     """
-    context = None if tls is None else await client_context(tls)
-    channel = Channel(endpoint, context, timeouts or Timeouts(), limits or Limits())
+    credentials = None if tls is None else await Credentials.load_client(tls)
+    channel = Channel(endpoint, credentials, timeouts or Timeouts(), limits or Limits())
     if metadata:
 
         async def add_metadata(event: SendRequest) -> None:

@@ -1,4 +1,7 @@
-"""TLS contexts from files: both sides prove who they are, TLS 1.2 or later, HTTP/2 only; and who is denied."""
+"""TLS contexts from files: both sides prove who they are, TLS 1.2 or later, HTTP/2 only; and who is denied.
+
+The functions block, see `openfl_aio.transport.credentials`.
+"""
 
 from __future__ import annotations
 
@@ -8,31 +11,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-import anyio.to_thread
-
 from openfl_aio.config import TLSConfig
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.pki import DenyList, RevocationList, Revocations
 
-__all__ = ["client_context", "load_context", "load_revocations", "server_context"]
+__all__ = ["load_context", "load_revocations"]
 
 logger = logging.getLogger(__name__)
 
 MAX_LIST_BYTES: Final = 64 * 1024 * 1024
 
 
-async def server_context(tls: TLSConfig) -> ssl.SSLContext:
-    """Return the context of a server. Raises `ConfigurationError` for files that cannot be used."""
-    return await anyio.to_thread.run_sync(load_context, tls, ssl.Purpose.CLIENT_AUTH)
-
-
-async def client_context(tls: TLSConfig) -> ssl.SSLContext:
-    """Return the context of a client. Raises `ConfigurationError` for files that cannot be used."""
-    return await anyio.to_thread.run_sync(load_context, tls, ssl.Purpose.SERVER_AUTH)
-
-
 def load_revocations(tls: TLSConfig) -> Revocations:
-    """Return who is denied. Blocks. Raises `ConfigurationError` for files that cannot be used."""
+    """Return who is denied. Raises `ConfigurationError` for files that cannot be used."""
     denied, crl = DenyList(), RevocationList()
     if tls.deny_list is not None:
         denied = DenyList.parse(_read(tls.deny_list, "deny list"), source=str(tls.deny_list))
@@ -50,7 +41,7 @@ def load_revocations(tls: TLSConfig) -> Revocations:
 
 
 def load_context(tls: TLSConfig, purpose: ssl.Purpose) -> ssl.SSLContext:
-    """Return the context of a server (``CLIENT_AUTH``) or client. Blocks. Raises `ConfigurationError`."""
+    """Return the context of a server (``CLIENT_AUTH``) or client. Raises `ConfigurationError`."""
     for path, what in ((tls.ca, "CA certificate"), (tls.certificate, "certificate"), (tls.private_key, "private key")):
         if path is not None:
             _check_readable(path, what)

@@ -13,8 +13,9 @@ __all__ = ["CASES", "Case"]
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A federation. ``cutoff``: seconds after which a round closes without its stragglers; None waits for all.
+    """A federation whose model has about ``elements`` numbers.
 
+    ``cutoff``: seconds after which a round closes without its stragglers; None waits for all.
     ``director``: the process that is killed is a director which runs the federation as an experiment.
     ``bounded``: a bounded session plays it too.
     """
@@ -24,6 +25,7 @@ class Case:
     pipeline: str = "no_compression"
     sites: int = 5
     rounds: int = 4
+    elements: int = 1000
     delta_updates: bool = False
     cutoff: float | None = None
     director: bool = False
@@ -48,6 +50,8 @@ def _cases() -> tuple[Case, ...]:
         if name != "no_compression"
     ]
     cases += [
+        # beyond a mebibyte files are written over, and arrays lie in files
+        Case("median, 1.6 MB", aggregation="median", elements=400_000, delta_updates=True, bounded=True),
         Case("stragglers", cutoff=1.0, bounded=True),
         Case("stragglers, adam, stc", aggregation="adam", pipeline="stc", cutoff=1.0),
         Case("director", director=True, bounded=True),

@@ -106,6 +106,7 @@ class History:
         self.calls: list[Call] = []
         self.uploads: dict[tuple[str, int, str], Upload] = {}
         self._clock = itertools.count()
+        self._newest = 0
 
     def begin(self, site: str, what: str) -> Call:
         """Note that a call is made."""
@@ -116,6 +117,8 @@ class History:
     def end(self, call: Call, seen: Observation) -> None:
         """Note what a call was answered."""
         call.ended, call.seen = next(self._clock), seen
+        if isinstance(seen, Tasks):
+            self._newest = max(self._newest, 1 << 40 if seen.quit else seen.round_number)
 
     def note(self, site: str, what: str, seen: Observation) -> None:
         """Note something that was seen at once."""
@@ -125,10 +128,9 @@ class History:
         """Return the calls with an answer of that kind, in the order in which they began."""
         return [call for call in self.calls if isinstance(call.seen, kind)]
 
-    @property
-    def highest_round(self) -> int:
-        """The highest round that anybody was told."""
-        return max((call.seen.round_number for call in self.calls if isinstance(call.seen, Tasks)), default=0)
+    def is_over(self, round_number: int) -> bool:
+        """Return whether somebody was told of a later round, or to quit."""
+        return self._newest > round_number
 
 
 def digest(data: Any) -> str:

@@ -1,4 +1,7 @@
-"""Certificates that are denied, and certificates that follow one another, while the server runs."""
+"""Certificates that are denied, and certificates that follow one another, while the server runs.
+
+With ``-o log_cli=true --log-cli-level=INFO`` the tests tell what they measured; only that it ends is asserted.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,8 @@ from openfl_aio.transport.credentials import Credentials
 from openfl_aio.transport.identity import current_caller
 from openfl_aio.transport.server import Server
 from openfl_aio.wire.messages import aggregator
+
+logger = logging.getLogger(__name__)
 
 pytestmark = pytest.mark.real_time
 
@@ -147,12 +152,16 @@ async def test_a_call_parked_on_an_open_connection_is_refused_when_its_certifica
         assert {await small.parked.receive(), await small.parked.receive()} == {"mallory", "hospital_one"}
         connection = channel._protocol
         deny(bad)
+        began = anyio.current_time()
         with anyio.fail_after(BOUND):
             refusal = await outcomes.receive()
+        refused = anyio.current_time() - began
         assert isinstance(refusal, AuthenticationError)
         assert "revoked" in str(refusal)
         await until(connection.is_closing)
         assert connection.engine.peer_draining  # there was a GOAWAY
+        closed = anyio.current_time() - began
+        logger.info("a parked call was refused after %.2f s, its connection closed after %.2f s", refused, closed)
         with pytest.raises(AuthenticationError, match="revoked"):  # on a new connection
             await name_of(mallory)
         await until(lambda: server.statistics().connections == 1)
@@ -326,6 +335,7 @@ async def test_no_call_fails_while_certificates_and_authority_are_replaced(rotat
             before = calls
             await until(lambda: calls > before)
             ended.set()
+    logger.info("%d calls on a kept connection and %d new connections, none failed", calls, fresh)
     assert calls > 10
     assert fresh >= 4
 
@@ -399,3 +409,96 @@ async def test_the_server_reads_at_once_when_told(rotating: Rotating, caplog: py
         server.reload_certificates()
         await until(lambda: "were read again" in caplog.text)
         assert await shown(server, rotating.client) == number
+
+
+# ------------------------------------------------------------------------------------------------ clients
+
+
+async def test_a_client_goes_on_with_new_files_and_its_calls_in_flight_end_on_the_old_connection(
+    rotating: Rotating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openfl_aio.transport.channel.LOOK_SECONDS", 0.0)
+    outcome, outcomes = anyio.create_memory_object_stream[Any](10)
+    async with (
+        serving(rotating.server) as (server, small),
+        client(server, rotating.client) as (stub, channel),
+        anyio.create_task_group() as group,
+        outcome,
+        outcomes,
+    ):
+        group.start_soon(park, stub, outcome)
+        await small.parked.receive()
+        old = channel._protocol
+        rotating.renew(rotating.client)
+        assert await name_of(stub) == "one"
+        assert channel._protocol is not old
+        assert not old.is_closing()
+        assert await name_of(stub) == "one"  # nothing has changed since
+        assert server.statistics().connections == 2
+        small.go_on.set()
+        assert await outcomes.receive() == 7
+        assert old.is_closing()
+        await until(lambda: server.statistics().connections == 1)
+
+
+async def test_a_client_whose_files_are_broken_goes_on_with_the_old_ones(
+    rotating: Rotating, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("openfl_aio.transport.channel.LOOK_SECONDS", 0.0)
+    async with serving(rotating.server) as (server, _), client(server, rotating.client) as (stub, channel):
+        assert await name_of(stub) == "one"
+        kept = channel._protocol
+        replace(rotating.client.private_key, b"nonsense")
+        assert await name_of(stub) == "one"
+        assert channel._protocol is kept
+        kept.abort()  # and connects with them too
+        await until(kept.is_closing)
+        assert await name_of(stub) == "one"
+        assert caplog.text.count("cannot be used, those from before stay") == 1
+
+
+async def test_a_client_reads_its_files_again_when_it_connects_again(rotating: Rotating) -> None:
+    async with serving(rotating.server) as (server, _), client(server, rotating.client) as (stub, channel):
+        assert await name_of(stub) == "one"
+        context, kept = channel._ssl, channel._protocol
+        rotating.renew(rotating.client)
+        kept.abort()
+        await until(kept.is_closing)
+        assert await name_of(stub) == "one"
+        assert channel._ssl is not context
+
+
+async def test_no_call_of_many_fails_while_a_client_changes_its_certificate(
+    rotating: Rotating, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openfl_aio.transport.channel.LOOK_SECONDS", 0.0)
+    calls = 0
+    async with serving(rotating.server) as (server, _), client(server, rotating.client) as (stub, channel):
+        seen: set[Any] = set()
+
+        async def keep_calling() -> None:
+            nonlocal calls
+            while len(seen) < 4:
+                assert await name_of(stub) == "one"
+                seen.add(channel._protocol)
+                calls += 1
+
+        async def keep_renewing() -> None:
+            while len(seen) < 4:
+                rotating.renew(rotating.client)
+                await anyio.sleep(0.02)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(keep_renewing)
+            for _ in range(30):
+                group.start_soon(keep_calling)
+    assert calls >= 30
+
+
+async def test_a_client_may_deny_a_server(rotating: Rotating, tmp_path: Path) -> None:
+    (tmp_path / "deny.txt").write_text("CN=localhost\n")
+    wary = rotating.client.model_copy(update={"deny_list": tmp_path / "deny.txt"})
+    async with serving(rotating.server) as (server, _), client(server, wary) as (stub, _):
+        with pytest.raises(ConnectError, match="its name is on the deny list"):
+            await name_of(stub)
+        await until(lambda: server.statistics().connections == 0)

@@ -76,6 +76,7 @@ class Connection(asyncio.BufferedProtocol):
         "_paused",
         "_pinged",
         "_resting",
+        "_retiring",
         "_shared",
         "_transport",
         "_writer",
@@ -125,6 +126,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flushing = False
         self._paused = False
         self._resting = False
+        self._retiring = False
         self._held = b""  # received when it was no longer our turn
         self._lingering: int | None = None
         self._lingers: asyncio.TimerHandle | None = None
@@ -450,6 +452,8 @@ class Connection(asyncio.BufferedProtocol):
             self._wake_openers()
             if self.engine.peer_draining and not self.engine.streams:
                 self.close()
+            elif self._retiring:
+                self.retire()
         if not self.engine.streams:
             self._idle_since = self.now()
 
@@ -544,6 +548,12 @@ class Connection(asyncio.BufferedProtocol):
         if self._transport is not None and not self.engine.draining:
             self.engine.go_away()
             self.flush()
+
+    def retire(self) -> None:
+        """Close once the calls that were begun here have ended (client)."""
+        self._retiring = True
+        if not self.engine.streams and not self._openers:
+            self.close()
 
     def close(self, reason: str = "Connection closed") -> None:
         """Tell every call, send what is left, and close; a peer that does not take it has a moment."""
