@@ -267,6 +267,13 @@ def attacks(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Let networks, disks, clocks and processes fail under a federation; ``-- --bounded`` is what CI runs."""
+    install(session, "test")
+    session.run("python", "-m", "tests.faults", *session.posargs)
+
+
+@nox.session
 def crash(session: nox.Session) -> None:
     """Kill our own servers wherever they write, and judge whether what they answered holds; ``-- --bounded`` for less."""
     install(session, "test")

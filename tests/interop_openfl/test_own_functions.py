@@ -5,6 +5,9 @@ Runs where ``openfl==1.6`` is installed too: ``nox -s interop_openfl``.
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 from typing import Any
 
 import numpy as np
@@ -17,8 +20,31 @@ from openfl.utilities.types import LocalTensor, TensorKey
 
 from openfl_aio.compat.imports import functions, optimizers
 from openfl_aio.compat.imports.tensor_db import TensorDatabase
+from openfl_aio.plan.templates import AGGREGATIONS
 
 SHAPE = (3, 4)
+
+
+def paths_of_functions() -> dict[str, Any]:
+    """Return every aggregation function of OpenFL's by every path that a plan may name it by."""
+    below = pkgutil.walk_packages(theirs.__path__, f"{theirs.__name__}.")
+    modules = [theirs, *(importlib.import_module(found.name) for found in below)]
+    return {
+        f"{module.__name__}.{name}": value
+        for module in modules
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, theirs.AggregationFunction)
+        # modules import what they build on, and nobody names it by their paths
+        if value.__module__ == module.__name__ or hasattr(module, "__path__")
+    }
+
+
+def test_a_plan_may_name_each_function_that_can_be_made() -> None:
+    found = paths_of_functions()
+    assert len(found) > 14
+    bases = {path for path, value in found.items() if inspect.isabstract(value) or value is TheirAdaptive}
+    assert bases == set(AGGREGATIONS.elsewhere)
+    assert all(AGGREGATIONS.name_of(path) for path in set(found) - bases)
 
 
 def arrays(seed: int, count: int) -> list[np.ndarray]:
