@@ -14,7 +14,7 @@ import anyio.to_thread
 from openfl_aio.config import Endpoint, RetryPolicy, TLSConfig
 from openfl_aio.director.client import DirectorClient
 from openfl_aio.director.servicer import encode_model
-from openfl_aio.domain import EnvoyInfo, ExperimentSummary, ShardInfo
+from openfl_aio.domain import EnvoyInfo, ExperimentSummary, ShardInfo, check_name
 from openfl_aio.errors import ConfigurationError, InvalidStateError
 from openfl_aio.experiment.experiment import Experiment
 from openfl_aio.experiment.run import Run

@@ -266,7 +266,9 @@ def _task_names(document: Document) -> list[str]:
         if not isinstance(name, str):
             raise document.error(("tasks", str(name)), f"expected a task's name, got {name!r}")
         if not is_label(name):
-            raise document.error(("tasks",), f"expected names of 1 to {MAX_LABEL} printable characters, got {name[:60]!r}")
+            raise document.error(
+                ("tasks",), f"expected names of 1 to {MAX_LABEL} printable characters, got {name[:60]!r}"
+            )
     return sorted(names)
 
 

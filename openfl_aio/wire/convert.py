@@ -215,13 +215,12 @@ def tensor_to_proto(tensor: EncodedTensor) -> messages.NamedTensor:
 
 def tensor_from_proto(message: messages.NamedTensor) -> EncodedTensor:
     """Return the tensor; its ``data`` is the message's own buffer, which may be a view."""
-    check_labels(message.name, what="tensor")
     return EncodedTensor(
         name=message.name,
         round_number=message.round_number,
         lossless=message.lossless,
         report=message.report,
-        tags=check_labels(*message.tags, what="tag"),
+        tags=tuple(message.tags),
         metadata=tuple(metadata_from_proto(metadata) for metadata in message.transformer_metadata),
         data=message.data_bytes,
     )
@@ -234,7 +233,10 @@ def model_to_proto(tensors: Iterable[EncodedTensor]) -> messages.ModelProto:
 
 def model_from_proto(message: messages.ModelProto | None) -> tuple[EncodedTensor, ...]:
     """Return the tensors of a model in their order; none for an absent model."""
-    return () if message is None else tuple(tensor_from_proto(tensor) for tensor in message.tensors)
+    if message is None:
+        return ()
+    check_labels(*(tensor.name for tensor in message.tensors), what="tensor")
+    return tuple(tensor_from_proto(tensor) for tensor in message.tensors)
 
 
 def model_kind_from_proto(number: int) -> ModelKind | None:
