@@ -121,11 +121,7 @@ class Rounds(Generic[R]):
         self._results: dict[tuple[str, str], R] = {}
         self._started_at: float | None = None
         self._timer_spent = False
-        if initial_round >= rounds:
-            self.phase = Phase.COMPLETE
-            self._events.append(FederationComplete(initial_round))
-        else:
-            self._open()
+        self.resume(initial_round)
 
     def __repr__(self) -> str:
         return f"<Rounds {self.round_number}/{self.rounds} {self.phase.value}: {len(self._results)} results>"
@@ -187,6 +183,28 @@ class Rounds(Generic[R]):
             self._close_if_due(now)
         return verdict
 
+    def resume(self, round_number: int, quits_sent: Iterable[str] = ()) -> None:
+        """Begin at ``round_number`` instead, as after a restart; who was told to quit need not come again."""
+        self._events.clear()
+        self.round_number = round_number
+        if round_number >= self.rounds:
+            self.phase = Phase.COMPLETE
+            self.quits_sent.update(quits_sent)
+            self._events.append(FederationComplete(round_number))
+        else:
+            self._open()
+
+    def put_back(self, results: Mapping[tuple[str, str], R], now: float, *, closed: bool = False) -> None:
+        """Take in the results of the current round by collaborator and task, as they were admitted before a restart.
+
+        ``closed``: the round was closed with exactly these.
+        """
+        self._results.update(results)
+        if closed:
+            self._close()
+        else:
+            self._close_if_due(now)
+
     def next_timer(self) -> float | None:
         """Return the time at which `handle_timer` must be called, or None."""
         if self.phase is not Phase.COLLECTING or self._timer_spent:
@@ -244,9 +262,11 @@ class Rounds(Generic[R]):
         self._events.append(RoundOpened(self.round_number))
 
     def _close_if_due(self, now: float) -> None:
+        if self._policy.closes(self.done(), self._asked(), self._started_at, now):
+            self._close()
+
+    def _close(self) -> None:
         done, asked = self.done(), self._asked()
-        if not self._policy.closes(done, asked, self._started_at, now):
-            return
         self._move(_Signal.CLOSE)
         results: dict[str, dict[str, R]] = {}
         for (name, task_name), result in sorted(self._results.items(), key=lambda item: item[0][::-1]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
@@ -148,7 +148,7 @@ class Upload:
         max_bytes: int,
         judge: Callable[[TaskResultsIndex], Verdict],
         check: Callable[[TaskResultsIndex, Entry], None],
-        accept: Callable[[Entry], Verdict],
+        accept: Callable[[Entry], Awaitable[Verdict]],
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
     ) -> None:
         self._spool = spool
@@ -210,7 +210,7 @@ class Upload:
             with anyio.CancelScope(shield=True):
                 try:
                     entry = await self._spool.commit(self._record(index), inspect=partial(self._check, index))
-                    outcome.verdict = self._accept(entry)
+                    outcome.verdict = await self._accept(entry)
                 except AlreadyExistsError:
                     pass  # another upload of the same results was faster
                 except Exception as exc:
