@@ -73,6 +73,10 @@ class Ledger:
         if stored.checkpoints:
             states = past.restore(self._models, stored.checkpoints, stored.best, self._settings)
             rounds.resume(self._models.round_number, self._past.quits)
+            best = self._models.best
+            if best is not None and (stored.best is None or stored.best.round_number != best.round_number):
+                # the process died between the two: its checkpoint will be dropped with the others
+                await self._store.save_best(best.round_number, durable=self._durable)
         shown = 0
         for event in self._past.events:
             shown = self._put_local(event) if isinstance(event, past.Accepted) else self._put_round(*event)

@@ -113,6 +113,7 @@ class Rounds(Generic[R]):
         self.round_number = initial_round
         self.phase = Phase.COLLECTING
         self.quits_sent: set[str] = set()
+        self.quits_before: set[str] = set()
         self.reason = ""
         self._assigner = assigner
         self._policy = policy
@@ -140,8 +141,7 @@ class Rounds(Generic[R]):
         left = self.tasks_left(collaborator)
         if not left:
             return None
-        if self._started_at is None:
-            self._started_at = now
+        self._begin(now)
         return Assignment(self.round_number, left)
 
     def tasks_left(self, collaborator: str) -> tuple[Task, ...]:
@@ -179,17 +179,21 @@ class Rounds(Generic[R]):
         """Take in a result; the first of each task wins. Raises like `admit`."""
         verdict = self.admit(collaborator, round_number, task_name)
         if verdict is Verdict.ACCEPTED:
+            self._begin(now)  # after a restart nobody may ask again before it has results
             self._results[collaborator, task_name] = result
             self._close_if_due(now)
         return verdict
 
     def resume(self, round_number: int, quits_sent: Iterable[str] = ()) -> None:
-        """Begin at ``round_number`` instead, as after a restart; who was told to quit need not come again."""
+        """Begin at ``round_number`` instead, as after a restart.
+
+        ``quits_sent``: who was told to quit before, as far as anybody knows: the answer may have been lost.
+        """
         self._events.clear()
         self.round_number = round_number
         if round_number >= self.rounds:
             self.phase = Phase.COMPLETE
-            self.quits_sent.update(quits_sent)
+            self.quits_before.update(quits_sent)
             self._events.append(FederationComplete(round_number))
         else:
             self._open()
@@ -200,6 +204,8 @@ class Rounds(Generic[R]):
         ``closed``: the round was closed with exactly these.
         """
         self._results.update(results)
+        if results:
+            self._begin(now)
         if closed:
             self._close()
         else:
@@ -260,6 +266,10 @@ class Rounds(Generic[R]):
         self._started_at = None
         self._timer_spent = False
         self._events.append(RoundOpened(self.round_number))
+
+    def _begin(self, now: float) -> None:
+        if self._started_at is None:
+            self._started_at = now
 
     def _close_if_due(self, now: float) -> None:
         if self._policy.closes(self.done(), self._asked(), self._started_at, now):

@@ -32,6 +32,7 @@ from openfl_aio.aggregator.scratch import put_away
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.aggregator.shelf import Shelf
 from openfl_aio.aggregator.stragglers import make_straggler_policy
+from openfl_aio.aggregator.suspended import SuspendedUploads
 from openfl_aio.aggregator.uploads import Upload, check_payloads, check_results, upload_limit
 from openfl_aio.config import AggregatorConfig, Endpoint
 from openfl_aio.domain import (
@@ -115,6 +116,8 @@ class Aggregator:
             make_straggler_policy(config.stragglers),
             initial_round=initial_round,
         )
+        self._initial_round = initial_round
+        self._told: set[str] = set()
         self._given_storage = storage
         self._on_change = on_change
         self._offload = offload
@@ -147,6 +150,10 @@ class Aggregator:
             stack.push_async_callback(self._leave)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(self._tasks.cancel_scope.cancel)
+            self.suspended = SuspendedUploads(
+                self._config.limits, per_collaborator=len(self._config.tasks), start=self._tasks.start_soon
+            )
+            stack.callback(self.suspended.close)
             self._saver = Saver(
                 ModelFiles() if storage is None else storage.models,
                 durable=self._durable,
@@ -202,6 +209,11 @@ class Aggregator:
         if self._server is None:
             raise InvalidStateError("the aggregator does not listen: configure `listen`, or mount it in a server")
         return self._server.endpoint
+
+    def reload_certificates(self) -> None:
+        """Read certificates, key and lists at once; changes are noticed by themselves within two seconds."""
+        if self._server is not None:
+            self._server.reload_certificates()
 
     def statistics(self) -> ServerStatistics:
         """Return what its server does and has done. Raises `InvalidStateError` if it has none."""
@@ -289,6 +301,7 @@ class Aggregator:
         if answer.quit:
             if self.entered:
                 await self._ledger.note_quit(collaborator)
+            self._told.add(collaborator)  # not before: nobody may leave while the answer waits for the log
             self._waiters.notify("quits")
         return answer
 
@@ -313,8 +326,8 @@ class Aggregator:
             f"the current round is {self.round_number} of {self.rounds}"
         )
 
-    def upload(self, collaborator: str) -> Upload:
-        """Begin to take in the results of one task. Raises `AuthorizationError`."""
+    def upload(self, collaborator: str, upload_id: str | None = None) -> Upload:
+        """Begin to take in the results of one task; with a name it may be `suspended`. Raises `AuthorizationError`."""
         if collaborator not in self.collaborators:
             raise AuthorizationError(f"{collaborator!r} is no collaborator of this federation")
         most, model = upload_limit(self._config.limits, self._models.nbytes), self._models.current
@@ -333,6 +346,9 @@ class Aggregator:
             check=check,
             accept=self._accept,
             start=self._tasks.start_soon,
+            # what waits for its rest must not do so in memory
+            resumable=upload_id is not None and self._folder is not None,
+            kept=lambda: None if upload_id is None else self.suspended.kept(collaborator, upload_id),
         )
 
     def metrics(self, after: int = 0) -> AsyncIterator[Metric]:
@@ -365,10 +381,16 @@ class Aggregator:
         return dict(self._models.current)
 
     async def wait_quits_sent(self) -> None:
-        """Return once every collaborator was told that the federation is over."""
+        """Return once every collaborator was told that the federation is over.
+
+        Whoever was told before a restart may not have heard it: for those one more `Timeouts.long_poll` is waited.
+        """
         everybody = set(self.collaborators)
+        await self._waiters.wait_for("quits", lambda: True if self._all_told() else None, timeout=None)
         await self._waiters.wait_for(
-            "quits", lambda: True if self._rounds.quits_sent >= everybody else None, timeout=None
+            "quits",
+            lambda: True if self._told >= everybody else None,
+            timeout=self._config.timeouts.long_poll,
         )
 
     def stop(self, reason: str) -> None:
@@ -402,10 +424,21 @@ class Aggregator:
             await self._close_round(closed[0])
         if begun or count:
             logger.warning("goes on in round %d of %d with %d results", self.round_number, self.rounds, count)
+            await self._save_models()  # the process may have died before it had saved what it knew
+
+    async def _save_models(self) -> None:
+        best, last = model_paths(self._config)
+        model = self._models.model(ModelKind.BEST)
+        if best is not None and model is not None and self._models.best is not None:
+            await self._saver.save(best, model, round_number=self._models.best.round_number)
+        if last is not None and self.round_number > self._initial_round:
+            await self._saver.save(last, self._models.current, round_number=self.round_number)
+
+    def _all_told(self) -> bool:
+        return self._told | self._rounds.quits_before >= set(self.collaborators)
 
     async def _leave(self) -> None:
-        over = self.phase is Phase.COMPLETE and self._rounds.quits_sent >= {*self.collaborators}
-        if over or self._stopped:
+        if (self.phase is Phase.COMPLETE and self._all_told()) or self._stopped:
             await self._ledger.forget()
 
     def _judge(self, collaborator: str, index: TaskResultsIndex) -> Verdict:
@@ -436,6 +469,7 @@ class Aggregator:
         for event in events:
             if isinstance(event, RoundClosed):
                 logger.info("round %d closed, stragglers: %s", event.round_number, list(event.stragglers))
+                self.suspended.clear()  # they are of this round, and would be late
                 self._tasks.start_soon(self._close_round, event)
             elif isinstance(event, FederationComplete | FederationAborted):
                 logger.info("federation ended after %d rounds", event.round_number)

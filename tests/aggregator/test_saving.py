@@ -112,7 +112,10 @@ async def test_other_things_are_written_before_models_and_one_at_a_time() -> Non
         await saver.write(lambda: write("second"))
         assert anyio.current_time() == begun + 5
         await saver.settled()
-    assert [(name, at - begun) for name, at in written] == [("first", 5), ("second", 20)]  # a model that waited goes between
+    assert [(name, at - begun) for name, at in written] == [
+        ("first", 5),
+        ("second", 20),
+    ]  # a model that waited goes between
     assert files.saved == [("last", 1, begun + 15)]
     assert errors == []
 
