@@ -328,6 +328,11 @@ class CollaboratorConfig(Frozen):
     timeouts: Timeouts = Timeouts()
     retry: RetryPolicy = RetryPolicy()
 
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return check_name(value, what="collaborator")
+
 
 class DirectorConfig(Frozen):
     """A director: what data it accepts, where it listens, where it keeps things."""
