@@ -44,7 +44,10 @@ _DIRECTOR_SETTINGS: Final = frozenset(
         # ours
         "allow_pickled_code",
         "allow_plaintext_anywhere",
+        "envoys",
+        "operators",
         "public_host",
+        "users",
         "workspace",
     }
 )
@@ -126,6 +129,9 @@ def load_director_file(path: Path) -> DirectorFile:
         allow_pickled_code=document.boolean("settings", "allow_pickled_code", default=False),
         public_host=document.string("settings", "public_host", default="") or None,
         allow_plaintext_anywhere=document.boolean("settings", "allow_plaintext_anywhere", default=False),
+        envoys=_names(document, "envoys"),
+        users=_names(document, "users"),
+        operators=_names(document, "operators") or (),
         workspace=path.absolute().parent / workspace if workspace else None,
         tls=_tls(document, path),
     )
@@ -196,6 +202,11 @@ def _read(path: Path, known: set[str]) -> Document:
     document = Document.parse(read_text(path), source=str(path), empty_allowed=True)
     document.allow((), known)
     return document
+
+
+def _names(document: Document, role: str) -> tuple[str, ...] | None:
+    """Return the names on a list of the settings; one that is absent is None, one that is empty names nobody."""
+    return None if document.get("settings", role) is None else document.strings("settings", role)
 
 
 def _tls(document: Document, path: Path) -> TLSConfig | None:
