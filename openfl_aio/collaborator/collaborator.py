@@ -32,6 +32,8 @@ Offload = Callable[[Callable[[], Any]], Awaitable[Any]]
 Progress = Callable[[CollaboratorProgress], None]
 
 _LARGEST_SAMPLES: Final = 2**31 - 1  # the weight is an int32 on the wire
+_CALLS_AT_ONCE: Final = 16
+_BYTES_AT_ONCE: Final = 4 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,7 @@ class Collaborator:
         self._store = TensorStore()
         self._round = 0
         self._done: dict[str, _Done] = {}
+        self._sizes: dict[str, int] = {}  # bytes of each tensor that was fetched before
         self._state: tuple[str, ...] = ()  # names of what training starts from besides the model
 
     def __repr__(self) -> str:
@@ -138,9 +141,7 @@ class Collaborator:
         done = self._done.get(task.name)
         if done is None:
             wanted = (*names, *self._state) if task.kind is TaskKind.TRAIN else names
-            tensors = {
-                name: await self._fetch(key) for name, key in self._resolver.needs(task, self._round, wanted).items()
-            }
+            tensors = await self._gather(self._resolver.needs(task, self._round, wanted))
             logger.info("collaborator %s: round %d, task %s", self._name, self._round, task.name)
             output = await self._runner.run(TaskContext(task, self._round, self._name), tensors)
             shapes = {name: array.shape for name, array in tensors.items()}
@@ -158,20 +159,52 @@ class Collaborator:
             tensors=await self._offload(lambda: tuple(results)) if self._compressing else results,
         )
 
-    async def _fetch(self, key: TensorKey) -> np.ndarray:
-        source = self._resolver.source(key, self._store.__contains__)
-        if not isinstance(source, Download):
-            return self._store.get(source)
+    async def _gather(self, keys: Mapping[str, TensorKey]) -> dict[str, np.ndarray]:
+        """Return the tensors ``keys``, in their order: those that are here, and the others from the aggregator."""
+        tensors, downloads = {}, []
+        for name, key in keys.items():
+            source = self._resolver.source(key, self._store.__contains__)
+            if isinstance(source, Download):
+                downloads.append(source)
+            else:
+                tensors[name] = self._store.get(source)
+        for group in self._groups(downloads):
+            # kept in their order, not in that in which they came
+            for source, values in zip(group, await _all_of(self._download, group), strict=True):
+                self._store.put(source.key, values)
+                tensors[source.key.tensor_name] = self._store.get(source.key)
+                self._sizes[source.key.tensor_name] = values.nbytes
+        return {name: tensors[name] for name in keys}
+
+    def _groups(self, downloads: Sequence[Download]) -> Iterator[list[Download]]:
+        """Yield ``downloads`` in groups that are fetched at once: a round trip for each tensor would be most of a round.
+
+        Large tensors, whose size is known after the first round, are better fetched alone: they are no faster together,
+        and each takes the memory of its encoded form, or of the difference that it comes as, until it is here.
+        """
+        group: list[Download] = []
+        nbytes = 0
+        for source in downloads:
+            size = self._sizes.get(source.key.tensor_name, 0)
+            if group and (len(group) == _CALLS_AT_ONCE or nbytes + size > _BYTES_AT_ONCE):
+                yield group
+                group, nbytes = [], 0
+            group.append(source)
+            nbytes += size
+        if group:
+            yield group
+
+    async def _download(self, source: Download) -> np.ndarray:
         encoded = await self._aggregator.get_aggregated_tensor(source.query)
+        values: np.ndarray
         if self._compressing:
             values = await self._offload(lambda: self._codec.decode(encoded))
         else:
             values = self._codec.decode(encoded)
         if source.base is not None:
-            base = self._store.get(source.base)
-            values = await self._offload(lambda: apply_delta(base, values))
-        self._store.put(key, values)
-        return self._store.get(key)
+            base, change = self._store.get(source.base), values
+            values = await self._offload(lambda: apply_delta(base, change))
+        return values
 
     def _keep(self, task: Task, output: TaskOutput, trained: Mapping[str, np.ndarray]) -> _Done:
         encodings = []
@@ -187,6 +220,34 @@ class Collaborator:
     def _tell(self, status: str, *, task: str = "", following: str = "", done: float = 0.0) -> None:
         if self._progress is not None:
             self._progress(CollaboratorProgress(self._name, status, done, self._round, task, following))
+
+
+async def _all_of(
+    function: Callable[[Download], Awaitable[np.ndarray]], sources: Sequence[Download]
+) -> list[np.ndarray]:
+    """Return what ``function`` makes of each of ``sources``, called for all at once.
+
+    The first error ends the others, and is raised as it is.
+    """
+    results: dict[int, np.ndarray] = {}
+    errors: list[Exception] = []
+
+    async def call(index: int) -> None:
+        try:
+            results[index] = await function(sources[index])
+        except Exception as exc:
+            errors.append(exc)
+            group.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as group:
+        for index in range(len(sources)):
+            group.start_soon(call, index)
+    if errors:
+        try:
+            raise errors[0]
+        finally:
+            errors.clear()  # its traceback has this frame
+    return [results[index] for index in range(len(sources))]
 
 
 class _Results(Iterable[EncodedTensor]):

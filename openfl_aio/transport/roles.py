@@ -3,7 +3,8 @@
 =====================================================  ==============================
 call                                                   role
 =====================================================  ==============================
-``openfl.aggregator.Aggregator``, ``v1.Tensors``       collaborator
+``openfl.aggregator.Aggregator``,                      collaborator
+``openfl_aio.v1.Tensors`` and ``Uploads``
 ``UpdateShardInfo``, ``UpdateEnvoyStatus``,            envoy
 ``WaitExperiment``, ``GetExperimentData``,
 ``SetExperimentFailed``
@@ -44,6 +45,7 @@ class Role(Enum):
 
 AGGREGATOR: Final = "/openfl.aggregator.Aggregator/"
 TENSORS: Final = "/openfl_aio.v1.Tensors/"
+UPLOADS: Final = "/openfl_aio.v1.Uploads/"
 DIRECTOR: Final = "/openfl.director.Director/"
 
 _COLLABORATOR: Final = frozenset({Role.COLLABORATOR})
@@ -61,6 +63,7 @@ CALLS: Final[Mapping[str, frozenset[Role]]] = MappingProxyType(
         AGGREGATOR + "Ping": _COLLABORATOR,
         AGGREGATOR + "InteropRelay": _COLLABORATOR,
         TENSORS + "GetTensor": _COLLABORATOR,
+        UPLOADS + "GetOffset": _COLLABORATOR,
         DIRECTOR + "UpdateShardInfo": _ENVOY,
         DIRECTOR + "UpdateEnvoyStatus": _ENVOY,
         DIRECTOR + "WaitExperiment": _ENVOY,

@@ -11,7 +11,7 @@ from openfl_aio.collaborator.collaborator import Collaborator
 from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput
 from openfl_aio.config import default_tasks
 from openfl_aio.domain import Assignment, CollaboratorProgress, Task, TaskKind, TensorQuery
-from openfl_aio.errors import TaskError
+from openfl_aio.errors import TaskError, TensorNotFoundError
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.tensors.key import TensorKey
 
@@ -145,6 +145,84 @@ async def test_it_sleeps_as_long_as_it_is_told() -> None:
     started = anyio.current_time()
     await collaborator(aggregator).run()
     assert 1000 <= anyio.current_time() - started < 1001
+
+
+class Distant(ScriptedAggregator):
+    """Answers a tensor after a time that depends on its name, and counts how many it is asked for at once."""
+
+    def __init__(self, *assignments: Assignment, seconds: Callable[[str], float]) -> None:
+        super().__init__(*assignments)
+        self.seconds = seconds
+        self.under_way = self.most = 0
+
+    async def get_aggregated_tensor(self, query: TensorQuery) -> EncodedTensor:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        try:
+            await anyio.sleep(self.seconds(query.tensor_name))
+            return await super().get_aggregated_tensor(query)
+        finally:
+            self.under_way -= 1
+
+
+class Wide(Adder):
+    """An adder with 40 tensors, which remembers in which order it got them."""
+
+    names = ("w", *(f"w{index}" for index in range(39)))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.given: list[list[str]] = []
+
+    async def tensor_names(self) -> Sequence[str]:
+        return self.names
+
+    async def run(self, context: TaskContext, tensors: Mapping[str, np.ndarray]) -> TaskOutput:
+        self.given.append(list(tensors))
+        self.runs.append((context.task.name, context.round_number, float(tensors["w"][0])))
+        return TaskOutput(7, {name: tensors[name] for name in self.names})
+
+
+async def test_tensors_are_fetched_several_at_once() -> None:
+    aggregator = Distant(Assignment(0, TASKS[1:2]), seconds=lambda name: 1.0)
+    runner = Wide()
+    started = anyio.current_time()
+    await collaborator(aggregator, runner).run()
+    assert (aggregator.most, anyio.current_time() - started) == (16, 3.0)
+    assert sorted(query.tensor_name for query in aggregator.queries) == sorted(runner.names)
+
+
+async def test_tensors_are_in_the_same_order_however_they_come() -> None:
+    last_first = Distant(Assignment(0, TASKS[1:2]), seconds=lambda name: 100.0 - Wide.names.index(name))
+    runner = Wide()
+    worker = collaborator(last_first, runner)
+    await worker.run()
+    assert runner.given == [list(runner.names)]
+
+
+@pytest.mark.parametrize("delta_updates", [False, True])
+async def test_large_tensors_are_fetched_a_few_at_a_time(monkeypatch: pytest.MonkeyPatch, delta_updates: bool) -> None:
+    monkeypatch.setattr("openfl_aio.collaborator.collaborator._BYTES_AT_ONCE", 3 * 12)  # of three tensors
+    aggregator = Distant(*(Assignment(r, TASKS[1:2]) for r in range(2)), seconds=lambda name: 1.0)
+    runner = Wide()
+    started = anyio.current_time()
+    await collaborator(aggregator, runner, delta_updates=delta_updates).run()
+    assert anyio.current_time() - started == 3.0 + 14.0, "16 at a time while nothing is known of them, then three"
+    assert [value for _, _, value in runner.runs] == [0.0, 1.0]
+
+
+async def test_one_tensor_that_does_not_come_ends_the_others() -> None:
+    class Lacking(Distant):
+        async def get_aggregated_tensor(self, query: TensorQuery) -> EncodedTensor:
+            if query.tensor_name == "w3":
+                raise TensorNotFoundError("no w3")
+            return await super().get_aggregated_tensor(query)
+
+    aggregator = Lacking(Assignment(0, TASKS[1:2]), seconds=lambda name: 3600.0)
+    started = anyio.current_time()
+    with pytest.raises(TensorNotFoundError, match="no w3"):
+        await collaborator(aggregator, Wide()).run()
+    assert (aggregator.under_way, anyio.current_time()) == (0, started)
 
 
 async def test_an_aggregator_that_went_back_is_believed() -> None:
