@@ -328,6 +328,11 @@ class CollaboratorConfig(Frozen):
     timeouts: Timeouts = Timeouts()
     retry: RetryPolicy = RetryPolicy()
 
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return check_name(value, what="collaborator")
+
 
 class DirectorConfig(Frozen):
     """A director: what data it accepts, where it listens, where it keeps things."""
@@ -337,7 +342,7 @@ class DirectorConfig(Frozen):
     target_shape: tuple[str, ...] = ()
     envoy_health_check_period: int = Field(default=60, ge=1)
     install_requirements: bool = False
-    allow_pickled_code: bool = False  # run assigners of users' own, in a child process that may do what we may
+    allow_pickled_code: bool = False  # run assigners and aggregation functions of users' own, in child processes
     public_host: str | None = None  # what served plans name; None: what the frontend wrote
     allow_plaintext_anywhere: bool = False
     workspace: Path | None = None  # None: a temporary directory that ends with the director

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -163,7 +163,7 @@ def aggregate_round(
     deltas: dict[str, EncodedTensor] = {}
     next_states: dict[tuple[str, str], State] = dict(states or {})
     average = WeightedAverage()
-    seen = partial(_history, codec, results, {**(history or {}), round_number: model}, origin)
+    seen = cache(partial(_history, codec, results, {**(history or {}), round_number: model}, origin))
     for task_name, by_collaborator in results.items():
         groups = _grouped(by_collaborator)
         function = function_of(task_name)

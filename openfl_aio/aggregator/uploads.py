@@ -251,6 +251,7 @@ class Upload:
         self._check_open()
         try:
             index = self._decoder.finish()
+            index.check_names()
             verdict = self._judge(index)
         except BaseException:
             await self.abort()

@@ -37,7 +37,7 @@ from tests.crash.sites import RETRY, take_part
 __all__ = ["Played", "Targets", "play"]
 
 PLAY_SECONDS: Final = 300.0
-LEAVE_SECONDS: Final = 20.0
+LEAVE_SECONDS: Final = 10.0
 EXPERIMENT: Final = "killed"
 OWNER: Final = "owner"
 
@@ -192,6 +192,7 @@ class _Player:
             elif at_random and life.code == -9 and not self._over.is_set():
                 self.played.at_random += 1
             if life.code == 0 and self._known.is_set():
+                self._look_for_leftovers()
                 return
             if life.code != -9:
                 raise _ServerEnded(f"the server ended by itself with code {life.code}")
@@ -221,6 +222,12 @@ class _Player:
                 await ModelFiles(pipeline=self.case.pipeline).load(path)
             except OpenFLAioError as exc:
                 self.played.broken.append(f"a file is torn: {exc}")
+
+    def _look_for_leftovers(self) -> None:
+        """See that an aggregator that left by itself took along what its former lives had not finished."""
+        left = [str(path.relative_to(self.server.folder)) for path in self.server.folder.rglob(".*.partial")]
+        if left:
+            self.played.broken.append(f"left behind: {left[:3]}")
 
     async def _look_at_files(self) -> None:
         """Note the models that an aggregator leaves in files."""
