@@ -13,6 +13,7 @@ from typing import Final, NewType
 from openfl_aio.errors import ConfigurationError
 
 __all__ = [
+    "COMMON_NAME_PATTERN",
     "MAX_LABEL",
     "NAME_PATTERN",
     "Assignment",
@@ -41,6 +42,8 @@ CollaboratorName = NewType("CollaboratorName", str)
 ExperimentName = NewType("ExperimentName", str)
 
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# of a participant in a certificate: X.509 ends common names at 64 characters, and a blank at an end cannot be seen
+COMMON_NAME_PATTERN: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,62}[\x21-\x7e])?")
 MAX_LABEL: Final = 256
 
 

@@ -59,6 +59,7 @@ from openfl_aio.storage.models import ModelFiles
 from openfl_aio.storage.storage import Storage
 from openfl_aio.tensors.aggregation import AggregationFunction, check_enough, get_aggregation
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
+from openfl_aio.transport.roles import Roles
 from openfl_aio.transport.server import Server, ServerStatistics
 from openfl_aio.waiting import Timers, Waiters
 from openfl_aio.wire.codec import EncodedMessage
@@ -181,6 +182,7 @@ class Aggregator:
                     limits=self._config.limits,
                     timeouts=self._config.timeouts,
                     allow_plaintext_anywhere=self._allow_plaintext_anywhere,
+                    roles=Roles(collaborators=(*self.collaborators, self._config.single_col_cert_common_name)),
                 )
                 await stack.enter_async_context(self._server)
             self._react()
