@@ -267,6 +267,13 @@ def attacks(session: nox.Session) -> None:
 
 
 @nox.session
+def crash(session: nox.Session) -> None:
+    """Kill our own servers wherever they write, and judge whether what they answered holds; ``-- --bounded`` for less."""
+    install(session, "test")
+    session.run("python", "-m", "tests.crash", *session.posargs)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Fuzz what the bytes of a peer reach; ``-- --seconds N`` for all targets together (120 if nothing is said)."""
     install(session, "test")

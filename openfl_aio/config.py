@@ -23,6 +23,7 @@ __all__ = [
     "EnvoyConfig",
     "Frozen",
     "Limits",
+    "ProcessLimits",
     "RetryPolicy",
     "StragglerConfig",
     "TLSConfig",
@@ -77,13 +78,19 @@ class Endpoint(Frozen):
 class TLSConfig(Frozen):
     """Paths of the PEM files for mutual TLS. Absence of the whole object means plaintext.
 
-    A client may go without certificate and key, to a server that does not require them.
+    A client may go without certificate and key, to a server that does not require them. ``ca`` may hold several
+    certificates: each is believed, as is needed while one authority follows another.
+
+    ``deny_list`` and ``crl`` (see `openfl_aio.pki.revocation`) name certificates that are believed no longer. A server
+    reads all these files again within two seconds of a change, a client at its next call.
     """
 
     ca: Path
     certificate: Path | None = None
     private_key: Path | None = None
     require_client_certificate: bool = True
+    deny_list: Path | None = None
+    crl: Path | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -122,6 +129,10 @@ class Limits(Frozen):
     max_streams: int = Field(default=100, ge=1)  # calls of one connection, cancelled ones included until they ended
     max_uploads: int = Field(default=64, ge=1)  # read at once by a server; others wait for their turn
     max_uploads_per_connection: int = Field(default=8, ge=1)
+    # uploads that were cut, of one federation; they lie on the disk
+    max_suspended_uploads: int = Field(default=64, ge=1)
+    max_suspended_bytes: int = Field(default=16_384 * MIB, ge=1)
+    suspended_seconds: float = Field(default=60.0, ge=0)  # 0: none is kept, what was cut comes as a whole again
     max_header_bytes: int = Field(default=16 * 1024, ge=1)
     max_continuations: int = Field(default=64, ge=1)
     # flow control
@@ -148,8 +159,32 @@ class Limits(Frozen):
     header_seconds: float = Field(default=5.0, gt=0)
     progress_seconds: float = Field(default=30.0, gt=0)  # of a message half received, or an answer half sent
     idle_seconds: float = Field(default=300.0, gt=0)  # of a connection without a call
-    keepalive_seconds: float = Field(default=60.0, gt=0)  # after so long in silence a server asks with PING
-    keepalive_timeout: float = Field(default=20.0, gt=0)
+    # a peer that is silent for so long is asked with PING: by a server always, by a client while calls are under way
+    keepalive_seconds: float = Field(default=60.0, gt=0)
+    keepalive_timeout: float = Field(default=20.0, gt=0)  # ... and the connection ends so long after that
+
+
+class ProcessLimits(Frozen):
+    """What a child process that runs code of others may use, together with all that it starts. None: as much as there is.
+
+    Passing one ends all of them, and the task fails with a sentence that names it. There is no limit of memory unless one is
+    set: it is measured, not reserved, so that GPU frameworks, which reserve far more than they use, work with one.
+    ``processes`` counts threads too; the kernel enforces it (not for root) above what the user runs already.
+
+    ``environment`` names variables that the child gets beside the usual ones, ``*`` at the end standing for anything; all
+    others, where tokens and passwords are, it does not. ``run_as`` is a user of this machine, for an envoy that runs as root:
+    without it the child may read every file that the envoy may, its key too.
+    """
+
+    memory_bytes: int | None = Field(default=None, ge=1)
+    cpu_seconds: float | None = Field(default=None, gt=0)
+    processes: int | None = Field(default=4_096, ge=1)
+    open_files: int | None = Field(default=65_536, ge=16)  # of each process
+    file_bytes: int | None = Field(default=None, ge=1)  # of each file
+    disk_bytes: int | None = Field(default=65_536 * MIB, ge=1)  # of the run's own folders
+    task_seconds: float | None = Field(default=86_400.0, gt=0)  # of each task, and of loading
+    environment: tuple[str, ...] = ()
+    run_as: str | None = None
 
 
 class Timeouts(Frozen):
@@ -163,7 +198,7 @@ class Timeouts(Frozen):
 class RetryPolicy(Frozen):
     """Exponential backoff with full jitter: the n-th pause is uniform in [0, min(max_delay, first_delay * multiplier**n)].
 
-    ``max_elapsed`` bounds the time since the last success; ``None`` retries for ever.
+    ``max_elapsed`` bounds the time from the first failure of a call on; ``None`` retries for ever.
     Source: Marc Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
 
@@ -328,6 +363,16 @@ class DirectorConfig(Frozen):
     public_host: str | None = None  # what served plans name; None: what the frontend wrote
     allow_plaintext_anywhere: bool = False
     workspace: Path | None = None  # None: a temporary directory that ends with the director
+    # of a user's own assigner; ``task_seconds`` for all rounds together
+    process_limits: ProcessLimits = ProcessLimits(
+        memory_bytes=1024 * MIB,
+        cpu_seconds=60,
+        processes=256,
+        open_files=256,
+        file_bytes=64 * MIB,
+        disk_bytes=256 * MIB,
+        task_seconds=60,
+    )
     tls: TLSConfig | None = None
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
@@ -344,6 +389,7 @@ class EnvoyConfig(Frozen):
     cuda_devices: tuple[int, ...] = ()
     real_openfl: bool = False  # archives of OpenFL's frontend import OpenFL itself, which is installed here
     workspace: Path | None = None
+    process_limits: ProcessLimits = ProcessLimits()
     health_check_period: float = Field(default=60.0, gt=0)
     tls: TLSConfig | None = None
     limits: Limits = Limits()

@@ -27,7 +27,7 @@ A class exists only where some caller would handle it differently::
     ├── ArchiveError                 an experiment archive that must not be unpacked
     ├── StorageError                 a file or database that cannot be used
     │   ├── CorruptFileError             checksum or count does not fit: never loaded
-    │   └── StorageFullError             no space left; state is unchanged
+    │   └── StorageFullError             no space or no file descriptor left; state is unchanged
     ├── TaskError                    a task runner raised, or returned what cannot be sent
     ├── ExperimentFailedError        the experiment ended without a model
     └── TransportError               client side, after retries
@@ -177,7 +177,7 @@ class CorruptFileError(StorageError):
 
 
 class StorageFullError(StorageError):
-    """No space is left on the device; state is as before."""
+    """No space is left on the device, or no file descriptor; state is as before, and trying again later may help."""
 
 
 class TaskError(OpenFLAioError):

@@ -52,11 +52,13 @@ ALLOWED = {
     "compat.imports.adapters": {"importlib": CHILD},
     "compat.imports.finder": {"importlib": CHILD},
     "compat.imports.plugins": {"importlib": CHILD},
+    "confinement.guardian": {"ctypes": "prctl of the C library", "os.execv": STARTS, "os.fork": STARTS},
+    "confinement.process": {"anyio.open_process": STARTS},
     "demo.processes": {"anyio.open_process": STARTS},
     "director.assigner_child": {"importlib": CHILD, "pickle": CHILD},
-    "director.foreign": {"anyio.open_process": STARTS, "subprocess": "names of pipes"},
+    "director.foreign": {"subprocess": "names of pipes"},
     "envoy.child": {"importlib": CHILD},
-    "envoy.process_runner": {"anyio.open_process": STARTS, "subprocess": "names of pipes"},
+    "envoy.process_runner": {"subprocess": "names of pipes"},
     "transport.http2.memory": {"ctypes": "malloc_trim of the C library"},
 }
 CHILDREN = {module for module, found in ALLOWED.items() if CHILD in found.values()}

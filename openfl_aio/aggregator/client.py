@@ -2,22 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable, Iterator
+import logging
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
 from contextlib import AsyncExitStack, aclosing
 from types import TracebackType
-from typing import Self, cast
+from typing import Final, Self, cast
 
 from openfl_aio.config import CollaboratorConfig
 from openfl_aio.domain import Assignment, Header, TensorQuery
-from openfl_aio.errors import HeaderMismatchError, MalformedMessageError, MessageTooLargeError, UnsupportedCallError
+from openfl_aio.errors import (
+    HeaderMismatchError,
+    MalformedMessageError,
+    MessageTooLargeError,
+    OpenFLAioError,
+    UnsupportedCallError,
+)
 from openfl_aio.tensors.codec import EncodedTensor
-from openfl_aio.transport.channel import Channel, call_with_retries, open_channel
+from openfl_aio.transport.channel import RETRYABLE, Channel, call_with_retries, open_channel, translate
 from openfl_aio.wire import convert, messages
+from openfl_aio.wire.codec import Buffer
+from openfl_aio.wire.continuation import Continuation, new_upload_id, rest_of
 from openfl_aio.wire.framing import data_stream
 from openfl_aio.wire.incremental import encode_task_results
 from openfl_aio.wire.parts import TensorAssembler
 
 __all__ = ["AggregatorClient"]
+
+logger = logging.getLogger(__name__)
+
+_WORTH_ASKING: Final = 64 * 1024  # bytes: fewer are sent again sooner than a server is asked for them
+
+
+class _Upload:
+    """What is sent, in one call or several: the same bytes each time they are made."""
+
+    def __init__(self, parts: Callable[[], Iterator[Buffer]], chunk_bytes: int) -> None:
+        self._parts = parts
+        self._chunk_bytes = chunk_bytes
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Have another name, so that nothing of what was sent belongs to it."""
+        self.id = new_upload_id()
+        self.sent = 0  # where the last call was, at most
+
+    def chunks(self, offset: int) -> Iterator[messages.DataStream]:
+        """Yield the messages of a call that begins at ``offset``."""
+        self.sent = offset
+        for chunk in data_stream(rest_of(self._parts(), offset), chunk_bytes=self._chunk_bytes):
+            self.sent += chunk.size
+            yield chunk
 
 
 class AggregatorClient:
@@ -51,6 +85,7 @@ class AggregatorClient:
                 )
             self._stub = messages.aggregator.AggregatorStub(channel)
             self._tensors = messages.v1.TensorsStub(channel)
+            self._uploads = messages.v1.UploadsStub(channel)
             self._stack = stack.pop_all()
         return self
 
@@ -105,26 +140,62 @@ class AggregatorClient:
     async def send_local_task_results(
         self, *, round_number: int, task_name: str, data_size: int, tensors: Iterable[EncodedTensor]
     ) -> None:
-        """Hand in results, encoded while they are sent; the whole upload is made again if the connection breaks."""
+        """Hand in results, encoded while they are sent.
+
+        If the connection breaks, an aggregator of ours is sent what it has not; OpenFL's, or one that has forgotten the
+        upload, all of it again. While the aggregator has no room for them it is asked again, without end: results are
+        not given up for that.
+        """
         if isinstance(tensors, Iterator):
             tensors = list(tensors)  # it could be read only once, but an upload may have to be repeated
 
-        def chunks() -> Iterator[messages.DataStream]:
-            parts = encode_task_results(
+        def parts() -> Iterator[Buffer]:
+            return encode_task_results(
                 header=self._header,
                 round_number=round_number,
                 task_name=task_name,
                 data_size=data_size,
                 tensors=tensors,
             )
-            return data_stream(parts, chunk_bytes=self._config.limits.chunk_bytes)
 
-        reply = await call_with_retries(
-            self._config.retry,
-            lambda: self._stub.send_local_task_results(chunks()),
-            what=self._what("SendLocalTaskResults"),
+        upload = _Upload(parts, self._config.limits.chunk_bytes)
+        await call_with_retries(
+            self._config.retry, lambda: self._send(upload), what=self._what("SendLocalTaskResults"), patient=True
         )
+
+    async def _send(self, upload: _Upload) -> None:
+        offset = 0
+        if upload.sent >= _WORTH_ASKING:
+            known = await self._arrived(upload)
+            if known.kept:
+                return
+            offset = known.bytes
+        if offset:
+            rest = Continuation(upload.id, offset, self._header)
+            try:
+                with translate():
+                    reply = await self._stub.send_local_task_results(upload.chunks(offset), metadata=rest.metadata())
+            except RETRYABLE:
+                raise
+            except OpenFLAioError as exc:
+                logger.warning("upload refused at byte %d, and sent as a whole: %s", offset, exc)
+                upload.begin_anew()
+            else:
+                self._check(reply.header)
+                return
+        reply = await self._stub.send_local_task_results(upload.chunks(0), metadata=Continuation(upload.id).metadata())
         self._check(reply.header)
+
+    async def _arrived(self, upload: _Upload) -> messages.v1.UploadOffset:
+        """Return how much of an upload the aggregator has: nothing, if it does not know the question."""
+        request = messages.v1.UploadQuery(header=convert.header_to_proto(self._header), upload_id=upload.id)
+        try:
+            with translate():
+                reply = await self._uploads.get_offset(request)
+        except UnsupportedCallError:
+            return messages.v1.UploadOffset()
+        self._check(reply.header)
+        return reply
 
     def _what(self, call: str) -> str:
         return f"{call} at the aggregator {self._config.endpoint}"

@@ -34,17 +34,27 @@ def configure(
     root: Path,
     listen: Endpoint | None = None,
     allow_plaintext_anywhere: bool = False,
+    deny_list: Path | None = None,
+    crl: Path | None = None,
 ) -> AggregatorConfig:
     """Return the configuration of the aggregator of ``plan`` in the workspace folder ``root``. Reads files.
 
     Certificates are where OpenFL puts them, below the plan's ``cert_folder``. Without ``listen`` the port is the
     plan's; over TLS every interface is served, in plaintext only this machine's own, unless that is allowed too.
+    ``deny_list`` and ``crl`` replace what the plan names; in plaintext, where they mean nothing, they are refused.
     """
     endpoint = plan.endpoint
     if listen is None:
         everywhere = plan.tls or allow_plaintext_anywhere
         listen = Endpoint(host="0.0.0.0" if everywhere else "127.0.0.1", port=endpoint.port)
     tls = None
+    deny_list = deny_list or (root / plan.deny_list if plan.deny_list else None)
+    crl = crl or (root / plan.crl if plan.crl else None)
+    if not plan.tls and (deny_list or crl):
+        raise ConfigurationError(
+            f"nobody can be denied in plaintext: the plan says 'tls: false', but {deny_list or crl} is to deny "
+            "certificates; choose one of the two"
+        )
     if plan.tls:
         layout = CertificateLayout(root / plan.cert_folder)
         pair = layout.server(endpoint.host)
@@ -53,6 +63,8 @@ def configure(
             certificate=pair.certificate,
             private_key=pair.private_key,
             require_client_certificate=plan.require_client_certificate,
+            deny_list=deny_list,
+            crl=crl,
         )
     names = load_collaborators(collaborators)
     if not names:
@@ -68,6 +80,8 @@ async def open_aggregator(
     root: Path = Path(),
     listen: Endpoint | None = None,
     allow_plaintext_anywhere: bool = False,
+    deny_list: Path | None = None,
+    crl: Path | None = None,
     release: str | None = None,
 ) -> AsyncIterator[Aggregator]:
     """Give a serving aggregator of the federation that ``plan_path`` and ``collaborators`` (cols.yaml) describe.
@@ -80,7 +94,13 @@ async def open_aggregator(
 
     def configured() -> AggregatorConfig:
         return configure(
-            plan, collaborators, root=root, listen=listen, allow_plaintext_anywhere=allow_plaintext_anywhere
+            plan,
+            collaborators,
+            root=root,
+            listen=listen,
+            allow_plaintext_anywhere=allow_plaintext_anywhere,
+            deny_list=deny_list,
+            crl=crl,
         )
 
     config = await anyio.to_thread.run_sync(configured)
@@ -116,6 +136,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="with 'tls: false' in the plan: serve other machines too, unencrypted and unauthenticated",
     )
     start.add_argument(
+        "--deny-list",
+        type=Path,
+        help="certificates that are denied: a line each of serial number, "
+        "SHA-256 fingerprint or CN=NAME; read again when it changes",
+    )
+    start.add_argument("--crl", type=Path, help="the authority's revocation list; read again when it changes")
+    start.add_argument(
         "--openfl-release",
         choices=RELEASES,
         help="whose default sections the plan means, if its keys do not tell; the port may follow from it",
@@ -130,6 +157,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     options.plan,
                     options.authorized_cols,
                     allow_plaintext_anywhere=options.allow_plaintext_anywhere,
+                    deny_list=options.deny_list,
+                    crl=options.crl,
                     release=options.openfl_release,
                 )
             )
@@ -140,7 +169,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 async def _serve(service: AbstractAsyncContextManager[Aggregator]) -> None:
-    await serve_until_signalled(service, started=_announce, until=wait_until_over)
+    await serve_until_signalled(
+        service, started=_announce, until=wait_until_over, reload=Aggregator.reload_certificates
+    )
 
 
 def _announce(aggregator: Aggregator) -> None:

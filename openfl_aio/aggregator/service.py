@@ -35,6 +35,7 @@ from openfl_aio.aggregator.scratch import put_away
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.aggregator.shelf import Shelf
 from openfl_aio.aggregator.stragglers import make_straggler_policy
+from openfl_aio.aggregator.suspended import SuspendedUploads
 from openfl_aio.aggregator.uploads import Upload, upload_limit
 from openfl_aio.config import AggregatorConfig, Endpoint
 from openfl_aio.domain import (
@@ -148,6 +149,10 @@ class Aggregator:
             await self._journal.drop(self.federation_uuid, ALL_ROUNDS)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(self._tasks.cancel_scope.cancel)
+            self.suspended = SuspendedUploads(
+                self._config.limits, per_collaborator=len(self._config.tasks), start=self._tasks.start_soon
+            )
+            stack.callback(self.suspended.close)
             self._saver = ModelSaver(
                 ModelFiles() if storage is None else storage.models,
                 durable=self._config.durability == "power",
@@ -191,6 +196,11 @@ class Aggregator:
         if self._server is None:
             raise InvalidStateError("the aggregator does not listen: configure `listen`, or mount it in a server")
         return self._server.endpoint
+
+    def reload_certificates(self) -> None:
+        """Read certificates, key and lists at once; changes are noticed by themselves within two seconds."""
+        if self._server is not None:
+            self._server.reload_certificates()
 
     def statistics(self) -> ServerStatistics:
         """Return what its server does and has done. Raises `InvalidStateError` if it has none."""
@@ -300,8 +310,8 @@ class Aggregator:
             f"the current round is {self.round_number} of {self.rounds}"
         )
 
-    def upload(self, collaborator: str) -> Upload:
-        """Begin to take in the results of one task. Raises `AuthorizationError`."""
+    def upload(self, collaborator: str, upload_id: str | None = None) -> Upload:
+        """Begin to take in the results of one task; with a name it may be `suspended`. Raises `AuthorizationError`."""
         if collaborator not in self.collaborators:
             raise AuthorizationError(f"{collaborator!r} is no collaborator of this federation")
         most = upload_limit(self._config.limits, self._models.nbytes)
@@ -326,6 +336,9 @@ class Aggregator:
             check=check,
             accept=self._accept,
             start=self._tasks.start_soon,
+            # what waits for its rest must not do so in memory
+            resumable=upload_id is not None and self._folder is not None,
+            kept=lambda: None if upload_id is None else self.suspended.kept(collaborator, upload_id),
         )
 
     def metrics(self, after: int = 0) -> AsyncIterator[Metric]:
@@ -419,6 +432,7 @@ class Aggregator:
         for event in events:
             if isinstance(event, RoundClosed):
                 logger.info("round %d closed, stragglers: %s", event.round_number, list(event.stragglers))
+                self.suspended.clear()  # they are of this round, and would be late
                 self._tasks.start_soon(self._close_round, event)
             elif isinstance(event, FederationComplete | FederationAborted):
                 logger.info("federation ended after %d rounds", event.round_number)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from openfl_aio.aggregator.closing import Arrays
@@ -12,13 +13,16 @@ from openfl_aio.errors import (
     AuthorizationError,
     MalformedStreamError,
     MessageTooLargeError,
+    OpenFLAioError,
     UnsupportedCallError,
 )
 from openfl_aio.tensors.codec import TensorCodec
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.transport.identity import current_caller
+from openfl_aio.transport.metadata import current_metadata
 from openfl_aio.wire import convert, messages
 from openfl_aio.wire.codec import EncodedMessage, decode
+from openfl_aio.wire.continuation import Continuation
 from openfl_aio.wire.framing import ChunkChecker
 from openfl_aio.wire.incremental import encode_model
 from openfl_aio.wire.parts import tensor_parts
@@ -63,7 +67,7 @@ def peek_header(data: memoryview) -> Header | None:
     raise MalformedStreamError(f"expected a header of at most {MAX_HEADER_BYTES} bytes at the start of TaskResults")
 
 
-class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.TensorsBase):
+class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.TensorsBase, messages.v1.UploadsBase):
     """Serves any number of federations on one port; ``find`` knows them by ``federation_uuid``.
 
     For the three calls whose requests have no header, ``find`` gets the experiment's name.
@@ -73,8 +77,9 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         self._find = find
 
     def __mapping__(self) -> dict[str, Any]:
-        """Return the calls of both services, by path."""
-        return messages.aggregator.AggregatorBase.__mapping__(self) | messages.v1.TensorsBase.__mapping__(self)
+        """Return the calls of all three services, by path."""
+        services = (messages.aggregator.AggregatorBase, messages.v1.TensorsBase, messages.v1.UploadsBase)
+        return {path: handler for service in services for path, handler in service.__mapping__(self).items()}
 
     async def get_tasks(self, message: messages.aggregator.GetTasksRequest) -> messages.aggregator.GetTasksResponse:
         """Answer what the sender shall do next; parks while there is nothing."""
@@ -113,32 +118,56 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
     async def send_local_task_results(
         self, messages_: AsyncIterator[messages.DataStream]
     ) -> messages.aggregator.SendLocalTaskResultsResponse:
-        """Take in one upload. A duplicate or a late one is answered like one that counts, as 1.6 does."""
+        """Take in one upload, or the rest of one. A duplicate or a late one is answered like one that counts, as 1.6 does."""
+        continued = Continuation.from_metadata(current_metadata())
         checker = ChunkChecker(MAX_CHUNKS_BYTES, strict=True)
         head = bytearray()
         upload = None
-        try:
-            async for chunk in messages_:
-                data = checker.check(chunk)
+        with ExitStack() as sending:
+            try:
+                if continued is not None and continued.header is not None:
+                    aggregator, header = self._check(continued.header)
+                    upload = await aggregator.suspended.resume(header.sender, continued.upload_id, continued.offset)
+                    sending.enter_context(aggregator.suspended.sending(header.sender, continued.upload_id))
+                async for chunk in messages_:
+                    data = checker.check(chunk)
+                    if upload is None:
+                        if head:
+                            data = memoryview(head + data)
+                        peeked = peek_header(data[: MAX_HEADER_BYTES + 8])
+                        if peeked is None:
+                            head = bytearray(data)
+                            continue
+                        aggregator, header = self._check(peeked)
+                        if continued is not None:
+                            sending.enter_context(aggregator.suspended.sending(header.sender, continued.upload_id))
+                        upload = aggregator.upload(header.sender, None if continued is None else continued.upload_id)
+                    await upload.feed(data)
+                    del chunk, data  # else their memory would be here while the next ones come
+                if continued is None or not continued.offset:
+                    checker.finish()  # else all of it may have come before
                 if upload is None:
-                    if head:
-                        data = memoryview(head + data)
-                    peeked = peek_header(data[: MAX_HEADER_BYTES + 8])
-                    if peeked is None:
-                        head = bytearray(data)
-                        continue
-                    aggregator, header = self._check(peeked)
-                    upload = aggregator.upload(header.sender)
-                await upload.feed(data)
-                del chunk, data  # else their memory would be here while the next ones come
-            checker.finish()
-            if upload is None:
-                raise MalformedStreamError("the upload ended inside its header")
-            await upload.finish()
-        finally:
-            if upload is not None:
-                await upload.abort()
+                    raise MalformedStreamError("the upload ended inside its header")
+                await upload.finish()
+            except OpenFLAioError:
+                raise
+            except BaseException:
+                # the caller is gone, or waits no longer
+                if continued is not None and upload is not None:
+                    suspended = await aggregator.suspended.suspend(header.sender, continued.upload_id, upload)
+                    upload = None if suspended else upload
+                raise
+            finally:
+                if upload is not None:
+                    await upload.abort()
         return messages.aggregator.SendLocalTaskResultsResponse(header=convert.header_to_proto(self._reply(header)))
+
+    async def get_offset(self, message: messages.v1.UploadQuery) -> messages.v1.UploadOffset:
+        """Answer where an upload that was cut may be gone on with."""
+        aggregator, header = self._admit(message.header)
+        offset = await aggregator.suspended.offset(header.sender, message.upload_id)
+        kept = aggregator.suspended.was_kept(header.sender, message.upload_id)
+        return messages.v1.UploadOffset(header=convert.header_to_proto(self._reply(header)), bytes=offset, kept=kept)
 
     async def get_metric_stream(
         self, message: messages.aggregator.GetMetricStreamRequest

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import anyio
 
@@ -18,6 +17,8 @@ from openfl_aio.wire.incremental import TaskResultsDecoder, TaskResultsIndex
 
 __all__ = ["Upload", "upload_limit"]
 
+T = TypeVar("T")
+
 MIB = 1024 * 1024
 
 
@@ -29,13 +30,45 @@ def upload_limit(limits: Limits, model_bytes: int) -> int:
     return limits.max_upload_bytes if limits.max_upload_bytes is not None else 4 * model_bytes + MIB
 
 
-@dataclass(slots=True)
-class _Outcome:
-    """How the commit of an upload ended, which may be after its caller has gone."""
+class _Apart(Generic[T]):
+    """Something that is done in a task of its own: a caller who hangs up must not leave it half done."""
 
-    done: anyio.Event = field(default_factory=anyio.Event)
-    verdict: Verdict = Verdict.DUPLICATE
-    error: Exception | None = None
+    def __init__(self, job: Callable[[], Awaitable[T]]) -> None:
+        self._job: Callable[[], Awaitable[T]] | None = job
+        self._results: list[T] = []
+        self._error: Exception | None = None
+        self._over = anyio.Event()
+
+    async def run(self) -> None:
+        """Do it, once."""
+        job, self._job = self._job, None  # it may have memory that is needed elsewhere
+        assert job is not None, "it is run once"
+        try:
+            with anyio.CancelScope(shield=True):
+                try:
+                    self._results.append(await job())
+                except Exception as exc:
+                    self._error = exc
+        finally:
+            self._over.set()
+
+    async def over(self) -> bool:
+        """Wait until it is done; return whether that went well."""
+        await self._over.wait()
+        return bool(self._results)
+
+    async def result(self) -> T:
+        """Wait until it is done, and return or raise what came of it."""
+        await self._over.wait()
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback has this frame
+        if not self._results:
+            raise InvalidStateError("the aggregator ended before the upload was taken in")
+        return self._results[0]
 
 
 class Upload:
@@ -44,7 +77,8 @@ class Upload:
     ``judge`` looks at what an upload is before it is kept: it raises to refuse, or says what would become of it.
     What ``check`` returns then looks at every tensor, away from the event loop, and raises to refuse. ``accept`` gets
     the kept entry. Any end but an accepted `finish` leaves nothing behind. ``start`` runs a coroutine function in a task that
-    outlives the caller.
+    outlives the caller. One that is ``resumable`` may be fed by one caller after another, with a `pause` between;
+    ``kept`` is called once nothing more need be sent.
     """
 
     def __init__(
@@ -59,6 +93,8 @@ class Upload:
         check: Callable[[TaskResultsIndex], Callable[[Entry], None]],
         accept: Callable[[Entry], Verdict],
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
+        resumable: bool = False,
+        kept: Callable[[], object] = lambda: None,
     ) -> None:
         self._spool = spool
         self._federation_uuid = federation_uuid
@@ -68,9 +104,22 @@ class Upload:
         self._check = check
         self._accept = accept
         self._start = start
+        self._resumable = resumable
+        self._kept = kept
+        self._writing: _Apart[None] | None = None  # the last piece of a resumable one
         self._decoder = TaskResultsDecoder(limits=limits)
         self._received = 0
         self._open = True
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that came so far."""
+        return self._received
+
+    @property
+    def index_bytes(self) -> int:
+        """Bytes of names, tags and metadata among them, which are in memory."""
+        return self._decoder.index_bytes
 
     async def feed(self, data: Buffer) -> None:
         """Take the next piece, whose memory may be used again afterwards.
@@ -78,13 +127,29 @@ class Upload:
         Raises `MessageTooLargeError`, `MalformedMessageError`, `StorageFullError`.
         """
         self._check_open()
-        self._received += len(data)
-        if self._received > self._max_bytes:
+        if self._received + len(data) > self._max_bytes:
             raise MessageTooLargeError(
                 f"the upload has more than {self._max_bytes} bytes, which is all that this model can need; "
                 "raise limits.max_upload_bytes if it is meant"
             )
+        if self._resumable:
+            writing = self._writing = _Apart(partial(self._write, data))
+            self._start(writing.run)
+            await writing.result()
+        else:
+            await self._write(data)
+
+    async def _write(self, data: Buffer) -> None:
         await self._spool.write(data, inspect=self._decoder.feed)
+        self._received += len(data)
+
+    async def pause(self) -> bool:
+        """Wait until nothing of what was fed is looked at any more; return whether more may be fed by another caller."""
+        if self._writing is None or not self._open:
+            return False
+        with anyio.CancelScope(shield=True):
+            whole = await self._writing.over()
+        return whole and self._open
 
     async def finish(self) -> Verdict:
         """Check the whole, keep it and count it. Only `Verdict.ACCEPTED` changed anything.
@@ -101,33 +166,24 @@ class Upload:
             raise
         if verdict is not Verdict.ACCEPTED:
             await self.abort()
+            self._kept()
             return verdict
         self._open = False
-        # in a task of its own: a caller who hangs up now must not leave an upload that is kept and not counted
-        outcome = _Outcome()
-        self._start(partial(self._keep, index, outcome))
-        await outcome.done.wait()
-        try:
-            if outcome.error is not None:
-                raise outcome.error
-        finally:
-            outcome.error = None  # its traceback has this frame
-        return outcome.verdict
+        # a caller who hangs up now must not leave an upload that is kept and not counted
+        keeping = _Apart(partial(self._keep, index))
+        self._start(keeping.run)
+        return await keeping.result()
 
-    async def _keep(self, index: TaskResultsIndex, outcome: _Outcome) -> None:
+    async def _keep(self, index: TaskResultsIndex) -> Verdict:
         try:
-            with anyio.CancelScope(shield=True):
-                try:
-                    entry = await self._spool.commit(self._record(index), inspect=self._check(index))
-                    outcome.verdict = self._accept(entry)
-                except AlreadyExistsError:
-                    pass  # another upload of the same results was faster
-                except Exception as exc:
-                    outcome.error = exc
-                finally:
-                    await self._spool.abort()  # does nothing after a commit
+            entry = await self._spool.commit(self._record(index), inspect=self._check(index))
+            verdict = self._accept(entry)
+        except AlreadyExistsError:
+            verdict = Verdict.DUPLICATE  # another upload of the same results was faster
         finally:
-            outcome.done.set()
+            await self._spool.abort()  # does nothing after a commit
+        self._kept()
+        return verdict
 
     async def abort(self) -> None:
         """Forget what came; nothing happens after an end."""

@@ -15,7 +15,7 @@ from openfl_aio.config import CollaboratorConfig, Limits, RetryPolicy, Timeouts,
 from openfl_aio.domain import TensorQuery
 from openfl_aio.errors import ConfigurationError, HeaderMismatchError
 from openfl_aio.transport.channel import Channel
-from openfl_aio.transport.tls import client_context
+from openfl_aio.transport.credentials import Credentials
 from openfl_aio.wire import convert, messages
 
 __all__ = ["AggregatorGRPCClient", "WrongReplyError"]
@@ -99,8 +99,8 @@ class AggregatorGRPCClient:
         own = {} if disable_client_auth else {"certificate": certificate, "private_key": private_key}
         if disable_client_auth:
             logger.warning("no certificate is shown to %s: whoever is there believes any name", uri)
-        context = await client_context(TLSConfig(ca=Path(root_certificate), **own))
-        return Channel(endpoint_of(uri), context, Timeouts(), Limits())
+        credentials = await Credentials.load_client(TLSConfig(ca=Path(root_certificate), **own))
+        return Channel(endpoint_of(uri), credentials, Timeouts(), Limits())
 
     async def disconnect(self) -> None:
         """Close the connection; calls in flight end with an error. May be called twice."""

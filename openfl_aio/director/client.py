@@ -23,7 +23,7 @@ from openfl_aio.domain import (
 )
 from openfl_aio.errors import LocalProtocolError, RemoteProtocolError
 from openfl_aio.tensors.codec import EncodedTensor
-from openfl_aio.transport.channel import call_with_retries, open_channel, translate
+from openfl_aio.transport.channel import RETRYABLE, Retries, call_with_retries, open_channel, translate
 from openfl_aio.wire import convert
 from openfl_aio.wire.framing import ChunkChecker
 from openfl_aio.wire.messages import director as messages
@@ -123,13 +123,32 @@ class DirectorClient:
         return reply.experiment_name
 
     async def get_experiment_data(self, name: str, envoy: str) -> AsyncIterator[memoryview]:
-        """Yield the bytes of an experiment's archive; the sizes of chunks and the limit are checked."""
-        checker = ChunkChecker(self._limits.max_archive_bytes, strict=True)
+        """Yield the bytes of an experiment's archive; the sizes of chunks and the limit are checked.
+
+        Where the connection breaks it is asked for anew, and what was yielded already is passed over: an archive never
+        changes.
+        """
         request = messages.GetExperimentDataRequest(experiment_name=name, collaborator_name=envoy)
-        with translate():
-            async for chunk in self._director.get_experiment_data(request):
-                yield checker.check(chunk)
-        checker.finish()
+        retries = Retries(self._retry, f"fetching an experiment at the director {self.endpoint}")
+        yielded = 0
+        while True:
+            checker, position = ChunkChecker(self._limits.max_archive_bytes, strict=True), 0
+            try:
+                with translate():
+                    async for chunk in self._director.get_experiment_data(request):
+                        data = checker.check(chunk)
+                        new = data[max(0, yielded - position) :]
+                        position += len(data)
+                        if new:
+                            yielded += len(new)
+                            retries.begin_anew()
+                            yield new
+                checker.finish()
+                if position < yielded:
+                    raise RemoteProtocolError(f"the archive had {yielded} bytes, and then only {position}")
+                return
+            except RETRYABLE as exc:
+                await retries.after(exc)
 
     async def set_experiment_failed(
         self, name: str, envoy: str, *, error_code: int = 1, error_description: str = ""

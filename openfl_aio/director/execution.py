@@ -115,7 +115,9 @@ async def assigned_tasks(
         if not config.allow_pickled_code:
             raise
         logger.warning("running an assigner of a user's own in a child process, as allow_pickled_code says")
-        tasks, table = await run_assigner(archive.path, collaborators, plan.rounds, limits=config.limits)
+        tasks, table = await run_assigner(
+            archive.path, collaborators, plan.rounds, limits=config.limits, process_limits=config.process_limits
+        )
     await anyio.lowlevel.checkpoint()
     chosen = AssignerConfig(kind="table", table=table) if table else AssignerConfig()
     return Assigned(tasks, chosen, functions.of(tasks))

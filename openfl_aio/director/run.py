@@ -13,7 +13,7 @@ from openfl_aio.config import DirectorConfig, TLSConfig
 from openfl_aio.director.service import Director
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.exit_codes import report
-from openfl_aio.plan.files import load_director_config
+from openfl_aio.plan.files import load_director_file
 from openfl_aio.telemetry.logs import configure_logging
 from openfl_aio.transport.signals import serve_until_signalled
 
@@ -27,6 +27,8 @@ def director_config(
     root_ca: Path | None = None,
     private_key: Path | None = None,
     certificate: Path | None = None,
+    deny_list: Path | None = None,
+    crl: Path | None = None,
     allow_pickled_code: bool = False,
 ) -> DirectorConfig:
     """Return the configuration in OpenFL's ``director_config.yaml`` at ``path``, with the certificate files added.
@@ -34,28 +36,35 @@ def director_config(
     Files given here replace those that the file names, and ``allow_pickled_code`` is on if either says so. Raises
     `ConfigurationError` for a wrong file, and unless exactly the certificates that ``tls`` asks for are given.
     """
-    config = load_director_config(path)
+    file = load_director_file(path)
+    config = file.unattended()
     if allow_pickled_code:
         config = config.model_copy(update={"allow_pickled_code": True})
     files = {"-rc": root_ca, "-pk": private_key, "-oc": certificate}
+    lists = {"deny_list": deny_list or file.deny_list, "crl": crl or file.crl}
     if not tls:
-        given = [option for option, file in files.items() if file is not None]
+        every = files | {"--deny-list": deny_list, "--crl": crl}
+        given = [option for option, named in every.items() if named is not None]
         if given:
             raise ConfigurationError(f"--disable-tls was given together with {', '.join(given)}; choose one of the two")
         return config.model_copy(update={"tls": None})
     if config.tls is not None and not any(files.values()):
-        return config
+        return config.model_copy(update={"tls": config.tls.model_copy(update=lists)})
     if root_ca is None or private_key is None or certificate is None:
-        missing = ", ".join(option for option, file in files.items() if file is None)
+        missing = ", ".join(option for option, named in files.items() if named is None)
         raise ConfigurationError(
             f"mutual TLS needs certificates, missing {missing}; give them, or choose --disable-tls"
         )
-    return config.model_copy(update={"tls": TLSConfig(ca=root_ca, certificate=certificate, private_key=private_key)})
+    own = TLSConfig(ca=root_ca, certificate=certificate, private_key=private_key, **lists)
+    return config.model_copy(update={"tls": own})
 
 
 async def run_director(config: DirectorConfig, *, announce: Callable[[Director], None] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; ``announce`` is called once the director listens."""
-    await serve_until_signalled(Director(config), started=announce)
+    """Serve until SIGTERM or SIGINT; ``announce`` is called once the director listens.
+
+    At SIGHUP certificates and lists are read again.
+    """
+    await serve_until_signalled(Director(config), started=announce, reload=Director.reload_certificates)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -68,6 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("-rc", "--root-cert-path", type=Path, metavar="CA")
     parser.add_argument("-pk", "--private-key-path", type=Path, metavar="KEY")
     parser.add_argument("-oc", "--public-cert-path", type=Path, metavar="CERT")
+    parser.add_argument(
+        "--deny-list",
+        type=Path,
+        help="certificates that are denied: a line each of serial number, "
+        "SHA-256 fingerprint or CN=NAME; read again when it changes",
+    )
+    parser.add_argument("--crl", type=Path, help="the authority's revocation list; read again when it changes")
     parser.add_argument(
         "--allow-pickled-code",
         action="store_true",
@@ -83,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             root_ca=options.root_cert_path,
             private_key=options.private_key_path,
             certificate=options.public_cert_path,
+            deny_list=options.deny_list,
+            crl=options.crl,
             allow_pickled_code=options.allow_pickled_code,
         )
         anyio.run(lambda: run_director(config, announce=announce))

@@ -138,6 +138,10 @@ class Director:
         """Return what its server does and has done: connections, refusals, stalls of the event loop."""
         return self._server.statistics()
 
+    def reload_certificates(self) -> None:
+        """Read certificates, key and lists at once; changes are noticed by themselves within two seconds."""
+        self._server.reload_certificates()
+
     @property
     def parked(self) -> int:
         """How many registered envoys wait for an experiment right now."""

@@ -1,17 +1,15 @@
 """The child process of an envoy: loads the shard and the task runner, then runs one task after another.
 
-Started as ``python -m openfl_aio.envoy.child FD`` with one end of a socket pair as file descriptor FD and, as
-standard input, a pipe that its parent holds open as long as it lives. What foreign code prints goes to standard error.
+Started as ``python -m openfl_aio.envoy.child FD`` with one end of a socket pair as file descriptor FD, under a guardian
+that ends it with the envoy. What foreign code prints goes to standard error.
 Names of OpenFL 1.6 that foreign code imports are ours here, unless ``--real-openfl`` is given.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
-import threading
 import traceback
 from collections.abc import Callable
 from importlib import import_module
@@ -135,25 +133,13 @@ def _failure(exc: BaseException) -> dict[str, Any]:
     }
 
 
-def _end_with_parent(lifeline: int) -> None:
-    """Block until the parent is gone, then end this process and what it started."""
-    while os.read(lifeline, 1024):
-        pass
-    os.killpg(0, signal.SIGKILL)
-
-
 def main() -> None:
     """Serve the parent on the descriptor named on the command line."""
     channel = FrameChannel(socket.socket(fileno=int(sys.argv[1])))
-    lifeline = os.dup(0)
-    null = os.open(os.devnull, os.O_RDONLY)
-    os.dup2(null, 0)
-    os.close(null)
     os.dup2(2, 1)
     if "--real-openfl" not in sys.argv:
         # by its name: the facade is a floor above the roles
         import_module("openfl_aio.compat.imports").install()
-    threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True, name="lifeline").start()
     Service(channel).serve()
 
 

@@ -35,6 +35,7 @@ START_BUDGET: Final = 60.0
 
 REPORTED_CHARACTERS: Final = 8000
 PLAN: Final = Path("plan") / "plan.yaml"
+REQUIREMENTS: Final = "requirements.txt"
 ARCHIVE_RUNNER: Final = "openfl_aio.compat.imports.runner.ArchiveRunner"  # imported by the child only
 
 
@@ -118,7 +119,7 @@ class Envoy:
 
     async def _describe_shard(self, workspaces: Workspaces) -> ShardInfo:
         log = workspaces.folder / "shard.log"
-        async with ProcessTaskRunner(self._spec(None, None, {}), log=log) as child:
+        async with ProcessTaskRunner(self._spec(None, None, {}), log=log, limits=self._config.process_limits) as child:
             return await child.describe_shard(self._config.name)
 
     def _spec(self, template: str | None, path: Path | None, settings: dict[str, object]) -> RunnerSpec:
@@ -214,8 +215,10 @@ class Envoy:
         plan = await anyio.to_thread.run_sync(Plan.load, run.source / PLAN)
         config = await anyio.to_thread.run_sync(self._collaborator_config, plan)
         spec = self._spec(*self._runner(plan, run.source))
+        if await anyio.Path(run.source / REQUIREMENTS).exists():
+            logger.info("envoy %s: its %s is not installed: that is the operator's choice", config.name, REQUIREMENTS)
         async with (
-            ProcessTaskRunner(spec, log=run.log) as runner,
+            ProcessTaskRunner(spec, log=run.log, limits=self._config.process_limits) as runner,
             self._aggregator(config) as aggregator,
         ):
             await Collaborator(

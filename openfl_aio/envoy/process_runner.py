@@ -1,10 +1,9 @@
-"""A task runner in a child process, which can be killed: foreign code never runs in the envoy's own process."""
+"""A task runner in a child process, which has limits and can be killed: foreign code never runs in the envoy's own."""
 
 from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -15,12 +14,12 @@ from types import TracebackType
 from typing import Any, Final, Self, TypeVar
 
 import anyio
-import anyio.abc
 import anyio.to_thread
 import numpy as np
 
-import openfl_aio
 from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput
+from openfl_aio.config import ProcessLimits
+from openfl_aio.confinement.process import ConfinedProcess, environment
 from openfl_aio.domain import ShardInfo
 from openfl_aio.envoy.frames import ChannelClosed, FrameChannel
 from openfl_aio.errors import ConfigurationError, ProtocolError, TaskError
@@ -35,6 +34,7 @@ _REPLY_FLOOR: Final = 64 * 1024 * 1024
 _REPLY_FACTOR: Final = 4  # float64 where float32 went in, and as much again
 _LOG_TAIL_BYTES: Final = 4096
 _LOG_TAIL_LINES: Final = 10
+_DEATH_SECONDS: Final = 5.0  # between the end of the channel and that of a child that died
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,27 +52,29 @@ class RunnerSpec:
 
 
 class ProcessTaskRunner:
-    """An `AsyncTaskRunner` whose code runs in a process group of its own, for as long as the context is open.
+    """An `AsyncTaskRunner` whose code runs in a confined process, for as long as the context is open.
 
-    Cancelling a task kills the group: the runner cannot be used afterwards. What the code prints goes to ``log``.
+    Cancelling a task ends the process with all that it started, and so does passing one of ``limits``: the runner cannot
+    be used afterwards. What the code prints goes to ``log``.
     """
 
-    def __init__(self, spec: RunnerSpec, *, log: Path) -> None:
+    def __init__(self, spec: RunnerSpec, *, log: Path, limits: ProcessLimits | None = None) -> None:
         self._spec = spec
         self._log = log
-        self._process: anyio.abc.Process | None = None
+        self._limits = limits or ProcessLimits()
+        self._process: ConfinedProcess | None = None
         self._channel: FrameChannel | None = None
 
     def __repr__(self) -> str:
-        pid = None if self._process is None else self._process.pid
+        pid = None if self._process is None else self.pid
         return f"ProcessTaskRunner({self._spec.template!r}, pid={pid})"
 
     @property
     def pid(self) -> int:
-        """The child's process id, which is also its group's."""
+        """The process id of the child's guardian, whose end is that of everything."""
         if self._process is None:
             raise TaskError("the task runner's process is not running")
-        return self._process.pid
+        return self._process.process.pid
 
     async def __aenter__(self) -> Self:
         """Start the child and load the code there. Raises `ConfigurationError` if it cannot be loaded."""
@@ -80,15 +82,17 @@ class ProcessTaskRunner:
         try:
             log = await anyio.to_thread.run_sync(lambda: self._log.open("ab"))
             try:
-                self._process = await anyio.open_process(
+                self._process = await ConfinedProcess.start(
                     [sys.executable, "-P", "-m", "openfl_aio.envoy.child", str(theirs.fileno()), *self._options()],
-                    stdin=subprocess.PIPE,
+                    limits=self._limits,
+                    variables=self._environment(),
+                    cwd=self._spec.shard_path,
+                    stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    cwd=self._spec.shard_path,
-                    env=self._environment(),
                     pass_fds=(theirs.fileno(),),
-                    start_new_session=True,
+                    folders=() if self._spec.path is None else (self._spec.path,),
+                    files=(self._log,),
                 )
             finally:
                 log.close()
@@ -175,16 +179,10 @@ class ProcessTaskRunner:
         return ["--real-openfl"] if self._spec.real_openfl else []
 
     def _environment(self) -> dict[str, str]:
-        package = str(Path(openfl_aio.__file__).parent.parent)
-        inherited = os.environ.get("PYTHONPATH")
-        environment = {
-            **os.environ,
-            "PYTHONPATH": package if not inherited else f"{package}{os.pathsep}{inherited}",
-            "PYTHONUNBUFFERED": "1",
-        }
+        variables = environment(os.environ, self._limits)
         if self._spec.cuda_devices:
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._spec.cuda_devices))
-        return environment
+            variables["CUDA_VISIBLE_DEVICES"] = ",".join(map(str, self._spec.cuda_devices))
+        return variables
 
     async def _call(
         self,
@@ -204,7 +202,10 @@ class ProcessTaskRunner:
             return channel.receive(max_array_bytes=limit)
 
         try:
-            reply, made = await self._in_thread(exchange)
+            with anyio.move_on_after(self._limits.task_seconds) as scope:
+                reply, made = await self._in_thread(exchange)
+            if scope.cancelled_caught:
+                raise TaskError(f"{what} took longer than {self._limits.task_seconds:g} s (task_seconds): it was ended")
         except ChannelClosed:
             raise TaskError(f"{what}: {await self._death()}") from None
         except ProtocolError as exc:
@@ -254,18 +255,17 @@ class ProcessTaskRunner:
     async def _death(self) -> str:
         """Say how the child ended, with the last lines that it printed."""
         process = self._process
-        self._kill()
-        code = None if process is None else await process.wait()
+        if process is None:
+            return "the child process has ended"
+        with anyio.move_on_after(_DEATH_SECONDS):
+            await process.wait()  # by itself, so that it tells why
+        ending = await process.end()
         tail = await anyio.to_thread.run_sync(_tail, self._log)
-        ended = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
-        return f"the child process {ended}" + (f"; it printed last:\n{tail}" if tail else "")
+        return f"the child process {ending}" + (f"; it printed last:\n{tail}" if tail else "")
 
     def _kill(self) -> None:
         if self._process is not None:
-            try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it ended by itself
+            self._process.kill()
         if self._channel is not None:
             self._channel.interrupt()
 
@@ -273,8 +273,7 @@ class ProcessTaskRunner:
         with anyio.CancelScope(shield=True):
             self._kill()
             if self._process is not None:
-                await self._process.wait()
-                await self._process.aclose()
+                await self._process.end()
                 self._process = None
             if self._channel is not None:
                 self._channel.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,8 @@ from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan.files import load_envoy_config
 
 __all__ = ["envoy_config", "main", "run_envoy"]
+
+logger = logging.getLogger(__name__)
 
 
 def envoy_config(
@@ -39,6 +42,12 @@ def envoy_config(
     if file.review_experiment:
         raise ConfigurationError(
             f"{path}: params.review_experiment: expected false, got true; nobody can be asked here"
+        )
+    if file.install_requirements:
+        logger.warning(
+            "%s: params.install_requirements has no effect: nothing is installed for an experiment; install what its "
+            "requirements.txt names where you find that right, and remove the line",
+            path,
         )
     files = {"-rc": root_ca, "-pk": private_key, "-oc": certificate}
     given = [option for option, value in files.items() if value is not None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator
@@ -16,6 +15,7 @@ import anyio
 import anyio.to_thread
 
 from openfl_aio.config import Limits
+from openfl_aio.confinement.guardian import remove_tree
 from openfl_aio.errors import InvalidStateError
 from openfl_aio.storage.archives import Archives
 from openfl_aio.storage.files import disk_errors
@@ -101,6 +101,7 @@ class Workspaces:
     def _prepare(self) -> Path:
         if self._given is None:
             folder = Path(tempfile.mkdtemp(prefix="openfl-aio-envoy-"))
+            folder.chmod(0o711)  # another user, as which a run may be told to run, has to pass
         else:
             folder = self._given
             _remove(folder / _RUNS)
@@ -117,4 +118,4 @@ def _make(folder: Path) -> None:
 
 def _remove(folder: Path) -> None:
     # what cannot be removed must not fail a run that is over; the next start tries again
-    shutil.rmtree(folder, ignore_errors=True)
+    remove_tree(folder)

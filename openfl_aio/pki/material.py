@@ -28,6 +28,7 @@ __all__ = [
     "check_key_fits",
     "check_public_key",
     "common_names",
+    "first_certificate",
     "key_to_pem",
     "load_certificate",
     "load_key",
@@ -85,6 +86,11 @@ def load_certificate(pem: bytes) -> x509.Certificate:
         return x509.load_pem_x509_certificate(pem)
     except ValueError:
         raise ConfigurationError("the certificate is no PEM certificate") from None
+
+
+def first_certificate(pem: bytes) -> bytes:
+    """Return the first certificate of a PEM text, alone. Raises `ConfigurationError`."""
+    return certificate_to_pem(load_certificate(pem))
 
 
 def check_public_key(key: object) -> PublicKey:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from openfl_aio.config import DirectorConfig, Endpoint, EnvoyConfig, TLSConfig
+from openfl_aio.config import DirectorConfig, Endpoint, EnvoyConfig, ProcessLimits, TLSConfig
 from openfl_aio.domain import check_name
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan.document import Document
@@ -44,36 +44,59 @@ _DIRECTOR_SETTINGS: Final = frozenset(
         # ours
         "allow_pickled_code",
         "allow_plaintext_anywhere",
+        "crl",
+        "deny_list",
+        "process_limits",
         "public_host",
         "workspace",
     }
 )
-_ENVOY_PARAMS: Final = frozenset({"cuda_devices", "install_requirements", "review_experiment"})
+_ENVOY_PARAMS: Final = frozenset({"cuda_devices", "install_requirements", "process_limits", "review_experiment"})
 
 
 @dataclass(frozen=True, slots=True)
 class DirectorFile:
-    """A director's file: its configuration, and whether somebody is to approve each experiment."""
+    """A director's file: its configuration, and whether somebody is to approve each experiment.
 
+    ``deny_list`` and ``crl`` are part of the configuration only if the file names certificates too.
+    """
+
+    path: Path
     config: DirectorConfig
     review_experiment: bool = False
+    deny_list: Path | None = None
+    crl: Path | None = None
+
+    def unattended(self) -> DirectorConfig:
+        """Return the configuration. Raises `ConfigurationError` if somebody is to approve experiments.
+
+        Who does is code (`Director(config, review=...)`), and where this is called there is none.
+        """
+        if self.review_experiment:
+            raise ConfigurationError(
+                f"{self.path}: settings.review_experiment: expected false, got true; nobody can be asked here, "
+                "start the director from Python with a review function"
+            )
+        return self.config
 
 
 @dataclass(frozen=True, slots=True)
 class EnvoyFile:
     """An envoy's file. The name and the director come from the command line, so it becomes an `EnvoyConfig` with them.
 
-    ``shard_path`` is the folder of the file: where the shard descriptor's module is found. ``install_requirements``
-    is OpenFL's, true unless it is written otherwise.
+    ``shard_path`` is the folder of the file: where the shard descriptor's module is found. ``install_requirements`` is
+    whether the file asks for what is not done here: installing what an experiment says it needs, OpenFL's own default.
+    ``process_limits`` (ours) are those of the processes that run experiments.
     """
 
     shard_template: str
     shard_path: Path
     shard_params: Mapping[str, Any] = field(default_factory=dict)
     cuda_devices: tuple[int, ...] = ()
-    install_requirements: bool = True
+    install_requirements: bool = False
     review_experiment: bool = False
     optional_plugin_components: Mapping[str, Any] = field(default_factory=dict)
+    process_limits: ProcessLimits = field(default_factory=ProcessLimits)
     tls: TLSConfig | None = None
 
     def config(
@@ -88,6 +111,7 @@ class EnvoyFile:
             shard_path=self.shard_path,
             cuda_devices=self.cuda_devices,
             workspace=workspace,
+            process_limits=self.process_limits,
             tls=tls or self.tls,
         )
 
@@ -95,15 +119,9 @@ class EnvoyFile:
 def load_director_config(path: Path) -> DirectorConfig:
     """Return the configuration in a director_config.yaml; refuse one that asks for a review of experiments.
 
-    Who reviews is code (`Director(config, review=...)`): who has it calls `load_director_file`.
+    Who can review calls `load_director_file`.
     """
-    file = load_director_file(path)
-    if file.review_experiment:
-        raise ConfigurationError(
-            f"{path}: settings.review_experiment: expected false, got true; nobody can be asked here, "
-            "start the director from Python with a review function"
-        )
-    return file.config
+    return load_director_file(path).unattended()
 
 
 def load_director_file(path: Path) -> DirectorFile:
@@ -112,7 +130,14 @@ def load_director_file(path: Path) -> DirectorFile:
     if not document.mapping("settings"):
         raise document.error(("settings",), "missing; expected keys such as listen_host, listen_port and sample_shape")
     document.allow(("settings",), _DIRECTOR_SETTINGS)
-    workspace = document.string("settings", "workspace", default="")
+    folder = path.absolute().parent
+
+    def named(key: str) -> Path | None:
+        name = document.string("settings", key, default="")
+        return folder / name if name else None
+
+    deny_list, crl = named("deny_list"), named("crl")
+    tls = _tls(document, path)
     host = document.string("settings", "listen_host", default="localhost")
     port = document.integer("settings", "listen_port", default=_DIRECTOR_PORT, minimum=0, maximum=65535)
     config = DirectorConfig(
@@ -126,10 +151,12 @@ def load_director_file(path: Path) -> DirectorFile:
         allow_pickled_code=document.boolean("settings", "allow_pickled_code", default=False),
         public_host=document.string("settings", "public_host", default="") or None,
         allow_plaintext_anywhere=document.boolean("settings", "allow_plaintext_anywhere", default=False),
-        workspace=path.absolute().parent / workspace if workspace else None,
-        tls=_tls(document, path),
+        workspace=named("workspace"),
+        process_limits=_process_limits(document, "settings", DirectorConfig().process_limits),
+        tls=None if tls is None else tls.model_copy(update={"deny_list": deny_list, "crl": crl}),
     )
-    return DirectorFile(config, document.boolean("settings", "review_experiment", default=False))
+    review = document.boolean("settings", "review_experiment", default=False)
+    return DirectorFile(path, config, review_experiment=review, deny_list=deny_list, crl=crl)
 
 
 def load_envoy_config(path: Path) -> EnvoyFile:
@@ -152,9 +179,10 @@ def load_envoy_config(path: Path) -> EnvoyFile:
         shard_path=path.absolute().parent,
         shard_params=params,
         cuda_devices=tuple(document.integer("params", "cuda_devices", index, minimum=0) for index in devices),
-        install_requirements=document.boolean("params", "install_requirements", default=True),
+        install_requirements=document.boolean("params", "install_requirements", default=False),
         review_experiment=document.boolean("params", "review_experiment", default=False),
         optional_plugin_components=document.mapping("optional_plugin_components"),
+        process_limits=_process_limits(document, "params", ProcessLimits()),
         tls=_tls(document, path),
     )
 
@@ -196,6 +224,15 @@ def _read(path: Path, known: set[str]) -> Document:
     document = Document.parse(read_text(path), source=str(path), empty_allowed=True)
     document.allow((), known)
     return document
+
+
+def _process_limits(document: Document, section: str, default: ProcessLimits) -> ProcessLimits:
+    """Return ``default`` with what ``process_limits`` in a section says; null takes a limit away."""
+    written = document.mapping(section, "process_limits")
+    try:
+        return ProcessLimits(**{**dict(default), **{str(key): value for key, value in written.items()}})
+    except ConfigurationError as exc:
+        raise document.error((section, "process_limits"), str(exc)) from None
 
 
 def _tls(document: Document, path: Path) -> TLSConfig | None:

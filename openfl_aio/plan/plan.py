@@ -177,6 +177,16 @@ class Plan:
         """The folder of the certificates, relative to the workspace."""
         return self._document.string("network", "settings", "cert_folder", default="cert")
 
+    @property
+    def deny_list(self) -> str | None:
+        """The file of certificates that the aggregator denies, relative to the workspace; ours, not OpenFL's."""
+        return self._document.string("network", "settings", "deny_list", default="") or None
+
+    @property
+    def crl(self) -> str | None:
+        """The CA's revocation list for the aggregator, relative to the workspace; ours, not OpenFL's."""
+        return self._document.string("network", "settings", "crl", default="") or None
+
     # -- what is done
 
     @cached_property

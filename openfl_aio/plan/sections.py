@@ -68,6 +68,8 @@ _SETTINGS: Final[dict[str, frozenset[str] | None]] = {
             "agg_port",
             "cert_folder",
             "client_reconnect_interval",
+            "crl",  # ours
+            "deny_list",  # ours
             "disable_client_auth",
             "hash_salt",
             "require_client_auth",

@@ -36,13 +36,20 @@ PARTIAL_SUFFIX: Final = ".partial"
 
 # no space, file size limit of the process or file system, quota
 FULL: Final = frozenset({errno.ENOSPC, errno.EFBIG, errno.EDQUOT})
+# no descriptor for another file: connections may have all of them, and like space they come back
+NO_DESCRIPTOR: Final = frozenset({errno.EMFILE, errno.ENFILE})
 
 
 def disk_error(exc: OSError, path: Path) -> StorageError:
-    """Return ``exc`` as our error: `StorageFullError` when there is no room, else `StorageError`."""
+    """Return ``exc`` as our error: `StorageFullError` when there is no room or no descriptor, else `StorageError`."""
     if exc.errno in FULL:
         return StorageFullError(
             f"no space to write {str(path)!r} ({os.strerror(exc.errno or 0)}); nothing was changed; free space and try again"
+        )
+    if exc.errno in NO_DESCRIPTOR:
+        return StorageFullError(
+            f"no file descriptor to open {str(path)!r} ({os.strerror(exc.errno or 0)}); nothing was changed; "
+            "allow more open files (ulimit -n)"
         )
     return StorageError(
         f"cannot use {str(path)!r}: {exc.strerror or exc}; check that it exists and may be read and written"

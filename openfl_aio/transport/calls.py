@@ -20,7 +20,7 @@ from h2.exceptions import StreamClosedError
 from multidict import MultiDict
 
 from openfl_aio.config import Limits
-from openfl_aio.errors import DeadlineExceededError, MalformedMessageError, OpenFLAioError
+from openfl_aio.errors import DeadlineExceededError, MalformedMessageError, OpenFLAioError, StorageFullError
 from openfl_aio.transport.codec import StrictCodec, decode_message
 from openfl_aio.transport.http2.connection import Connection
 from openfl_aio.transport.http2.headers import Headers
@@ -28,6 +28,7 @@ from openfl_aio.transport.http2.messages import BufferPool
 from openfl_aio.transport.http2.stream import CompressedMessageError
 from openfl_aio.transport.http2.stream import Stream as H2Stream
 from openfl_aio.transport.identity import Caller, as_caller, identify
+from openfl_aio.transport.metadata import as_request
 from openfl_aio.transport.status import is_internal, status_of
 from openfl_aio.wire import codec
 from openfl_aio.wire.messages import DataStream, director
@@ -36,6 +37,7 @@ __all__ = ["WAITING_METHODS", "Calls", "ServerStream"]
 
 logger = logging.getLogger(__name__)
 
+DENIED: Final = "the certificate is no longer valid: it was revoked; ask the operator of the federation for a new one"
 STOPPING: Final = "the server is stopping; try again"
 
 # calls that may wait long before they answer: when the server stops they are told at once, for their answer is
@@ -49,6 +51,7 @@ LARGE_REQUESTS: Final = (director.ExperimentInfo,)
 
 # a 1.6 client repeats a refused call at once and for ever: its refusals are slowed down, in seconds
 REFUSAL_PAUSE: Final = (0.5, 1.5)
+FULL_PAUSE: Final = (5.0, 15.0)  # with every try it sends a model, which a full disk does not take
 STOCK_AGENT: Final = "grpc-python/"  # with the slash: grpclib, and so we, are "grpc-python-grpclib/"
 REFUSALS: Final = frozenset(
     {
@@ -160,6 +163,14 @@ class _Call:
             self.verdict = verdict
             self.task.cancel()
 
+    def end_soon(self, verdict: GRPCError) -> None:
+        """Do the same, but let the message that is being sent go out whole."""
+        stream = self.server_stream
+        if stream is not None and stream.answering:
+            stream.after_message = lambda: self.end(verdict)
+        else:
+            self.end(verdict)
+
     def abandoned(self, reason: str) -> None:
         """Nobody waits for the answer any more."""
         self.stream.connection.in_turn(lambda: self.end(None))
@@ -257,8 +268,9 @@ class Calls:
             timer = connection.loop.call_later(stream.deadline.time_remaining(), call.end, _late())
         refusal: GRPCError | None = None
         extra: Headers | None = None
+        pause = REFUSAL_PAUSE
         try:
-            await self._handle(stream, handler, fields, connection.address)
+            await self._handle(stream, handler, fields, connection)
             if not stream._send_message_done and not handler.cardinality.server_streaming:
                 raise TypeError(f"the handler of {call.method} returned without an answer")
         except asyncio.CancelledError:
@@ -271,6 +283,8 @@ class Calls:
             # else the peer gave the call up, before or while it was answered
             if not isinstance(error, (StreamTerminatedError, StreamClosedError)):
                 refusal = _answer_for(error, call.method, connection.address)
+                if isinstance(error, StorageFullError):
+                    pause = FULL_PAUSE
                 if isinstance(error, CompressedMessageError):
                     refusal = GRPCError(Status.UNIMPLEMENTED, str(error))
                     extra = [("grpc-accept-encoding", "identity")]
@@ -286,16 +300,18 @@ class Calls:
             await stream.finish(Status.OK, None)
             return
         if refusal.status in REFUSALS and STOCK_AGENT in (stream.user_agent or "") and not self._stopping:
-            await _pause(call)
+            await _pause(call, pause)
         call.stream.handled()
         await stream.finish(refusal.status, refusal.message, extra)
 
     async def _handle(
-        self, stream: ServerStream, handler: grpclib.const.Handler, fields: dict[str, str], address: str
+        self, stream: ServerStream, handler: grpclib.const.Handler, fields: dict[str, str], connection: Connection
     ) -> None:
         if self._stopping:
             raise GRPCError(Status.UNAVAILABLE, STOPPING)
-        caller = self._caller(stream, address)
+        if connection.denied_since is not None:
+            raise _denied()
+        caller = self._caller(stream, connection.address)
         stream.metadata, method = await self._dispatch.recv_request(
             stream.metadata,
             handler.func,
@@ -305,7 +321,7 @@ class Calls:
             user_agent=stream.user_agent,
             peer=stream.peer,
         )
-        with as_caller(caller):
+        with as_caller(caller), as_request(stream.metadata):
             if handler.cardinality.client_streaming:
                 await self._upload(stream, method)
             else:
@@ -339,17 +355,19 @@ class Calls:
             connection.caller = caller
         return caller
 
+    def deny(self, connection: Connection) -> None:
+        """End every call of ``connection``, whose certificate is denied from now on. Those that come are refused."""
+        for call in list(self._active):
+            # a call that has not begun would be ended without an answer; it is refused as soon as it does
+            if call.stream.connection is connection and call.server_stream is not None:
+                call.end_soon(_denied())
+
     async def drain(self, seconds: float) -> None:
         """Refuse new calls, end waiting ones, let the others finish for ``seconds``, then end those too."""
         self._stopping = True
         for call in list(self._active):
-            if not call.waiting:
-                continue
-            stream = call.server_stream
-            if stream is not None and stream.answering:
-                stream.after_message = lambda call=call: call.end(_stopping())
-            else:
-                call.end(_stopping())
+            if call.waiting:
+                call.end_soon(_stopping())
         await self._until_idle(seconds)
         for call in list(self._active):
             call.end(_stopping())
@@ -362,10 +380,10 @@ class Calls:
                 await self._idle.wait()
 
 
-async def _pause(call: _Call) -> None:
+async def _pause(call: _Call, seconds: tuple[float, float]) -> None:
     """Let an impatient peer wait; a call that is ended from outside meanwhile still gets its answer."""
     try:
-        await asyncio.sleep(random.uniform(*REFUSAL_PAUSE))
+        await asyncio.sleep(random.uniform(*seconds))
     except asyncio.CancelledError:
         if call.verdict is None or call.task is None:
             raise
@@ -378,6 +396,10 @@ def _late() -> GRPCError:
 
 def _stopping() -> GRPCError:
     return GRPCError(Status.UNAVAILABLE, STOPPING)
+
+
+def _denied() -> GRPCError:
+    return GRPCError(Status.UNAUTHENTICATED, DENIED)
 
 
 def _refuse(fields: dict[str, str], mapping: Mapping[str, grpclib.const.Handler]) -> Headers | None:

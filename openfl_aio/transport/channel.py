@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import ssl
@@ -27,22 +28,29 @@ from openfl_aio.errors import (
     LocalProtocolError,
     MalformedMessageError,
     OpenFLAioError,
+    StorageFullError,
     TransportError,
 )
+from openfl_aio.pki import PeerCertificate
+from openfl_aio.transport.budgets import LogLimiter
 from openfl_aio.transport.codec import StrictCodec, decode_message
+from openfl_aio.transport.credentials import Credentials
 from openfl_aio.transport.http2.connection import Connection
 from openfl_aio.transport.http2.shared import Shared
 from openfl_aio.transport.http2.tls import TLSProtocol
 from openfl_aio.transport.status import error_from_status
-from openfl_aio.transport.tls import client_context
 from openfl_aio.transport.wrappers import CleanDeadlineWrapper, CleanWrapper
 from openfl_aio.wire import codec
 
-__all__ = ["RETRYABLE", "Channel", "call_with_retries", "open_channel", "translate"]
+__all__ = ["RETRYABLE", "Channel", "Retries", "call_with_retries", "open_channel", "translate"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-RETRYABLE: Final[tuple[type[OpenFLAioError], ...]] = (ConnectError, ConnectionLostError)
+RETRYABLE: Final[tuple[type[OpenFLAioError], ...]] = (ConnectError, ConnectionLostError, StorageFullError)
+LOG_SECONDS: Final = 60.0  # between two lines about a server that has no room
+LOOK_SECONDS: Final = 1.0  # at most so often a call makes us look whether the certificates were replaced
 
 
 class _Stream(grpclib.client.Stream[Any, Any]):
@@ -115,13 +123,17 @@ class _Stream(grpclib.client.Stream[Any, Any]):
 class Channel(grpclib.client.Channel):
     """A connection to one server, made at the first call and made again after it was lost.
 
-    Usable with the generated stubs. Calls raise what `translate` turns into our errors.
+    It is made again too when the certificate files were replaced: calls in flight end on the old one. Usable with the
+    generated stubs. Calls raise what `translate` turns into our errors.
     """
 
     _protocol: Any = None  # grpclib names its own class
 
-    def __init__(self, endpoint: Endpoint, context: ssl.SSLContext | None, timeouts: Timeouts, limits: Limits) -> None:
+    def __init__(self, endpoint: Endpoint, credentials: Credentials | None, timeouts: Timeouts, limits: Limits) -> None:
+        context = None if credentials is None else credentials.context
         super().__init__(endpoint.host.strip("[]"), endpoint.port, ssl=context, codec=StrictCodec(limits))
+        self._credentials = credentials
+        self._next_look = 0.0
         self.endpoint = endpoint
         self._connect_timeout = timeouts.connect
         self._shared = Shared(limits, client=True)
@@ -158,6 +170,22 @@ class Channel(grpclib.client.Channel):
     def _connected(self) -> bool:
         return self._protocol is not None and self._protocol.usable
 
+    async def __connect__(self) -> Any:
+        """Return the connection for a call; grpclib's name."""
+        if self._credentials is not None and (not self._connected or self._loop.time() >= self._next_look):
+            await self._look(self._credentials)
+        return await super().__connect__()
+
+    async def _look(self, credentials: Credentials) -> None:
+        """Let go of a connection that was made with files that have been replaced since."""
+        self._next_look = self._loop.time() + LOOK_SECONDS
+        await credentials.refresh(at_once=True)
+        if credentials.context is not self._ssl:
+            self._ssl = credentials.context
+            old, self._protocol = self._protocol, None
+            if old is not None:
+                old.retire()
+
     async def _create_connection(self) -> Any:
         connection = Connection(self._shared)
         tls: TLSProtocol | None = None
@@ -168,6 +196,7 @@ class Channel(grpclib.client.Channel):
                 await self._loop.create_connection(lambda: connection if tls is None else tls, self._host, self._port)
                 if tls is not None:
                     await tls.handshake
+                    self._check_server(connection)
         except TimeoutError:
             raise ConnectError(f"no connection to {self.endpoint} within {self._connect_timeout:g} s") from None
         except ssl.SSLCertVerificationError as exc:
@@ -185,6 +214,15 @@ class Channel(grpclib.client.Channel):
             if tls is not None and not tls.established:
                 tls.abort()
         return connection
+
+    def _check_server(self, connection: Connection) -> None:
+        credentials, tls = self._credentials, connection.get_extra_info("ssl_object")
+        if credentials is None or not credentials.may_deny or tls is None:
+            return
+        reason = credentials.revocations.denies(PeerCertificate.from_der(tls.getpeercert(True)))
+        if reason is not None:
+            connection.abort()
+            raise ConnectError(f"the certificate of {self.endpoint} was not accepted: {reason}")
 
     def close(self) -> None:
         """Close the connection. Calls in flight end with an error."""
@@ -213,8 +251,8 @@ async def open_channel(
 
     Raises `ConfigurationError` for certificate files that cannot be used.
     """
-    context = None if tls is None else await client_context(tls)
-    channel = Channel(endpoint, context, timeouts or Timeouts(), limits or Limits())
+    credentials = None if tls is None else await Credentials.load_client(tls)
+    channel = Channel(endpoint, credentials, timeouts or Timeouts(), limits or Limits())
     if metadata:
 
         async def add_metadata(event: SendRequest) -> None:
@@ -268,29 +306,68 @@ async def call_with_retries(
     what: str,
     retryable: tuple[type[OpenFLAioError], ...] = RETRYABLE,
     draw: Callable[[float, float], float] = random.uniform,
+    patient: bool = False,
 ) -> T:
     """Return the result of ``call``, repeated after ``retryable`` errors until the policy's time is used up.
 
     ``what`` names call and peer in the final error, for example ``"GetTasks from 10.0.0.1:5050"``. ``call`` must make
     its request anew each time and be safe to repeat. Errors are translated; the last one is raised when time is up,
-    as a `TransportError` of the same class that says how long it was tried.
+    as a `TransportError` of the same class that says how long it was tried. A server without room for what it is to
+    keep is there and asks to come again: whoever is ``patient`` does so for as long as that takes.
     """
-    started = anyio.current_time()
-    attempt = 0
+    retries = Retries(policy, what, draw=draw, patient=patient)
     while True:
         try:
             with translate():
                 return await call()
         except retryable as exc:
-            elapsed = anyio.current_time() - started
-            # no overflow for a policy that retries for ever
-            ceiling = min(policy.max_delay, policy.first_delay * policy.multiplier ** min(attempt, 64))
-            pause = draw(0.0, ceiling)
-            attempt += 1
-            if policy.max_elapsed is not None and elapsed + pause > policy.max_elapsed:
-                kind = type(exc) if isinstance(exc, TransportError) else ConnectionLostError
-                raise kind(
-                    f"{what}: gave up after {elapsed:.0f} s and {attempt} attempts, last: {exc}; "
-                    "check that the server runs, that host and port are right and that both sides use TLS or neither does"
-                ) from exc
-            await anyio.sleep(pause)
+            await retries.after(exc)
+
+
+class Retries:
+    """The pauses between the attempts of one call, which have an end; see `call_with_retries`."""
+
+    def __init__(
+        self,
+        policy: RetryPolicy,
+        what: str,
+        *,
+        draw: Callable[[float, float], float] = random.uniform,
+        patient: bool = False,
+    ) -> None:
+        self._policy = policy
+        self._what = what
+        self._draw = draw
+        self._patient = patient
+        self._lines = LogLimiter(1, LOG_SECONDS)
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Forget the failures so far: the call made headway."""
+        self._attempts = 0
+        self._failing_since: float | None = None
+
+    async def after(self, exc: OpenFLAioError) -> None:
+        """Wait after the failure ``exc``, or raise it as a `TransportError` that says how long it was tried."""
+        policy, now = self._policy, anyio.current_time()
+        # what an attempt that fails in the end took before, a long upload perhaps, was no waiting in vain
+        self._failing_since = now if self._failing_since is None else self._failing_since
+        elapsed = now - self._failing_since
+        # no overflow for a policy that retries for ever
+        ceiling = min(policy.max_delay, policy.first_delay * policy.multiplier ** min(self._attempts, 64))
+        pause = self._draw(0.0, ceiling)
+        self._attempts += 1
+        if self._patient and isinstance(exc, StorageFullError):
+            self._failing_since = None
+            if self._lines.allow(now) is not None:
+                logger.warning("%s: %s; this goes on until there is room", self._what, exc)
+        elif policy.max_elapsed is not None and elapsed + pause > policy.max_elapsed:
+            said = f"{self._what}: gave up after {elapsed:.0f} s and {self._attempts} attempts, last: {exc}"
+            if isinstance(exc, StorageFullError):
+                raise StorageFullError(said) from exc
+            kind = type(exc) if isinstance(exc, TransportError) else ConnectionLostError
+            raise kind(
+                f"{said}; check that the server runs, that host and port are right and that both sides use TLS or "
+                "neither does"
+            ) from exc
+        await anyio.sleep(pause)

@@ -8,7 +8,6 @@ import hashlib
 import ipaddress
 import logging
 import socket
-import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -21,14 +20,16 @@ from betterproto2.grpclib.grpclib_server import ServiceBase
 
 from openfl_aio.config import Endpoint, Limits, Timeouts, TLSConfig
 from openfl_aio.errors import ConfigurationError, InvalidStateError
+from openfl_aio.pki import PeerCertificate
 from openfl_aio.transport.acceptor import Acceptor, Admission, Gate
+from openfl_aio.transport.budgets import LogLimiter
 from openfl_aio.transport.calls import Calls
 from openfl_aio.transport.codec import StrictCodec
+from openfl_aio.transport.credentials import Credentials
 from openfl_aio.transport.http2.connection import Connection
 from openfl_aio.transport.http2.memory import collect, give_back
 from openfl_aio.transport.http2.shared import Shared
 from openfl_aio.transport.http2.tls import TLSProtocol
-from openfl_aio.transport.tls import server_context
 from openfl_aio.transport.watchdog import LoopStatistics, StallWatch
 
 __all__ = ["Server", "ServerStatistics", "is_loopback"]
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 SWEEP_SECONDS = 1.0
 GOODBYE_PAUSE = 0.05
 CLOSE_SECONDS = 1.0
+FAREWELL_SECONDS = 2.0  # for a peer whose certificate is denied, to hear so; refusals may be slowed down
 EVERYWHERE = ("", "*", "::")
 
 
@@ -59,15 +61,18 @@ class ServerStatistics:
     calls: int  # in flight
     calmed: int  # connections ended because they passed a limit
     faults: int  # connections ended by a violation of the protocol
+    denied: int  # connections whose certificate was denied, when they came or later
     loop: LoopStatistics  # of the event loop's stalls
 
 
 class _Plane:
     """The connections of one server: let in, watched, and sent away."""
 
-    def __init__(self, limits: Limits, context: ssl.SSLContext | None, handler: grpclib.server.Server) -> None:
+    def __init__(self, limits: Limits, credentials: Credentials | None, handler: grpclib.server.Server) -> None:
         self._limits = limits
-        self._context = context
+        self._credentials = credentials
+        self._denials = LogLimiter()
+        self.denied = 0
         self.gate = Gate(limits)
         self.shared = Shared(limits)
         self.calls = Calls(handler._mapping, limits, dispatch=handler.__dispatch__, buffers=self.shared.buffers)
@@ -83,14 +88,20 @@ class _Plane:
             return None
 
         def ready(connection: Connection) -> bool:
-            return admission.authenticated(_fingerprint(connection))
+            certificate = _certificate(connection)
+            if certificate is not None and self._credentials is not None and self._credentials.may_deny:
+                self._get_to_know(connection, certificate)
+            return admission.authenticated(None if certificate is None else hashlib.sha256(certificate).hexdigest())
 
         connection = Connection(self.shared, on_ready=ready, on_lost=admission.leave)
-        if self._context is None:
+        if self._credentials is None:
             admission.evictable(connection.abort)
             return connection
         tls = TLSProtocol(
-            connection, self._context, server_side=True, on_failed=lambda exc: self._failed(tls, admission, exc)
+            connection,
+            self._credentials.context,
+            server_side=True,
+            on_failed=lambda exc: self._failed(tls, admission, exc),
         )
         admission.evictable(tls.abort)
         self._handshakes[tls] = self._loop.time()
@@ -100,6 +111,38 @@ class _Plane:
         self._handshakes.pop(tls, None)
         admission.leave()
         logger.debug("no TLS connection: %s", exc)
+
+    def _get_to_know(self, connection: Connection, certificate: bytes) -> None:
+        try:
+            connection.certificate = PeerCertificate.from_der(certificate)
+        except ConfigurationError as exc:  # OpenSSL is less strict: it may be on a list, and we cannot tell
+            self._deny(connection, str(exc))
+        else:
+            self._judge(connection)
+
+    def judge(self) -> None:
+        """Refuse those whose certificate is denied now, and end what they have begun."""
+        for connection in list(self.shared.connections):
+            self._judge(connection)
+
+    def _judge(self, connection: Connection) -> None:
+        if connection.certificate is None or self._credentials is None:
+            return
+        reason = self._credentials.revocations.denies(connection.certificate)
+        if reason is None:
+            connection.denied_since = None
+        elif connection.denied_since is None:
+            names, serial = connection.certificate.names, connection.certificate.serial_number
+            self._deny(connection, f"{reason}, serial number {serial:x} of {', '.join(map(repr, names))}")
+
+    def _deny(self, connection: Connection, reason: str) -> None:
+        now = connection.denied_since = self._loop.time()
+        self.denied += 1
+        suppressed = self._denials.allow(now)
+        if suppressed is not None:
+            more = f" ({suppressed} more such lines were left out)" if suppressed else ""
+            logger.warning("%s: the certificate is denied: %s%s", connection.address, reason, more)
+        self.calls.deny(connection)
 
     def _check(self) -> None:
         """End what has waited too long."""
@@ -113,6 +156,8 @@ class _Plane:
                 tls.abort()
         for connection in list(self.shared.connections):
             connection.check(now)
+            if connection.denied_since is not None:
+                _usher_out(connection, now - connection.denied_since)
         self.shared.buffers.trim()
         if self.shared.tide.is_out():
             collect()
@@ -141,10 +186,19 @@ class _Plane:
         self._sweep.cancel()
 
 
-def _fingerprint(connection: Connection) -> str | None:
+def _certificate(connection: Connection) -> bytes | None:
     tls = connection.get_extra_info("ssl_object")
-    certificate = None if tls is None else tls.getpeercert(True)
-    return None if certificate is None else hashlib.sha256(certificate).hexdigest()
+    certificate: bytes | None = None if tls is None else tls.getpeercert(True)
+    return certificate
+
+
+def _usher_out(connection: Connection, seconds: float) -> None:
+    """Send away a peer who was denied ``seconds`` ago. A call that comes before that still hears the reason."""
+    if seconds >= FAREWELL_SECONDS or (connection.engine.draining and not connection.engine.streams):
+        connection.go_away()
+        connection.close("The certificate is denied")
+    else:
+        connection.go_away()
 
 
 class Server:
@@ -177,6 +231,8 @@ class Server:
         self._timeouts = timeouts or Timeouts()
         self._allow_plaintext_anywhere = allow_plaintext_anywhere
         self._endpoint: Endpoint | None = None
+        self._reload = asyncio.Event()
+        self._renewal: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
         return f"<Server {self._endpoint or self._listen} {'plaintext' if self._tls is None else 'TLS'}>"
@@ -200,16 +256,20 @@ class Server:
             )
         elif self._tls is None:
             logger.warning("serving without TLS on %s: callers are believed whatever name they give", self._host)
-        context = None if self._tls is None else await server_context(self._tls)
+        credentials = None if self._tls is None else await Credentials.load_server(self._tls)
         sockets = await self._bind()
         # grpclib's server knows methods and listeners; connections are our own
         self._plane = _Plane(
-            self._limits, context, grpclib.server.Server(cast("Any", self._services), codec=StrictCodec(self._limits))
+            self._limits,
+            credentials,
+            grpclib.server.Server(cast("Any", self._services), codec=StrictCodec(self._limits)),
         )
         self._watch = StallWatch()
         self._acceptor = Acceptor(sockets, self._plane.admit, limits=self._limits, log=logger, gate=self._plane.gate)
         self._acceptor.start()
         self._watch.start()
+        if credentials is not None:
+            self._renewal = asyncio.create_task(credentials.renew(self._plane.judge, self._reload))
         self._endpoint = Endpoint(host=self._listen.host, port=sockets[0].getsockname()[1])
         return self
 
@@ -218,8 +278,15 @@ class Server:
     ) -> None:
         with anyio.CancelScope(shield=True):  # bounded by the drain time
             self._acceptor.stop()
+            if self._renewal is not None:
+                self._renewal.cancel()
+                await asyncio.wait([self._renewal])
             await self._plane.end(self._timeouts.drain)
             self._watch.stop()
+
+    def reload_certificates(self) -> None:
+        """Read certificates, key and lists at once, as SIGHUP asks for. By themselves changes are noticed soon."""
+        self._reload.set()
 
     def statistics(self) -> ServerStatistics:
         """Return what the server does and has done. Raises `InvalidStateError` before the server is entered."""
@@ -233,6 +300,7 @@ class Server:
             calls=len(self._plane.calls),
             calmed=shared.calmed,
             faults=shared.faults,
+            denied=self._plane.denied,
             loop=self._watch.statistics(),
         )
 

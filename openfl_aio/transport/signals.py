@@ -1,4 +1,7 @@
-"""Ending a process cleanly at SIGTERM or SIGINT. For ``__main__`` modules only: a library sets no handlers."""
+"""Ending a process cleanly at SIGTERM or SIGINT, and reading files again at SIGHUP.
+
+For ``__main__`` modules only: a library sets no handlers.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,8 @@ import asyncio
 import gc
 import signal
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, contextmanager
+from functools import partial
 from typing import Final, TypeVar
 
 import anyio
@@ -55,6 +59,17 @@ def _on_first_signal(act: Callable[[], None]) -> Iterator[None]:
 
 
 @contextmanager
+def _on_hangup(act: Callable[[], None]) -> Iterator[None]:
+    """Call ``act`` at every SIGHUP, which else would end the process."""
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, act)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGHUP)
+
+
+@contextmanager
 def _settled_heap() -> Iterator[None]:
     """Take what exists now out of the garbage collector's sight: modules, mostly, which live as long as the process.
 
@@ -74,15 +89,19 @@ async def serve_until_signalled(
     *,
     started: Callable[[S], None] | None = None,
     until: Callable[[S], Awaitable[object]] | None = None,
+    reload: Callable[[S], None] | None = None,
 ) -> None:
     """Run ``service`` until SIGTERM or SIGINT, or until ``until`` has returned, then leave it in the usual way.
 
     ``started`` is called once the service is entered, to print its address. Returns normally after a signal, so that
-    the exit code is 0. An error in an exception group of its own is raised alone.
+    the exit code is 0. ``reload`` is called at every SIGHUP from then on. An error in an exception group of its own is
+    raised alone.
     """
     stopped = anyio.Event()
-    with _single_errors(), _on_first_signal(stopped.set):
+    with _single_errors(), _on_first_signal(stopped.set), ExitStack() as hangups:
         async with service as entered:
+            if reload is not None:
+                hangups.enter_context(_on_hangup(partial(reload, entered)))  # also while the service is left
             with _settled_heap():
                 if started is not None:
                     started(entered)

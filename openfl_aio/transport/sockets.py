@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Final
+import struct
+import sys
+from typing import Any, Final
 
-__all__ = ["watch"]
+if sys.platform == "linux":
+    import fcntl
+    import termios
+
+__all__ = ["unsent_bytes", "watch"]
 
 IDLE_SECONDS: Final = 60
 PROBE_SECONDS: Final = 10
@@ -32,3 +38,14 @@ def watch(transport: asyncio.BaseTransport) -> None:
         option = getattr(socket, name, None)
         if option is not None:
             sock.setsockopt(socket.IPPROTO_TCP, option, value)
+
+
+def unsent_bytes(sock: Any) -> int:
+    """Return how many bytes of a TCP socket its peer's system has not acknowledged yet; 0 where that cannot be asked."""
+    if sys.platform == "linux" and sock is not None:
+        try:
+            (count,) = struct.unpack("i", fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)))
+        except (OSError, ValueError):
+            return 0  # closed meanwhile, or no socket of the system
+        return int(count)
+    return 0

@@ -13,7 +13,7 @@ other `RemoteProtocolError`, `TensorError`     INVALID_ARGUMENT      the message
 `AlreadyExistsError`                           ALREADY_EXISTS        the message
 `AuthenticationError`                          UNAUTHENTICATED       a fixed sentence
 `AuthorizationError`                           PERMISSION_DENIED     a fixed sentence
-`StorageFullError`                             RESOURCE_EXHAUSTED    a fixed sentence
+`StorageFullError`                             RESOURCE_EXHAUSTED    a fixed sentence, by which it is known
 `DeadlineExceededError`                        DEADLINE_EXCEEDED     the message
 other `TransportError`                         UNAVAILABLE           the message
 anything else                                  INTERNAL              "internal error" and a correlation id
@@ -21,7 +21,8 @@ anything else                                  INTERNAL              "internal e
 
 An empty upload is UNKNOWN because OpenFL 1.6 clients rebuild the upload after that status, and only then.
 Raised again by a client: the class on the left (the most general of its row), except that INVALID_ARGUMENT becomes
-`LocalProtocolError` (the peer refused what we sent) and UNAVAILABLE becomes `ConnectionLostError`.
+`LocalProtocolError` (the peer refused what we sent) and UNAVAILABLE becomes `ConnectionLostError`. A full disk and a
+message that is too large have one status, but the one passes and the other does not: the sentence tells them apart.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ STATUSES: Final[tuple[tuple[type[errors.OpenFLAioError], Status], ...]] = (
 FIXED_SENTENCES: Final[dict[type[errors.OpenFLAioError], str]] = {
     errors.AuthenticationError: "the caller did not prove who it is: the certificate must name the participant that calls",
     errors.AuthorizationError: "this caller may not do that: it is not on the list, or the name in the message is not its own",
-    errors.StorageFullError: "no space is left on the server; nothing was changed, try again later",
+    errors.StorageFullError: "the server has no room left to keep that; nothing was changed, try again later",
 }
 
 ERRORS: Final[dict[Status, type[errors.OpenFLAioError]]] = {
@@ -98,6 +99,8 @@ def error_from_status(error: GRPCError) -> errors.OpenFLAioError:
     Statuses that no row of the table gives become `RemoteProtocolError`, with the status named.
     """
     kind = ERRORS.get(error.status)
+    if error.status is Status.RESOURCE_EXHAUSTED and error.message == FIXED_SENTENCES[errors.StorageFullError]:
+        kind = errors.StorageFullError  # that one passes
     if kind is None:
         return errors.RemoteProtocolError(
             f"the peer answered {error.status.name}: {error.message or 'no reason given'}"

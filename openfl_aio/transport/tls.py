@@ -1,29 +1,47 @@
-"""TLS contexts from files: both sides prove who they are, TLS 1.2 or later, HTTP/2 only."""
+"""TLS contexts from files: both sides prove who they are, TLS 1.2 or later, HTTP/2 only; and who is denied.
+
+The functions block, see `openfl_aio.transport.credentials`.
+"""
 
 from __future__ import annotations
 
+import logging
 import ssl
+from datetime import UTC, datetime
 from pathlib import Path
-
-import anyio.to_thread
+from typing import Final
 
 from openfl_aio.config import TLSConfig
 from openfl_aio.errors import ConfigurationError
+from openfl_aio.pki import DenyList, RevocationList, Revocations
 
-__all__ = ["client_context", "server_context"]
+__all__ = ["load_context", "load_revocations"]
 
+logger = logging.getLogger(__name__)
 
-async def server_context(tls: TLSConfig) -> ssl.SSLContext:
-    """Return the context of a server. Raises `ConfigurationError` for files that cannot be used."""
-    return await anyio.to_thread.run_sync(_context, tls, ssl.Purpose.CLIENT_AUTH)
-
-
-async def client_context(tls: TLSConfig) -> ssl.SSLContext:
-    """Return the context of a client. Raises `ConfigurationError` for files that cannot be used."""
-    return await anyio.to_thread.run_sync(_context, tls, ssl.Purpose.SERVER_AUTH)
+MAX_LIST_BYTES: Final = 64 * 1024 * 1024
 
 
-def _context(tls: TLSConfig, purpose: ssl.Purpose) -> ssl.SSLContext:
+def load_revocations(tls: TLSConfig) -> Revocations:
+    """Return who is denied. Raises `ConfigurationError` for files that cannot be used."""
+    denied, crl = DenyList(), RevocationList()
+    if tls.deny_list is not None:
+        denied = DenyList.parse(_read(tls.deny_list, "deny list"), source=str(tls.deny_list))
+    if tls.crl is not None:
+        authorities = [_read(tls.ca, "CA certificate")]
+        crl = RevocationList.parse(_read(tls.crl, "revocation list"), authorities=authorities, source=str(tls.crl))
+        if crl.next_update is not None and crl.next_update < datetime.now(UTC):
+            # better than nothing: without it everybody that it names would be let in again
+            logger.warning(
+                "the revocation list '%s' is used although a newer one was due on %s",
+                tls.crl,
+                crl.next_update.isoformat(timespec="minutes"),
+            )
+    return Revocations(denied, crl)
+
+
+def load_context(tls: TLSConfig, purpose: ssl.Purpose) -> ssl.SSLContext:
+    """Return the context of a server (``CLIENT_AUTH``) or client. Raises `ConfigurationError`."""
     for path, what in ((tls.ca, "CA certificate"), (tls.certificate, "certificate"), (tls.private_key, "private key")):
         if path is not None:
             _check_readable(path, what)
@@ -53,6 +71,15 @@ def _check_readable(path: Path, what: str) -> None:
         raise ConfigurationError(
             f"cannot read the {what} '{path}': {exc.strerror}; check the path and its permissions"
         ) from None
+
+
+def _read(path: Path, what: str) -> bytes:
+    _check_readable(path, what)
+    with path.open("rb") as file:
+        data = file.read(MAX_LIST_BYTES + 1)
+    if len(data) > MAX_LIST_BYTES:
+        raise ConfigurationError(f"the {what} '{path}' has more than {MAX_LIST_BYTES} bytes")
+    return data
 
 
 def _load_own(context: ssl.SSLContext, certificate: Path, private_key: Path | None) -> None:

@@ -111,6 +111,11 @@ class TaskResultsDecoder:
     def __repr__(self) -> str:
         return f"TaskResultsDecoder(total={self._total}, tensors={len(self._records)})"
 
+    @property
+    def index_bytes(self) -> int:
+        """How many of the bytes so far are no payloads: what of the upload is in memory."""
+        return self._kept
+
     def feed(self, data: Buffer) -> None:
         """Take the next bytes. Raises `MalformedMessageError` and `MessageTooLargeError`."""
         if not self._usable:

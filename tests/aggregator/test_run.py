@@ -123,3 +123,21 @@ def test_a_list_of_nobody_is_refused_with_its_file(workspace: Path) -> None:
     plan = Plan.load(workspace / "plan" / "plan.yaml")
     with pytest.raises(ConfigurationError, match=r"cols\.yaml: collaborators: expected at least one name, got none"):
         configure(plan, cols, root=workspace)
+
+
+def test_lists_of_denied_certificates_come_from_the_plan_or_the_command_line(workspace: Path) -> None:
+    text = PLAN.replace("tls: false", "deny_list: deny.txt, crl: lists/ca.crl")
+    (workspace / "plan" / "plan.yaml").write_text(text)
+    plan, names = Plan.load(workspace / "plan" / "plan.yaml"), workspace / "plan" / "cols.yaml"
+    tls = configure(plan, names, root=workspace).tls
+    assert tls is not None
+    assert (tls.deny_list, tls.crl) == (workspace / "deny.txt", workspace / "lists/ca.crl")
+    tls = configure(plan, names, root=workspace, deny_list=Path("other.txt")).tls
+    assert tls is not None
+    assert (tls.deny_list, tls.crl) == (Path("other.txt"), workspace / "lists/ca.crl")
+
+
+def test_lists_of_denied_certificates_mean_nothing_in_plaintext(workspace: Path) -> None:
+    plan = Plan.load(workspace / "plan" / "plan.yaml")
+    with pytest.raises(ConfigurationError, match="nobody can be denied in plaintext"):
+        configure(plan, workspace / "plan" / "cols.yaml", root=workspace, crl=Path("ca.crl"))

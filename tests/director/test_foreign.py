@@ -9,7 +9,7 @@ from pathlib import Path
 import cloudpickle
 import pytest
 
-from openfl_aio.config import Limits
+from openfl_aio.config import DirectorConfig, Limits, ProcessLimits
 from openfl_aio.director.foreign import run_assigner
 from openfl_aio.domain import Task, TaskKind
 from openfl_aio.errors import ArchiveError
@@ -17,6 +17,7 @@ from openfl_aio.plan.assigned import ASSIGNER_FILE
 
 pytestmark = pytest.mark.real_time
 
+LIMITS = DirectorConfig().process_limits
 HELPER = """
 from openfl.component.assigner.tasks import TrainTask, ValidateTask
 
@@ -49,7 +50,9 @@ async def test_it_is_asked_for_every_round_with_openfls_arguments_and_modules_of
     return {name: [TRAIN, CHECK] if index == round_number else [CHECK] for index, name in enumerate(collaborators)}
 """
     )
-    tasks, table = await run_assigner(archive_of(tmp_path, function), ["one", "two"], 2, limits=Limits())
+    tasks, table = await run_assigner(
+        archive_of(tmp_path, function), ["one", "two"], 2, limits=Limits(), process_limits=LIMITS
+    )
     assert set(tasks) == {
         Task("train", "fit", TaskKind.TRAIN, apply_local=False),
         Task("check", "look", TaskKind.VALIDATE, apply_local=True),
@@ -61,7 +64,7 @@ async def test_it_has_nothing_of_our_environment(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("SECRET", "1")
     function = made("    import os\n    raise ValueError(f'sees {sorted(os.environ)}')")
     with pytest.raises(ArchiveError, match="sees") as info:
-        await run_assigner(archive_of(tmp_path, function), ["one"], 1, limits=Limits())
+        await run_assigner(archive_of(tmp_path, function), ["one"], 1, limits=Limits(), process_limits=LIMITS)
     assert "SECRET" not in str(info.value)
 
 
@@ -69,16 +72,18 @@ async def test_it_has_nothing_of_our_environment(tmp_path: Path, monkeypatch: py
     ("body", "message"),
     [
         ("    raise ValueError('no such day')", "no such day"),
-        ("    import os; os._exit(3)", "code 3"),
+        ("    import os; os._exit(3)", "ended with exit code 3"),
+        ("    return [bytes(1 << 20) + b'x' for _ in range(2000)]", r"of memory, 1024 are allowed \(memory_bytes\)"),
         ("    return 7", "AttributeError"),
         ("    return {'one': [7]}", "AttributeError"),
         ("    import time; time.sleep(60)", "longer than 3 s"),
     ],
 )
 async def test_whatever_it_does_instead_is_told(tmp_path: Path, body: str, message: str) -> None:
-    seconds = 3.0 if "sleep" in body else 60.0  # a child may take long to start
+    # a child may take long to start
+    limits = ProcessLimits(**{**dict(LIMITS), "task_seconds": 3.0}) if "sleep" in body else LIMITS
     with pytest.raises(ArchiveError, match=message):
-        await run_assigner(archive_of(tmp_path, made(body)), ["one"], 1, limits=Limits(), seconds=seconds)
+        await run_assigner(archive_of(tmp_path, made(body)), ["one"], 1, limits=Limits(), process_limits=limits)
 
 
 async def test_an_answer_that_is_none_is_refused(tmp_path: Path) -> None:
@@ -89,4 +94,4 @@ async def test_an_answer_that_is_none_is_refused(tmp_path: Path) -> None:
 """
     )
     with pytest.raises(ArchiveError, match="no assignment"):
-        await run_assigner(archive_of(tmp_path, function), ["one"], 1, limits=Limits())
+        await run_assigner(archive_of(tmp_path, function), ["one"], 1, limits=Limits(), process_limits=LIMITS)

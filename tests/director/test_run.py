@@ -15,6 +15,7 @@ import pytest
 from openfl_aio.config import TLSConfig
 from openfl_aio.director.run import director_config, main
 from openfl_aio.errors import ConfigurationError
+from openfl_aio.testing.ca import ThrowawayCA
 
 CA, KEY, CERTIFICATE = Path("ca"), Path("key"), Path("crt")
 
@@ -32,6 +33,22 @@ def test_certificates_go_into_the_configuration(config_file: Path) -> None:
     assert config.tls == TLSConfig(ca=Path("ca"), private_key=Path("key"), certificate=Path("crt"))
     assert config.sample_shape == ("2",)
     assert director_config(config_file, tls=False).tls is None
+
+
+def test_lists_of_denied_certificates_come_from_the_file_or_the_command_line(config_file: Path) -> None:
+    text = config_file.read_text().replace("settings:", "settings:\n  deny_list: deny.txt\n  crl: lists/ca.crl")
+    config_file.write_text(text)
+    folder = config_file.parent
+    tls = director_config(config_file, root_ca=CA, private_key=KEY, certificate=CERTIFICATE).tls
+    assert tls is not None
+    assert (tls.deny_list, tls.crl) == (folder / "deny.txt", folder / "lists/ca.crl")
+    config_file.write_text(f"{text}\nroot_certificate: ca\nprivate_key: key\ncertificate: crt\n")
+    tls = director_config(config_file, deny_list=Path("other.txt")).tls
+    assert tls is not None
+    assert (tls.deny_list, tls.crl) == (Path("other.txt"), folder / "lists/ca.crl")
+    assert director_config(config_file, tls=False).tls is None  # as with the certificates that the file names
+    with pytest.raises(ConfigurationError, match="--disable-tls was given together with --crl"):
+        director_config(config_file, tls=False, crl=Path("ca.crl"))
 
 
 def test_code_of_an_archive_runs_if_the_file_or_the_command_line_says_so(config_file: Path) -> None:
@@ -104,3 +121,32 @@ def test_a_process_tells_its_address_and_ends_cleanly(config_file: Path, number:
     assert process.returncode == 0, err
     assert out == ""
     assert "Traceback" not in err
+
+
+@pytest.mark.real_time
+def test_a_process_reads_certificates_and_lists_again_at_a_hangup(config_file: Path, tmp_path: Path) -> None:
+    ca, denied = ThrowawayCA(tmp_path / "cert"), tmp_path / "deny.txt"
+    tls = ca.server()
+    denied.write_text("CN=mallory\n")
+    files = ["-rc", str(tls.ca), "-pk", str(tls.private_key), "-oc", str(tls.certificate), "--deny-list", str(denied)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "openfl_aio.director", "-c", str(config_file), *files],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout.readline().startswith("director listens on ")
+        denied.write_text("CN=mallory\nCN=eve\n")
+        process.send_signal(signal.SIGHUP)
+        while "the lists of denied certificates changed and were read again" not in (line := process.stderr.readline()):
+            assert line, "it ended"
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=20)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 0, err

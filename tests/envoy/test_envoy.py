@@ -11,7 +11,7 @@ import anyio
 import numpy as np
 import pytest
 
-from openfl_aio.config import CollaboratorConfig, Endpoint, EnvoyConfig, RetryPolicy, default_tasks
+from openfl_aio.config import CollaboratorConfig, Endpoint, EnvoyConfig, ProcessLimits, RetryPolicy, default_tasks
 from openfl_aio.domain import Assignment, DeviceInfo, ShardInfo, TensorQuery
 from openfl_aio.envoy.envoy import Envoy
 from openfl_aio.errors import ConfigurationError, ConnectError, ShardNotFoundError
@@ -46,6 +46,8 @@ class Runner(NumPyTaskRunner):
     def initial_model(cls):
         return {"w": np.zeros(2, np.float32)}
     def train(self, tensors, context):
+        if self.fail == "hog":
+            held = [b"x" * (1 << 20) for _ in range(4000)]
         if self.fail:
             raise RuntimeError("the data is gone")
         tensors["w"] += self.value
@@ -63,7 +65,7 @@ tasks:
 """
 
 
-def archive(*, fail: bool = False, port: int = 50051, plan: str = PLAN) -> bytes:
+def archive(*, fail: bool | str = False, port: int = 50051, plan: str = PLAN) -> bytes:
     buffer = io.BytesIO()
     plan = plan.replace("PORT", str(port)).replace("FAIL", str(fail).lower())
     with zipfile.ZipFile(buffer, "w") as zipped:
@@ -232,6 +234,22 @@ async def test_failures_are_reported_and_the_envoy_goes_on(tmp_path: Path) -> No
     assert "is not a plain name" in told["../out"]
     assert "plan.yaml" in told["unreportable"]
     assert len(uploads[-1].uploads) == 3
+
+
+async def test_one_that_takes_all_memory_is_ended_and_the_envoy_goes_on(tmp_path: Path) -> None:
+    director = ScriptedDirector({"hog": archive(fail="hog"), "good": archive()})
+    uploads: list[ScriptedAggregator] = []
+
+    def connect(config: CollaboratorConfig) -> AbstractAsyncContextManager[Any]:
+        uploads.append(ScriptedAggregator())
+        return opened(uploads[-1])
+
+    limits = ProcessLimits(memory_bytes=1 << 30)
+    await run_until_idle(config(tmp_path, process_limits=limits), director, connect)
+    assert [name for name, _ in director.failures] == ["hog"]
+    assert "MiB of memory, 1024 are allowed (memory_bytes)" in director.failures[0][1]
+    assert len(uploads[-1].uploads) == 3
+    assert list((tmp_path / "work").iterdir()) == [tmp_path / "work" / "shard.log"]
 
 
 async def test_a_bug_of_ours_is_reported_with_its_traceback(tmp_path: Path) -> None:

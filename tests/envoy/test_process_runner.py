@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from openfl_aio.collaborator.task_runner import TaskContext
+from openfl_aio.config import ProcessLimits
 from openfl_aio.domain import ShardInfo, Task, TaskKind
 from openfl_aio.envoy.process_runner import ProcessTaskRunner, RunnerSpec
 from openfl_aio.errors import ConfigurationError, TaskError
@@ -62,6 +63,9 @@ class Runner:
     def die(self, context, tensors):
         print("last words", flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
+    def talk(self, context, tensors):
+        while True:
+            print("x" * 4096)
     def leave(self, context, tensors):
         os._exit(7)
     def hang(self, context, tensors):
@@ -124,8 +128,8 @@ async def test_tasks_run_in_another_process(runner: ProcessTaskRunner, spec: Run
     assert output.metrics == {"loss": 0.5, "round": 4}
     np.testing.assert_array_equal(output.tensors["w"], np.full((2, 2), 11, np.float32))
     output = await runner.run(context("read_input"), {})
-    assert output.metrics == {"read": 0, "pid": runner.pid}
-    assert runner.pid != os.getpid()
+    assert output.metrics["read"] == 0
+    assert output.metrics["pid"] not in (os.getpid(), runner.pid)
     assert "running work" in await anyio.Path(folder(spec) / "log").read_text()
     assert str(runner.pid) in repr(runner)
 
@@ -164,6 +168,26 @@ async def test_the_death_of_the_child_is_a_failed_task(runner: ProcessTaskRunner
         await runner.run(context(function), {})
     with pytest.raises(TaskError):
         await runner.run(context("train"), {})
+
+
+async def test_a_task_that_never_ends_is_ended(spec: RunnerSpec) -> None:
+    limits = ProcessLimits(task_seconds=8)  # loading has as long, and may be slow
+    async with ProcessTaskRunner(spec, log=folder(spec) / "log", limits=limits) as runner:
+        with pytest.raises(TaskError, match=r"task 'work' took longer than 8 s \(task_seconds\): it was ended"):
+            await runner.run(context("hang"), {})
+        hidden = (await anyio.Path(folder(spec) / "hanging").read_text()).split()
+    await gone(*map(int, hidden))
+
+
+async def test_a_passed_limit_is_named_in_the_task_s_failure(spec: RunnerSpec) -> None:
+    limits = ProcessLimits(disk_bytes=1 << 20)
+    async with ProcessTaskRunner(spec, log=folder(spec) / "log", limits=limits) as runner:
+        with pytest.raises(
+            TaskError, match=r"(?s)task 'work': the child process was ended: its files had .*disk_bytes"
+        ):
+            await runner.run(context("talk"), {})
+        with pytest.raises(TaskError):
+            await runner.tensor_names()
 
 
 async def test_cancelling_kills_the_whole_group(runner: ProcessTaskRunner, spec: RunnerSpec) -> None:

@@ -87,6 +87,14 @@ def test_certificates_are_all_or_nothing(file: Path, options: dict[str, Any], me
         read(file, **options)
 
 
+def test_it_says_that_nothing_is_installed(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read(file, tls=False)
+    assert not caplog.records
+    file.write_text(FILE.replace("params:\n  cuda", "params:\n  install_requirements: true\n  cuda", 1))
+    read(file, tls=False)
+    assert "params.install_requirements has no effect: nothing is installed" in caplog.text
+
+
 def test_a_review_needs_somebody_to_ask(file: Path) -> None:
     file.write_text(FILE.replace("params:\n  cuda", "params:\n  review_experiment: true\n  cuda", 1))
     with pytest.raises(ConfigurationError, match=r"review_experiment: expected false"):

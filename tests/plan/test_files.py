@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openfl_aio.config import Endpoint, TLSConfig
+from openfl_aio.config import DirectorConfig, Endpoint, ProcessLimits, TLSConfig
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan.files import (
     load_collaborators,
@@ -107,7 +107,27 @@ def test_the_least_envoy_file(tmp_path: Path) -> None:
 
     assert file.shard_params == {}
     assert file.cuda_devices == ()
-    assert file.install_requirements
+    assert not file.install_requirements
+    assert file.process_limits == ProcessLimits()
+
+
+def test_limits_of_processes_are_ours_and_replace_the_defaults(tmp_path: Path) -> None:
+    limits = "process_limits: {memory_bytes: 1000, task_seconds: null, environment: [SITE_*], run_as: alice}"
+    file = load_envoy_config(_file(tmp_path, f"shard_descriptor: {{template: a.B}}\nparams: {{{limits}}}"))
+    config = file.config(name="one", director=Endpoint())
+    assert config.process_limits == ProcessLimits(
+        memory_bytes=1000, task_seconds=None, environment=("SITE_*",), run_as="alice"
+    )
+    director = load_director_config(_file(tmp_path, "settings: {process_limits: {cpu_seconds: 5}}"))
+    assert director.process_limits == DirectorConfig().process_limits.model_copy(update={"cpu_seconds": 5.0})
+
+
+@pytest.mark.parametrize("limits", ["{memory: 1}", "{memory_bytes: 0}", "{processes: many}", "{1: 2}"])
+def test_wrong_limits_of_processes_are_named(tmp_path: Path, limits: str) -> None:
+    path = _file(tmp_path, f"shard_descriptor: {{template: a.B}}\nparams:\n  process_limits: {limits}\n")
+    name = re.escape(limits[1:].partition(":")[0])
+    with pytest.raises(ConfigurationError, match=rf"line 3: params.process_limits: ProcessLimits: {name}: "):
+        load_envoy_config(path)
 
 
 def test_collaborators_and_data(tmp_path: Path) -> None:

@@ -69,6 +69,8 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         (errno.ENOSPC, StorageFullError),
         (errno.EFBIG, StorageFullError),
         (errno.EDQUOT, StorageFullError),
+        (errno.EMFILE, StorageFullError),
+        (errno.ENFILE, StorageFullError),
         (errno.EACCES, StorageError),
     ],
 )

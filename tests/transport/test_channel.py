@@ -27,10 +27,12 @@ from openfl_aio.errors import (
     LocalProtocolError,
     NotFoundError,
     OpenFLAioError,
+    StorageFullError,
 )
 from openfl_aio.transport.channel import call_with_retries, open_channel, translate
 from openfl_aio.transport.codec import StrictCodec
 from openfl_aio.transport.server import Server
+from openfl_aio.transport.status import FIXED_SENTENCES
 from openfl_aio.wire.messages import DataStream, aggregator
 
 
@@ -97,6 +99,47 @@ async def test_what_is_retried_can_be_chosen() -> None:
     call = failing([InvalidStateError("not yet")] * 9, [])
     with pytest.raises(ConnectionLostError, match="not yet"):
         await call_with_retries(policy, call, what="call", retryable=(InvalidStateError,), draw=highest)
+
+
+async def test_a_long_attempt_that_fails_is_no_time_of_failing() -> None:
+    attempts = 0
+
+    async def upload() -> str:
+        nonlocal attempts
+        attempts += 1
+        if attempts == 1:
+            await anyio.sleep(3600)
+            raise ConnectionLostError("cut at the end")
+        return "done"
+
+    assert await call_with_retries(RetryPolicy(max_elapsed=60), upload, what="call") == "done"
+
+
+FULL = GRPCError(Status.RESOURCE_EXHAUSTED, FIXED_SENTENCES[StorageFullError])
+
+
+async def test_a_server_without_room_is_asked_again_until_time_is_up() -> None:
+    policy = RetryPolicy(first_delay=1, max_delay=1, max_elapsed=3.5)
+    assert await call_with_retries(policy, failing([FULL] * 3, []), what="call", draw=highest) == "done"
+    with pytest.raises(StorageFullError, match="call: gave up after 3 s and 4 attempts, last: the server has no room"):
+        await call_with_retries(policy, failing([FULL] * 9, []), what="call", draw=highest)
+
+
+async def test_the_patient_wait_for_room_without_end_and_say_so_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    policy = RetryPolicy(first_delay=1, max_delay=10, max_elapsed=5)
+    times: list[float] = []
+    call = failing([FULL] * 100, times)
+    assert await call_with_retries(policy, call, what="call", draw=highest, patient=True) == "done"
+    assert times[-1] - times[0] > 900
+    lines = [message for message in caplog.messages if "goes on until there is room" in message]
+    assert 10 < len(lines) <= (times[-1] - times[0]) / 60 + 1
+    # but nobody waits so long for a server that is away
+    with pytest.raises(ConnectError):
+        await call_with_retries(
+            policy, failing([FULL] * 50 + [ConnectError("x")] * 50, []), what="call", draw=highest, patient=True
+        )
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,27 @@ async def test_service_is_left_in_the_usual_way(number: signal.Signals) -> None:
     assert signal.getsignal(number) in (before, signal.SIG_DFL, signal.default_int_handler)
 
 
+async def test_a_hangup_reloads_and_ends_nothing() -> None:
+    log = Log()
+    hung_up = anyio.Event()
+
+    def reload(address: str) -> None:
+        log.lines.append(f"reloaded {address}")
+        hung_up.set()
+
+    async def work(address: str) -> None:
+        nonlocal hung_up
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGHUP)
+            await hung_up.wait()
+            hung_up = anyio.Event()
+
+    with anyio.fail_after(5):
+        await serve_until_signalled(log.service(), until=work, reload=reload)
+    assert log.lines == ["entered", "reloaded address", "reloaded address", "left"]
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+
+
 async def test_service_ends_with_its_work() -> None:
     log = Log()
 

@@ -47,7 +47,6 @@ def test_message_reaches_the_other_side(
     [
         (errors.AuthenticationError, Status.UNAUTHENTICATED, errors.AuthenticationError),
         (errors.AuthorizationError, Status.PERMISSION_DENIED, errors.AuthorizationError),
-        (errors.StorageFullError, Status.RESOURCE_EXHAUSTED, errors.MessageTooLargeError),
     ],
 )
 def test_details_stay_here(
@@ -84,3 +83,11 @@ def test_every_status_becomes_one_of_our_errors(status: Status) -> None:
     raised = error_from_status(GRPCError(status))
     assert isinstance(raised, errors.OpenFLAioError)
     assert status.name in str(raised)
+
+
+def test_a_full_disk_is_told_from_a_message_that_is_too_large() -> None:
+    status, text = status_of(errors.StorageFullError("/secret/path"))
+    assert (status, text) == (Status.RESOURCE_EXHAUSTED, FIXED_SENTENCES[errors.StorageFullError])
+    assert type(error_from_status(GRPCError(status, text))) is errors.StorageFullError
+    assert type(error_from_status(GRPCError(status, "message of 9 bytes"))) is errors.MessageTooLargeError
+    assert type(error_from_status(GRPCError(status))) is errors.MessageTooLargeError

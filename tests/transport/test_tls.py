@@ -12,8 +12,8 @@ from openfl_aio.errors import ConfigurationError, ConnectError, ConnectionLostEr
 from openfl_aio.pki import create_ca
 from openfl_aio.testing.ca import ThrowawayCA
 from openfl_aio.transport.channel import open_channel, translate
+from openfl_aio.transport.credentials import Credentials
 from openfl_aio.transport.server import Server
-from openfl_aio.transport.tls import client_context, server_context
 from openfl_aio.wire.messages import aggregator
 
 pytestmark = pytest.mark.real_time
@@ -61,31 +61,31 @@ async def test_plaintext_client_of_a_tls_server_gets_a_clear_end(ca: ThrowawayCA
         await call(server=ca.server(), client=None)
 
 
-@pytest.mark.parametrize("context", [client_context, server_context])
+@pytest.mark.parametrize("load", [Credentials.load_client, Credentials.load_server])
 @pytest.mark.parametrize("field", ["ca", "certificate", "private_key"])
 async def test_missing_and_broken_files_are_one_sentence(
-    context: Any, field: str, ca: ThrowawayCA, tmp_path: Path
+    load: Any, field: str, ca: ThrowawayCA, tmp_path: Path
 ) -> None:
     path = tmp_path / "file.pem"
     tls = ca.server().model_copy(update={field: path})
     with pytest.raises(ConfigurationError, match="No such file"):
-        await context(tls)
+        await load(tls)
     path.write_bytes(b"nonsense")
     with pytest.raises(ConfigurationError, match=r"no PEM certificate|cannot be used"):
-        await context(tls)
+        await load(tls)
 
 
 async def test_key_of_another_certificate_is_one_sentence(ca: ThrowawayCA, tmp_path: Path) -> None:
     path = tmp_path / "other.key"
     path.write_bytes(create_ca().key_pem)
     with pytest.raises(ConfigurationError, match="does not belong"):
-        await server_context(ca.server().model_copy(update={"private_key": path}))
+        await Credentials.load_server(ca.server().model_copy(update={"private_key": path}))
 
 
 async def test_a_server_needs_a_certificate_and_a_client_may_go_without(ca: ThrowawayCA) -> None:
     bare = TLSConfig(ca=ca.layout.chain)
-    await client_context(bare)
+    await Credentials.load_client(bare)
     with pytest.raises(ConfigurationError, match="a server needs a certificate"):
-        await server_context(bare)
+        await Credentials.load_server(bare)
     with pytest.raises(ConfigurationError, match="expected both or neither"):
         TLSConfig(ca=ca.layout.chain, certificate=ca.layout.chain)

@@ -18,9 +18,11 @@ from typing import Any, Final, cast
 
 from grpclib.protocol import Peer
 
+from openfl_aio.pki import PeerCertificate
 from openfl_aio.transport.http2.engine import Engine
-from openfl_aio.transport.http2.frames import ConnectionFault, ErrorCode, code_name
+from openfl_aio.transport.http2.frames import OUR_PING, ConnectionFault, ErrorCode, code_name
 from openfl_aio.transport.http2.headers import Headers
+from openfl_aio.transport.http2.keepalive import Keepalive
 from openfl_aio.transport.http2.outgoing import Piece
 from openfl_aio.transport.http2.shared import Shared
 from openfl_aio.transport.http2.stream import Stream
@@ -65,7 +67,6 @@ class Connection(asyncio.BufferedProtocol):
         "_began",
         "_direct",
         "_flushing",
-        "_heard",
         "_held",
         "_idle_since",
         "_lingering",
@@ -75,12 +76,17 @@ class Connection(asyncio.BufferedProtocol):
         "_paused",
         "_pinged",
         "_resting",
+        "_retiring",
         "_shared",
         "_transport",
         "_writer",
         "address",
         "caller",
+        "certificate",
+        "denied_since",
         "engine",
+        "heard",
+        "keepalive",
         "last_message_received",
         "last_message_sent",
         "loop",
@@ -109,6 +115,8 @@ class Connection(asyncio.BufferedProtocol):
         self.address = "unknown"  # host:port of the peer, for logs
         self.senders: set[Stream] = set()
         self.caller: Caller | None = None  # who it is, once somebody found out
+        self.certificate: PeerCertificate | None = None  # where it may be denied
+        self.denied_since: float | None = None  # no call of it is served
         self.uploads = 0  # being read, or waiting for it
         self.messages_sent = self.messages_received = 0
         self.last_message_sent = self.last_message_received = 0.0
@@ -118,13 +126,15 @@ class Connection(asyncio.BufferedProtocol):
         self._flushing = False
         self._paused = False
         self._resting = False
+        self._retiring = False
         self._held = b""  # received when it was no longer our turn
         self._lingering: int | None = None
         self._lingers: asyncio.TimerHandle | None = None
         self._new: list[tuple[Stream, Headers]] = []
         self._openers: set[asyncio.Future[None]] = set()
-        self._began = self._heard = self._idle_since = self.now()
+        self._began = self.heard = self._idle_since = self.now()  # heard: when the last bytes came
         self._pinged: float | None = None
+        self.keepalive = Keepalive(self, shared.limits) if shared.client else None
 
     def __repr__(self) -> str:
         return f"<Connection {self.address}>"
@@ -182,7 +192,7 @@ class Connection(asyncio.BufferedProtocol):
             if self._lingering < 0:
                 self.abort()
             return
-        self._heard = self.now()
+        self.heard = self.now()
         self._pinged = None
         if self._direct:
             self._take(None, nbytes)
@@ -287,6 +297,8 @@ class Connection(asyncio.BufferedProtocol):
             self._shared.emptied.set()
         self._transport = None
         self._writer.close()
+        if self.keepalive is not None:
+            self.keepalive.stop()
         if self._lingers is not None:
             self._lingers.cancel()  # it would keep what is left of us in memory
             self._lingers = None
@@ -428,12 +440,20 @@ class Connection(asyncio.BufferedProtocol):
         if self.engine.out:
             self.flush_soon()
 
+    def opened(self) -> None:
+        """A call was begun (client)."""
+        self.flush_soon()
+        if self.keepalive is not None:
+            self.keepalive.watch()
+
     def released(self) -> None:
         """A stream was let go of."""
         if self._shared.client:
             self._wake_openers()
             if self.engine.peer_draining and not self.engine.streams:
                 self.close()
+            elif self._retiring:
+                self.retire()
         if not self.engine.streams:
             self._idle_since = self.now()
 
@@ -529,6 +549,12 @@ class Connection(asyncio.BufferedProtocol):
             self.engine.go_away()
             self.flush()
 
+    def retire(self) -> None:
+        """Close once the calls that were begun here have ended (client)."""
+        self._retiring = True
+        if not self.engine.streams and not self._openers:
+            self.close()
+
     def close(self, reason: str = "Connection closed") -> None:
         """Tell every call, send what is left, and close; a peer that does not take it has a moment."""
         self._terminate(reason)
@@ -539,6 +565,11 @@ class Connection(asyncio.BufferedProtocol):
             transport.close()
             if transport.get_write_buffer_size():
                 self._lingers = self.loop.call_later(LINGER_SECONDS, self.abort)
+
+    def lose(self, reason: str) -> None:
+        """Tell every call that the connection is lost, and close at once: the peer is not there any more."""
+        self._terminate(reason)
+        self.abort()
 
     def abort(self) -> None:
         """Close at once; a connection that is not made yet, as soon as it is."""
@@ -562,16 +593,15 @@ class Connection(asyncio.BufferedProtocol):
             self.go_away()
             self.close()
         elif self._pinged is not None and now - self._pinged >= limits.keepalive_timeout:
-            self._terminate("Connection lost")
-            self.abort()
+            self.lose("Connection lost")
         else:
             for record in list(engine.streams.values()):
                 if record.user is not None and record.user.stalled(now, limits.progress_seconds):
                     engine.reset(record, ErrorCode.CANCEL)
                     record.user.terminated("no progress in time")
-            if self._pinged is None and now - self._heard >= limits.keepalive_seconds:
+            if self._pinged is None and now - self.heard >= limits.keepalive_seconds:
                 self._pinged = now
-                engine.ping(b"openflai")
+                engine.ping(OUR_PING)
             self.flush()
 
     def _break_off(self, code: ErrorCode, reason: str) -> None:

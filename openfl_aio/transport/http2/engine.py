@@ -110,6 +110,7 @@ class Engine:
         "got_settings",
         "out",
         "peer_draining",
+        "peer_is_ours",
         "peer_max_streams",
         "streams",
     )
@@ -139,6 +140,7 @@ class Engine:
         self._peer_window = DEFAULT_WINDOW
         self.got_settings = False
         self.peer_draining = False
+        self.peer_is_ours = False  # it asks as our servers do, so it may be asked as often
         self.peer_max_streams = 100  # until it says: what RFC 9113, 6.5.2, recommends as the least
         # a server's word is enough for a client: it gets the largest windows at once
         self._first_window = limits.max_stream_window if client else limits.stream_window
@@ -524,6 +526,7 @@ class Engine:
         self._budget.control("PING frames")
         if not flags & ACK:  # an answer says no more than any other bytes: the peer is there
             self.out.append(frames.frame(PING, ACK, 0, payload))
+            self.peer_is_ours = self.peer_is_ours or payload == frames.OUR_PING
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:
         if stream_id:

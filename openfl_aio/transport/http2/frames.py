@@ -27,6 +27,7 @@ HEADER_BYTES: Final = 9
 MAX_WINDOW: Final = 2**31 - 1
 DEFAULT_WINDOW: Final = 65_535
 DEFAULT_FRAME_BYTES: Final = 16_384
+OUR_PING: Final = b"openflai"  # the payload of our own questions whether the peer is there
 MAX_FRAME_BYTES: Final = 2**24 - 1
 
 # types

@@ -216,7 +216,7 @@ class Stream:
         await connection.until_open()
         self.record = connection.engine.open(headers, end=end_stream, max_bytes=self.max_bytes)
         self.record.user = self
-        connection.flush_soon()
+        connection.opened()
         return self.release
 
     async def send_headers(self, headers: Headers, end_stream: bool = False) -> None:

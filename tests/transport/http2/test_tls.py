@@ -20,8 +20,8 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from openfl_aio.testing.ca import ThrowawayCA
+from openfl_aio.transport.credentials import Credentials
 from openfl_aio.transport.http2.tls import TLSProtocol, TLSTransport
-from openfl_aio.transport.tls import client_context, server_context
 
 pytestmark = pytest.mark.real_time
 
@@ -55,12 +55,12 @@ def version(request: pytest.FixtureRequest, client_tls: ssl.SSLContext) -> ssl.T
 
 @pytest.fixture
 async def server_tls(ca: ThrowawayCA) -> ssl.SSLContext:
-    return await server_context(ca.server())
+    return (await Credentials.load_server(ca.server())).context
 
 
 @pytest.fixture
 async def client_tls(ca: ThrowawayCA) -> ssl.SSLContext:
-    return await client_context(ca.client("hospital_one"))
+    return (await Credentials.load_client(ca.client("hospital_one"))).context
 
 
 def pattern(size: int) -> bytes:

@@ -1,0 +1,371 @@
+"""One federation from its beginning to its end, with a server that is killed on the way; and when it is killed."""
+
+from __future__ import annotations
+
+import io
+import random
+import zipfile
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from openfl_aio.director.client import DirectorClient
+from openfl_aio.director.servicer import encode_model
+from openfl_aio.director.upload import decode_model
+from openfl_aio.domain import ExperimentStatus, Metric, ModelKind, ShardInfo
+from openfl_aio.errors import AlreadyExistsError, OpenFLAioError
+from openfl_aio.plan.plan import Plan
+from openfl_aio.storage.models import ModelFiles
+from openfl_aio.tensors.codec import TensorCodec
+from openfl_aio.transport.channel import call_with_retries, open_channel, translate
+from openfl_aio.wire import convert
+from openfl_aio.wire.messages import aggregator
+from tests.crash.catalogue import Case
+from tests.crash.checker import Reference, judge, reference_of
+from tests.crash.history import History, Metrics, Model, Uploaded, digest, digest_model
+from tests.crash.replay import replay
+from tests.crash.server import WITNESS, Life, Server, archive_of
+from tests.crash.sites import RETRY, initial_model, take_part
+
+__all__ = ["Played", "Targets", "play"]
+
+PLAY_SECONDS: Final = 300.0
+LEAVE_SECONDS: Final = 20.0
+EXPERIMENT: Final = "killed"
+OWNER: Final = "owner"
+
+
+class Targets:
+    """The failpoints of one kind of server, and where it is killed next: where it was killed least."""
+
+    def __init__(self, seed: str) -> None:
+        self.known: Counter[str] = Counter()  # how often it was reached in one life, at most
+        self.killed: Counter[str] = Counter()
+        self._missed: Counter[str] = Counter()
+        self._random = random.Random(seed)
+
+    def learn(self, life: Life) -> None:
+        """Take in which failpoints a life reached."""
+        self.known |= life.reached
+
+    def note(self, target: tuple[str, int], life: Life) -> bool:
+        """Return whether the life ended at its target."""
+        if life.last == target[0] and life.code == -9:
+            self.killed[target[0]] += 1
+            return True
+        self._missed[target[0]] += 1
+        return False
+
+    @property
+    def left(self) -> list[str]:
+        """The failpoints at which no process was killed yet."""
+        return sorted(set(self.known) - set(self.killed))
+
+    def next(self) -> tuple[str, int] | None:
+        """Return where the next life is to end; None while no failpoint is known."""
+        if not self.known:
+            return None
+        names = sorted(self.known)
+        name = min(names, key=lambda name: (self.killed[name], self._missed[name], self._random.random()))
+        # what was missed is tried at its first time: later ones are not reached in every life
+        most = 1 if self._missed[name] else min(self.known[name], 12)
+        return name, self._random.randint(1, most)
+
+
+@dataclass(slots=True)
+class Played:
+    """What came of one federation."""
+
+    case: Case
+    lives: list[Life] = field(default_factory=list)
+    history: History = field(default_factory=History)
+    reference: Reference | None = None
+    at_points: int = 0
+    at_random: int = 0
+    broken: list[str] = field(default_factory=list)
+
+    @property
+    def kills(self) -> int:
+        """How often the server was killed."""
+        return self.at_points + self.at_random
+
+    @property
+    def answered(self) -> int:
+        """How many uploads were answered OK for the first time."""
+        return sum(not seen.again for call in self.history.calls if isinstance(seen := call.seen, Uploaded))
+
+    @property
+    def slowest(self) -> float:
+        """The longest time from a start to the first answer, in seconds."""
+        return max((life.first_answer or 0.0 for life in self.lives), default=0.0)
+
+
+async def play(
+    case: Case, folder: Path, *, kills: int, targets: Targets, reference: Reference | None, seed: int
+) -> Played:
+    """Play ``case`` with a server that is killed ``kills`` times, and judge what the clients saw."""
+    player = _Player(case, folder, kills=kills, targets=targets, seed=seed)
+    played = player.played
+    try:
+        with anyio.fail_after(PLAY_SECONDS):
+            await player.run()
+    except TimeoutError:
+        played.broken.append(f"the federation did not end within {PLAY_SECONDS:g} s: {player.server.tail()}")
+        return played
+    except ExceptionGroup as group:
+        errors = [str(error) or type(error).__name__ for error in _leaves(group)]
+        played.broken.append(f"{' and '.join(dict.fromkeys(errors))}; the server's log ends: {player.server.tail()}")
+        return played
+    if case.cutoff is not None:
+        expected, unfit = await anyio.to_thread.run_sync(replay, case, played.history, initial_model(case))
+        played.broken += unfit
+    else:
+        expected = reference_of(played.history) if reference is None else reference
+    if not played.broken:
+        played.broken += judge(played.history, expected)
+    played.reference = expected
+    return played
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+class _ServerEnded(Exception):
+    """The server ended by itself, which it must not."""
+
+
+class _Player:
+    def __init__(self, case: Case, folder: Path, *, kills: int, targets: Targets, seed: int) -> None:
+        self.case = case
+        self.server = Server(folder, case)
+        self.played = Played(case, lives=self.server.lives)
+        self._history = self.played.history
+        self._targets = targets
+        self._kills = kills
+        self._seed = seed
+        self._random = random.Random(f"{seed}:{case.name}")
+        self._over = anyio.Event()  # every client knows all that it wants to know
+        self._known = anyio.Event()  # ... and all but who keeps the aggregator going
+
+    async def run(self) -> None:
+        await self.server.prepare(initial_model(self.case))
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._keep_serving)
+            if self.case.director:
+                await self._as_experiment()
+            else:
+                await self._as_federation()
+            self._over.set()
+        await self._look_at_files()
+
+    # --- the server -----------------------------------------------------------------------------------------------
+
+    async def _keep_serving(self) -> None:
+        """Start the server whenever it was killed, and kill it, until all is over."""
+        while not self._over.is_set():
+            target = None
+            at_random = False
+            if self.played.kills < self._kills and len(self.server.lives) < 3 * self._kills:
+                at_random = self._random.random() < 0.25
+                target = None if at_random else self._targets.next()
+            async with self.server.life(target) as life, anyio.create_task_group() as group:
+                if at_random:
+                    group.start_soon(self._kill_soon, life)
+                group.start_soon(self._end_with_clients)
+                await self.server.ended()
+                group.cancel_scope.cancel()
+            self._targets.learn(life)
+            if target is not None and self._targets.note(target, life):
+                self.played.at_points += 1
+            elif at_random and life.code == -9 and not self._over.is_set():
+                self.played.at_random += 1
+            if life.code == 0 and self._known.is_set():
+                return
+            if life.code != -9:
+                raise _ServerEnded(f"the server ended by itself with code {life.code}")
+            await self._look_for_torn_files()
+
+    async def _kill_soon(self, life: Life) -> None:
+        """Kill the server while it starts, or at work."""
+        if self._random.random() < 0.3:
+            await anyio.sleep(self._random.uniform(0.3, 1.0))
+        else:
+            while life.first_answer is None:
+                await anyio.sleep(0.005)
+            await anyio.sleep(self._random.uniform(0.0, 0.4))
+        self.server.kill()
+
+    async def _end_with_clients(self) -> None:
+        """End a director, which does not end by itself; an aggregator does, once everybody was told to quit."""
+        await self._over.wait()
+        if not self.case.director:
+            await anyio.sleep(LEAVE_SECONDS)
+        self.server.kill()
+
+    async def _look_for_torn_files(self) -> None:
+        """Load every file that has a name of its own: whenever the process died, each is whole."""
+        for path in [*self.server.folder.glob("save/*.pbuf"), *self.server.folder.rglob("models/*/*.pbuf")]:
+            try:
+                await ModelFiles(pipeline=self.case.pipeline).load(path)
+            except OpenFLAioError as exc:
+                self.played.broken.append(f"a file is torn: {exc}")
+
+    async def _look_at_files(self) -> None:
+        """Note the models that an aggregator leaves in files."""
+        if self.case.director:
+            return
+        for kind in ("last", "best"):
+            saved = await ModelFiles().load(self.server.folder / "save" / f"{kind}.pbuf")
+            self._history.note("file", kind, Model(kind, digest_model(saved.tensors)))
+
+    # --- the clients ----------------------------------------------------------------------------------------------
+
+    async def _as_federation(self) -> None:
+        plan = self.server.plan
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._witness)
+            for site in self.case.collaborators:
+                config = plan.collaborator_config(site, endpoint=self.server.endpoint)
+                group.start_soon(self._site, config, plan)
+
+    async def _site(self, config: Any, plan: Plan) -> None:
+        await take_part(config, self.case, self._history, tasks=plan.tasks, seed=self._seed)
+
+    async def _witness(self) -> None:
+        """Read what the aggregator tells of the federation, to its end, and only then ask for tasks oneself."""
+        plan = self.server.plan
+        async with open_channel(self.server.endpoint, tls=None, metadata={"client_id": WITNESS}) as channel:
+            stub = aggregator.AggregatorStub(channel)
+            request = aggregator.GetMetricStreamRequest(experiment_name=plan.federation_uuid)
+
+            async def stream() -> AsyncIterator[Metric]:
+                with translate():
+                    async for message in stub.get_metric_stream(request):
+                        yield convert.metric_from_proto(message)
+
+            async def model(kind: ModelKind) -> str | None:
+                wanted = aggregator.GetTrainedModelRequest(
+                    experiment_name=plan.federation_uuid,
+                    model_type=aggregator.GetTrainedModelRequestModelType(kind.value),
+                )
+                reply = await call_with_retries(RETRY, lambda: stub.get_trained_model(wanted), what="GetTrainedModel")
+                tensors = () if reply.model_proto is None else convert.model_from_proto(reply.model_proto)
+                return digest_model({t.name: TensorCodec().decode(t) for t in tensors}) if tensors else None
+
+            await self._read_all(stream, model)
+        self._known.set()
+        config = plan.collaborator_config(WITNESS, endpoint=self.server.endpoint)
+        await take_part(config, self.case, self._history, tasks=plan.tasks)
+
+    async def _read_all(
+        self, stream: Callable[[], AsyncIterator[Metric]], model: Callable[[ModelKind], Awaitable[str | None]]
+    ) -> None:
+        """Follow the log of metrics, anew after each death, then fetch the models twice with a death between perhaps."""
+        whole = False
+        while not whole:
+            call, metrics = self._history.begin(WITNESS, "GetMetricStream"), []
+            try:
+                async for metric in stream():
+                    metrics.append(metric)  # noqa: PERF401  what came before an error was seen too
+                whole = True
+            except OpenFLAioError:
+                await anyio.sleep(0.02)
+            self._history.end(call, Metrics(tuple(metrics), whole))
+        for _ in range(2):
+            for kind in (ModelKind.LAST, ModelKind.BEST):
+                self._history.note(WITNESS, "model", Model(kind.name.lower(), await model(kind)))
+
+    # --- ... of a director ----------------------------------------------------------------------------------------
+
+    async def _as_experiment(self) -> None:
+        async with AsyncExitStack() as stack:
+            owner = await stack.enter_async_context(DirectorClient(self.server.endpoint, client_id=OWNER, retry=RETRY))
+            await self._submit(owner)
+            async with anyio.create_task_group() as group:
+                for site in self.case.collaborators:
+                    group.start_soon(self._envoy, site)
+                group.start_soon(self._follow, owner)
+            await self._ask_after_the_end(owner)
+        self._known.set()
+
+    async def _submit(self, owner: DirectorClient) -> None:
+        """Submit the experiment, again as long as nobody said that it was taken."""
+        archive, model = archive_of(self.server.plan), encode_model(initial_model(self.case))
+
+        async def chunks() -> AsyncIterator[bytes]:
+            for start in range(0, len(archive), 1024):
+                yield archive[start : start + 1024]
+
+        while True:
+            try:
+                if await owner.set_new_experiment(
+                    EXPERIMENT, collaborators=self.case.collaborators, model=model, archive=chunks()
+                ):
+                    return
+            except AlreadyExistsError:
+                return  # the answer to an earlier one was lost
+            except OpenFLAioError:
+                await anyio.sleep(0.05)
+                if await owner.get_experiment_status(EXPERIMENT) is not None:
+                    return
+
+    async def _envoy(self, site: str) -> None:
+        """Do what an envoy does: register, wait, fetch the archive, take part, and be known after each death."""
+        endpoint = self.server.endpoint
+        async with DirectorClient(endpoint, client_id=site, retry=RETRY) as client:
+            shard = ShardInfo(site, sample_shape=("2",), target_shape=("1",))
+            if not await client.update_shard_info(shard):
+                raise _ServerEnded(f"the director refused the shard of {site}")
+            name = await client.wait_experiment(site)
+            archive = await self._archive(client, name, site)
+            with zipfile.ZipFile(io.BytesIO(archive)) as zf:
+                plan = Plan.parse(zf.read("plan/plan.yaml"))
+            await take_part(
+                plan.collaborator_config(site, endpoint=endpoint),
+                self.case,
+                self._history,
+                tasks=plan.tasks,
+                seed=self._seed,
+            )
+            again = await self._archive(client, name, site)
+            if again != archive:
+                self.played.broken.append(f"the archive changed: {site} got {digest(archive)}, then {digest(again)}")
+
+    async def _archive(self, client: DirectorClient, name: str, site: str) -> bytes:
+        async def fetch() -> bytes:
+            return b"".join([bytes(chunk) async for chunk in client.get_experiment_data(name, site)])
+
+        return await call_with_retries(RETRY, fetch, what="GetExperimentData")
+
+    async def _follow(self, owner: DirectorClient) -> None:
+        def stream() -> AsyncIterator[Metric]:
+            return owner.get_metric_stream(EXPERIMENT)
+
+        async def model(kind: ModelKind) -> str | None:
+            tensors = await owner.get_trained_model(EXPERIMENT, kind)
+            return digest_model(decode_model(tensors)) if tensors else None
+
+        await self._read_all(stream, model)
+
+    async def _ask_after_the_end(self, owner: DirectorClient) -> None:
+        """See that all that was told stays so, and that everybody who was known is known."""
+        status = await owner.get_experiment_status(EXPERIMENT)
+        if status is not ExperimentStatus.FINISHED:
+            self.played.broken.append(f"the experiment is {status}, expected it to be finished")
+        known = {envoy.shard.name for envoy in await owner.get_envoys()}
+        if missing := set(self.case.collaborators) - known:
+            self.played.broken.append(f"envoys are not known any more: {sorted(missing)}")
+        listed = [summary.name for summary in await owner.get_experiments_list()]
+        if listed != [EXPERIMENT]:
+            self.played.broken.append(f"experiments are {listed}, expected one of them")
