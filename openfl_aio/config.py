@@ -359,7 +359,7 @@ class DirectorConfig(Frozen):
     target_shape: tuple[str, ...] = ()
     envoy_health_check_period: int = Field(default=60, ge=1)
     install_requirements: bool = False
-    allow_pickled_code: bool = False  # run assigners of users' own, in a child process that may do what we may
+    allow_pickled_code: bool = False  # run assigners and aggregation functions of users' own, in child processes
     public_host: str | None = None  # what served plans name; None: what the frontend wrote
     allow_plaintext_anywhere: bool = False
     workspace: Path | None = None  # None: a temporary directory that ends with the director

@@ -9,7 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -169,7 +169,7 @@ def aggregate_round(
     deltas: dict[str, EncodedTensor] = {}
     next_states: dict[tuple[str, str], State] = dict(states or {})
     average = WeightedAverage()
-    seen = partial(_history, codec, results, {**(history or {}), round_number: model}, origin)
+    seen = cache(partial(_history, codec, results, {**(history or {}), round_number: model}, origin))
     for task_name, by_collaborator in results.items():
         groups = _grouped(by_collaborator)
         function = function_of(task_name)

@@ -25,6 +25,7 @@ from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.config import DirectorConfig, Endpoint
 from openfl_aio.director.execution import Execution, Review, assigned_tasks, serve_plan
 from openfl_aio.director.experiments import Experiment, ExperimentEvent, Experiments
+from openfl_aio.director.foreign import PickledFunctions
 from openfl_aio.director.records import Records
 from openfl_aio.director.servicer import DirectorServicer
 from openfl_aio.director.shards import Shards
@@ -441,7 +442,13 @@ class Director:
                 "last_model_path": self._records.model_path(experiment, ModelKind.LAST),
             }
         )
-        aggregator = Aggregator(config, initial_model=initial.pop(), storage=self._storage)
+        pickled = None
+        if assigned is not None and assigned.pickled:
+            limits, process_limits = self.config.limits, self.config.process_limits
+            pickled = PickledFunctions(archive.path, assigned.pickled, limits=limits, process_limits=process_limits)
+            await execution.open(pickled)
+        functions = None if pickled is None else pickled.functions
+        aggregator = Aggregator(config, initial_model=initial.pop(), storage=self._storage, functions=functions)
         experiment.federation_uuid = config.federation_uuid
         self._mounted[config.federation_uuid] = execution
         return aggregator

@@ -113,9 +113,11 @@ class ModelFiles:
         with disk_errors(path):
             data = path.read_bytes()
             checksum = _read_checksum(path)
-        found = f"{hashlib.sha256(data).hexdigest()} {len(data)} " if checksum else ""
-        counts = [line.removeprefix(found) for line in checksum.splitlines() if line.startswith(found)]
-        if checksum and not counts:
+        counts: list[str] = []
+        if checksum is not None:
+            found = f"{hashlib.sha256(data).hexdigest()} {len(data)} "
+            counts = [line.removeprefix(found) for line in checksum.splitlines() if line.startswith(found)]
+        if checksum is not None and not counts:
             raise CorruptFileError(
                 f"model {str(path)!r} does not fit its checksum; restore it, or remove {checksum_path(path).name!r} "
                 "if the file was replaced on purpose"
@@ -148,11 +150,12 @@ class ModelFiles:
         return pipeline.backward(tensor.data, tensor.metadata)
 
 
-def _read_checksum(path: Path) -> str:
+def _read_checksum(path: Path) -> str | None:
+    """Return the checksum file's text; None if there is none, which is not the same as an empty one."""
     try:
         return checksum_path(path).read_text(encoding="ascii", errors="replace")
     except FileNotFoundError:
-        return ""
+        return None
 
 
 def _accepted_lines(path: Path) -> str:

@@ -32,12 +32,12 @@ from tests.crash.checker import Reference, judge, reference_of
 from tests.crash.history import History, Metrics, Model, Uploaded, digest, digest_model
 from tests.crash.replay import replay
 from tests.crash.server import WITNESS, Life, Server, archive_of
-from tests.crash.sites import RETRY, initial_model, take_part
+from tests.crash.sites import RETRY, take_part
 
 __all__ = ["Played", "Targets", "play"]
 
 PLAY_SECONDS: Final = 300.0
-LEAVE_SECONDS: Final = 20.0
+LEAVE_SECONDS: Final = 10.0
 EXPERIMENT: Final = "killed"
 OWNER: Final = "owner"
 
@@ -124,7 +124,8 @@ async def play(
         played.broken.append(f"{' and '.join(dict.fromkeys(errors))}; the server's log ends: {player.server.tail()}")
         return played
     if case.cutoff is not None:
-        expected, unfit = await anyio.to_thread.run_sync(replay, case, played.history, initial_model(case))
+        initial = await player.server.initial_model()
+        expected, unfit = await anyio.to_thread.run_sync(replay, case, played.history, initial)
         played.broken += unfit
     else:
         expected = reference_of(played.history) if reference is None else reference
@@ -159,7 +160,7 @@ class _Player:
         self._known = anyio.Event()  # ... and all but who keeps the aggregator going
 
     async def run(self) -> None:
-        await self.server.prepare(initial_model(self.case))
+        await self.server.prepare()
         async with anyio.create_task_group() as group:
             group.start_soon(self._keep_serving)
             if self.case.director:
@@ -191,6 +192,7 @@ class _Player:
             elif at_random and life.code == -9 and not self._over.is_set():
                 self.played.at_random += 1
             if life.code == 0 and self._known.is_set():
+                self._look_for_leftovers()
                 return
             if life.code != -9:
                 raise _ServerEnded(f"the server ended by itself with code {life.code}")
@@ -220,6 +222,12 @@ class _Player:
                 await ModelFiles(pipeline=self.case.pipeline).load(path)
             except OpenFLAioError as exc:
                 self.played.broken.append(f"a file is torn: {exc}")
+
+    def _look_for_leftovers(self) -> None:
+        """See that an aggregator that left by itself took along what its former lives had not finished."""
+        left = [str(path.relative_to(self.server.folder)) for path in self.server.folder.rglob(".*.partial")]
+        if left:
+            self.played.broken.append(f"left behind: {left[:3]}")
 
     async def _look_at_files(self) -> None:
         """Note the models that an aggregator leaves in files."""
@@ -301,7 +309,7 @@ class _Player:
 
     async def _submit(self, owner: DirectorClient) -> None:
         """Submit the experiment, again as long as nobody said that it was taken."""
-        archive, model = archive_of(self.server.plan), encode_model(initial_model(self.case))
+        archive, model = archive_of(self.server.plan), encode_model(await self.server.initial_model())
 
         async def chunks() -> AsyncIterator[bytes]:
             for start in range(0, len(archive), 1024):
