@@ -305,7 +305,6 @@ async def test_cancelling_is_for_the_owner(director: Director, connect: Connect)
     ("data", "why"),
     [
         (archive(None), "plan/plan.yaml"),
-        (b"no zip at all", "zip"),
         (archive(PLAN.replace("tls: false", "tls: true")), "set it to false"),
         (archive("aggregator: ["), "plan/plan.yaml"),
         (archive(PLAN.replace("rounds_to_train: 1", "rounds_to_train: 0")), "rounds_to_train"),
