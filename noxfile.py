@@ -42,7 +42,7 @@ OPENFL = {
     "1.9": ("openfl==1.9", "numpy<2.4"),
 }
 # tests that compare with the real OpenFL in one process, so that they run in its environment
-IN_ONE_PROCESS = ("test_pipelines.py", "test_aggregation.py", "test_frameworks.py")
+IN_ONE_PROCESS = ("test_pipelines.py", "test_aggregation.py", "test_own_functions.py", "test_frameworks.py")
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -194,6 +194,7 @@ def interop_grpc(session: nox.Session) -> None:
 def interop_openfl(session: nox.Session) -> None:
     """Run ours with the real OpenFL, in one process and between processes; ``-- --bounded`` leaves out what is long."""
     install(session, "test")
+    session.install("pandas")  # for the privileged functions of a tutorial, which our director runs
     ours = [*PYPROJECT["project"]["dependencies"], *nox.project.dependency_groups(PYPROJECT, "test")]
     python = peer(session, "openfl-1.6", *OPENFL["1.6"], *ours)
     bounded = "--bounded" in session.posargs
@@ -264,6 +265,13 @@ def attacks(session: nox.Session) -> None:
     """Attack our own server on the loopback and judge whether it holds; ``-- --bounded`` is what CI runs."""
     install(session, "test")
     session.run("python", "-m", "tests.attacks", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Let networks, disks, clocks and processes fail under a federation; ``-- --bounded`` is what CI runs."""
+    install(session, "test")
+    session.run("python", "-m", "tests.faults", *session.posargs)
 
 
 @nox.session

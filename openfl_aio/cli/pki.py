@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,6 +47,69 @@ def init(
     kept = PKIFolder(folder)
     kept.save_authority(pki.create_ca(name, days), force=force)
     typer.echo(f"authority in {kept.ca_certificate} (give it to everybody) and {kept.ca_key} (give it to nobody)")
+
+
+@app.command()
+def rotate(
+    folder: Folder = DEFAULT_FOLDER,
+    name: Annotated[str, typer.Option(help="Common name of the new authority.")] = "openfl_aio federation CA",
+    days: Annotated[int, typer.Option("--days", min=1, max=3650, help="Lifetime of the new authority.")] = 365,
+) -> None:
+    """Make a new authority, which signs from now on, and believe the old one beside it until 'retire'."""
+    kept = PKIFolder(folder)
+    kept.rotate_authority(pki.create_ca(name, days))
+    typer.echo(
+        f"{kept.ca_certificate} has both authorities: give it to everybody, then issue every certificate anew, "
+        "then believe the new one alone: openfl-aio pki retire"
+    )
+
+
+@app.command()
+def retire(folder: Folder = DEFAULT_FOLDER) -> None:
+    """Believe the newest authority alone: certificates of the others are worth nothing any more."""
+    kept = PKIFolder(folder)
+    kept.retire_authorities()
+    typer.echo(f"{kept.ca_certificate} has one authority: give it to everybody")
+
+
+@app.command()
+def revoke(
+    what: Annotated[
+        list[str] | None,
+        typer.Argument(help="Certificate files, serial numbers, SHA-256 fingerprints, or CN=NAME for all of a name."),
+    ] = None,
+    folder: Folder = DEFAULT_FOLDER,
+    deny_list: Annotated[
+        Path | None, typer.Option(help="Deny list to add to; FOLDER/deny_list.txt if neither list is given.")
+    ] = None,
+    crl: Annotated[Path | None, typer.Option(help="Revocation list to sign anew with the authority's key.")] = None,
+    days: Annotated[int, typer.Option("--days", min=1, max=366, help="When the next --crl is due.")] = 30,
+) -> None:
+    """Revoke certificates: add them to a deny list, or to the authority's revocation list, or both.
+
+    Servers that were started with the file notice by themselves. With --crl alone the list is signed anew as it is.
+    """
+    if not what and crl is None:
+        raise ConfigurationError("nothing to revoke; expected certificate files, serial numbers or CN=NAME")
+    kept = PKIFolder(folder)
+    today = datetime.now(UTC).date()
+    lines: list[str] = []
+    numbers: list[int] = []
+    for text in what or ():
+        pem = read_pem(Path(text)) if Path(text).is_file() else None
+        info = None if pem is None else pki.describe(pem)
+        comment = f"revoked {today}" if info is None else f"{info.common_name!r}, revoked {today}"
+        lines.append(pki.deny_line(text if info is None else f"{info.serial_number:x}", comment=comment))
+        if crl is not None:
+            numbers.append(pki.revocable(kept.load_authority(), pem or text))
+    if deny_list is not None or crl is None:
+        path = deny_list or folder / "deny_list.txt"
+        typer.echo(f"{kept.deny(path, lines)} added to {path}")
+    if crl is not None:
+        kept.revoke(crl, numbers, days=days)
+        typer.echo(
+            f"{len(numbers)} revoked in {crl}; the next is due in {days} days: openfl-aio pki revoke --crl {crl}"
+        )
 
 
 @app.command()

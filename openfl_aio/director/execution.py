@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
@@ -15,7 +17,7 @@ import anyio.to_thread
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.config import AssignerConfig, DirectorConfig, Endpoint
 from openfl_aio.director.experiments import Experiment, ExperimentEvent
-from openfl_aio.director.foreign import Table, run_assigner
+from openfl_aio.director.foreign import PickledFunctions, Table, run_assigner
 from openfl_aio.domain import Task
 from openfl_aio.errors import (
     ArchiveError,
@@ -27,6 +29,7 @@ from openfl_aio.errors import (
 from openfl_aio.plan.assigned import (
     AGGREGATION_FILE,
     ASSIGNER_FILE,
+    MAX_FUNCTIONS_BYTES,
     ForeignCodeError,
     Functions,
     read_functions,
@@ -84,11 +87,15 @@ async def serve_plan(
 
 @dataclass(frozen=True)
 class Assigned:
-    """What a frontend put into an archive beside its plan: tasks, who does them when, and how they are aggregated."""
+    """What a frontend put into an archive beside its plan: tasks, who does them when, and how they are aggregated.
+
+    The tensors of ``pickled`` tasks are aggregated by functions of the user's own.
+    """
 
     tasks: tuple[Task, ...]
     assigner: AssignerConfig
     aggregation: dict[str, str]
+    pickled: tuple[Task, ...] = ()
 
 
 async def assigned_tasks(
@@ -96,18 +103,13 @@ async def assigned_tasks(
 ) -> Assigned | None:
     """Return what OpenFL's frontend put into ``archive`` beside its plan; None if the tasks stand in the plan.
 
-    An assigner of the user's own is run in a child process if ``config`` allows that. Raises `NotFoundError` if there is
-    no assigner, `ArchiveError` for what cannot be read, or not be run.
+    An assigner of the user's own is run in a child process if ``config`` allows that, and so may aggregation functions be.
+    Raises `NotFoundError` if there is no assigner, `ArchiveError` for what cannot be read, or not be run.
     """
     if plan.interactive is None or plan.tasks:
         return None
     assigner = await archives.read_member(archive, ASSIGNER_FILE)
-    try:
-        aggregation = await archives.read_member(archive, AGGREGATION_FILE)
-    except NotFoundError:
-        functions = Functions()
-    else:
-        functions = await anyio.to_thread.run_sync(read_functions, aggregation)
+    functions = await _functions(archives, archive, config)
     table: Table = ()
     try:
         tasks = await anyio.to_thread.run_sync(read_tasks, assigner)
@@ -120,7 +122,20 @@ async def assigned_tasks(
         )
     await anyio.lowlevel.checkpoint()
     chosen = AssignerConfig(kind="table", table=table) if table else AssignerConfig()
-    return Assigned(tasks, chosen, functions.of(tasks))
+    return Assigned(tasks, chosen, functions.of(tasks), functions.foreign_tasks(tasks))
+
+
+async def _functions(archives: Archives, archive: Archive, config: DirectorConfig) -> Functions:
+    allowed = config.allow_pickled_code
+    try:
+        data = await archives.read_member(archive, AGGREGATION_FILE, limit=MAX_FUNCTIONS_BYTES)
+    except NotFoundError:
+        return Functions()
+    except ArchiveError:
+        if not allowed:
+            raise
+        return Functions(unreadable=True)  # too large for us; the child reads it from its file
+    return await anyio.to_thread.run_sync(partial(read_functions, data, allow_foreign=allowed))
 
 
 def _read(text: str) -> tuple[Plan, str]:
@@ -149,6 +164,13 @@ class Execution:
         self._linger = linger
         self._scope = anyio.CancelScope()
         self._dismissed = anyio.Event()
+        self._stack = AsyncExitStack()
+        self._code: PickledFunctions | None = None
+
+    async def open(self, code: PickledFunctions) -> None:
+        """Start aggregation functions of a user's own; they end with the rounds."""
+        logger.warning("running aggregation functions of a user's own in a child process, as allow_pickled_code says")
+        self._code = await self._stack.enter_async_context(code)
 
     def stop(self, reason: str) -> None:
         """End the rounds, if there are any; collaborators are told to quit."""
@@ -174,7 +196,7 @@ class Execution:
                 if aggregator is None:
                     await self._apply(ExperimentEvent.REJECT, "the director's review turned the plan down")
                     return
-                async with aggregator:
+                async with self._stack, aggregator:
                     await self._serve(aggregator)
             except OpenFLAioError as exc:
                 await self._apply(ExperimentEvent.FAIL, str(exc))
@@ -193,6 +215,9 @@ class Execution:
             await self._apply(ExperimentEvent.FAIL, str(exc))
         else:
             await self._apply(ExperimentEvent.FINISH, "")
+        finally:
+            if self._code is not None:
+                self._code.kill()  # nobody waits for what it may still compute
         await self._dismissed.wait()
         # a collaborator of OpenFL 1.6 that finds nobody asks for ever, without a pause
         with anyio.move_on_after(self._linger):

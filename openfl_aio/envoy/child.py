@@ -20,9 +20,9 @@ import numpy as np
 
 from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput, TaskRunner, load_runner
 from openfl_aio.domain import Task, TaskKind
-from openfl_aio.envoy.frames import ChannelClosed, FrameChannel
 from openfl_aio.envoy.shard import ShardDescriptor, describe_shard, load_shard
 from openfl_aio.errors import OpenFLAioError, TaskError
+from openfl_aio.transport.child_channel import ChannelClosed, FrameChannel
 
 __all__ = ["Service", "main"]
 

@@ -21,8 +21,8 @@ from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput
 from openfl_aio.config import ProcessLimits
 from openfl_aio.confinement.process import ConfinedProcess, environment
 from openfl_aio.domain import ShardInfo
-from openfl_aio.envoy.frames import ChannelClosed, FrameChannel
 from openfl_aio.errors import ConfigurationError, ProtocolError, TaskError
+from openfl_aio.transport.child_channel import ChannelClosed, FrameChannel
 
 __all__ = ["ProcessTaskRunner", "RunnerSpec"]
 

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from cryptography.x509.oid import NameOID
 
+from openfl_aio.domain import COMMON_NAME_PATTERN
 from openfl_aio.errors import ConfigurationError
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "check_key_fits",
     "check_public_key",
     "common_names",
+    "first_certificate",
     "key_to_pem",
     "load_certificate",
     "load_key",
@@ -42,7 +44,6 @@ PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 
 MIN_RSA_BITS = 2048
 CURVES = ("secp256r1", "secp384r1", "secp521r1")
-COMMON_NAME_PATTERN = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,62}[\x21-\x7e])?")
 HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,62})(\.[A-Za-z0-9_-]{1,63})*")
 
 
@@ -85,6 +86,11 @@ def load_certificate(pem: bytes) -> x509.Certificate:
         return x509.load_pem_x509_certificate(pem)
     except ValueError:
         raise ConfigurationError("the certificate is no PEM certificate") from None
+
+
+def first_certificate(pem: bytes) -> bytes:
+    """Return the first certificate of a PEM text, alone. Raises `ConfigurationError`."""
+    return certificate_to_pem(load_certificate(pem))
 
 
 def check_public_key(key: object) -> PublicKey:

@@ -21,15 +21,24 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.pki.ca import CertificateAuthority, check_days
-from openfl_aio.pki.material import check_common_name, check_public_key, common_names
+from openfl_aio.pki.material import check_common_name, check_public_key, common_names, load_certificate
 
-__all__ = ["DenyList", "PeerCertificate", "RevocationList", "Revocations", "parse_entry", "sign_crl"]
+__all__ = [
+    "DenyList",
+    "PeerCertificate",
+    "RevocationList",
+    "Revocations",
+    "deny_line",
+    "parse_entry",
+    "revocable",
+    "sign_crl",
+]
 
 MAX_CRL_DAYS: Final = 366
 SERIAL: Final = re.compile(r"(?:serial=)?([0-9a-f]{1,40})", re.IGNORECASE)  # at most 20 octets: RFC 5280, 4.1.2.2
@@ -186,16 +195,22 @@ def sign_crl(
 ) -> bytes:
     """Return the CA's next revocation list (PEM): what ``before`` has, its last one, and ``serial_numbers``.
 
-    The next update is promised in ``days``, 1 to 366. Raises `ConfigurationError` for a ``before`` that is not the CA's.
+    The next update is promised in ``days``, 1 to 366. Lists in ``before`` of authorities that this one follows, and
+    whose certificates stand behind its own, are kept as they are. Raises `ConfigurationError` for other lists.
     """
     lifetime = check_days(days, most=MAX_CRL_DAYS)
     issuer, key = ca.open()
+    predecessors = x509.load_pem_x509_certificates(ca.certificate_pem)[1:]
+    kept = b""
     now = datetime.now(UTC)
     number = 0
     builder = x509.CertificateRevocationListBuilder().issuer_name(issuer.subject)
     known: set[int] = set()
     for crl in _load(before, "the list until now") if before is not None else ():
-        _check_issuer(crl, [issuer], "the list until now")
+        if not _is_signed_by(crl, issuer):
+            _check_issuer(crl, predecessors, "the list until now")
+            kept += crl.public_bytes(Encoding.PEM)
+            continue
         number = max(number, _number(crl))
         for entry in crl:
             known.add(entry.serial_number)
@@ -211,7 +226,40 @@ def sign_crl(
         .add_extension(authority, critical=False)
         .sign(key, hashes.SHA256())
     )
-    return crl.public_bytes(Encoding.PEM)
+    return crl.public_bytes(Encoding.PEM) + kept
+
+
+def revocable(ca: CertificateAuthority, what: bytes | str) -> int:
+    """Return the serial number that a list of ``ca`` has for ``what``: a certificate (PEM), or the number as text.
+
+    Raises `ConfigurationError` for a certificate of another authority, which would not be denied by it, and for a
+    fingerprint or a name.
+    """
+    if isinstance(what, bytes):
+        certificate, (issuer, _) = load_certificate(what), ca.open()
+        try:
+            certificate.verify_directly_issued_by(issuer)
+        except (InvalidSignature, TypeError, ValueError):
+            raise ConfigurationError(
+                f"the certificate {certificate.serial_number:x} is not this authority's, so its revocation list cannot "
+                "deny it; use a deny list"
+            ) from None
+        return certificate.serial_number
+    entry = parse_entry(what)
+    if not isinstance(entry, int):
+        raise ConfigurationError(
+            f"a revocation list has serial numbers only, got {what!r}; give certificate files, or use a deny list"
+        )
+    return entry
+
+
+def deny_line(text: str, *, comment: str = "") -> str:
+    """Return ``text`` as a line of a deny list. Raises `ConfigurationError` if it denies nothing, or cannot be read."""
+    entry = parse_entry(text)
+    if entry is None:
+        raise ConfigurationError(f"expected a serial number, a SHA-256 fingerprint or CN=NAME, got {text!r}")
+    written = f"{entry:x}" if isinstance(entry, int) else entry
+    return f"{written}  # {comment}\n" if comment else f"{written}\n"
 
 
 def _load(data: bytes, source: str) -> list[x509.CertificateRevocationList]:
@@ -225,17 +273,20 @@ def _load(data: bytes, source: str) -> list[x509.CertificateRevocationList]:
 
 def _check_issuer(crl: x509.CertificateRevocationList, authorities: Sequence[x509.Certificate], source: str) -> None:
     """Raise `ConfigurationError` unless one of ``authorities`` has signed ``crl``."""
-    for authority in authorities:
-        try:
-            if authority.subject == crl.issuer and crl.is_signature_valid(check_public_key(authority.public_key())):
-                return
-        except (UnsupportedAlgorithm, TypeError, ValueError):  # no signature that we know
-            continue
+    if any(_is_signed_by(crl, authority) for authority in authorities):
+        return
     issuer = ", ".join(common_names(crl.issuer)) or "nobody"
     raise ConfigurationError(
         f"{source}: the revocation list of {issuer!r} is not signed by an authority that is trusted here; "
         "expected one made with the key of the CA certificate"
     )
+
+
+def _is_signed_by(crl: x509.CertificateRevocationList, authority: x509.Certificate) -> bool:
+    try:
+        return authority.subject == crl.issuer and crl.is_signature_valid(check_public_key(authority.public_key()))
+    except (UnsupportedAlgorithm, TypeError, ValueError):  # no signature that we know
+        return False
 
 
 def _extensions(crl: x509.CertificateRevocationList, source: str) -> x509.Extensions:

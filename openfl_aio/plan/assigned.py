@@ -17,10 +17,21 @@ from openfl_aio.plan.pickles import Record, read_pickle
 from openfl_aio.plan.templates import AGGREGATIONS
 from openfl_aio.tensors.aggregation import describe_aggregation
 
-__all__ = ["AGGREGATION_FILE", "ASSIGNER_FILE", "ForeignCodeError", "Functions", "read_functions", "read_tasks"]
+__all__ = [
+    "AGGREGATION_FILE",
+    "ASSIGNER_FILE",
+    "MAX_FUNCTIONS_BYTES",
+    "ForeignCodeError",
+    "Functions",
+    "read_functions",
+    "read_tasks",
+]
 
 ASSIGNER_FILE: Final = "task_assigner_obj.pkl"
 AGGREGATION_FILE: Final = "aggregation_function_obj.pkl"
+
+MAX_FUNCTIONS_BYTES: Final = 64 * 1024 * 1024
+"""Of `AGGREGATION_FILE`: an adaptive function has the model in it, and as much again for each of its moments."""
 
 _FRONTEND: Final = "openfl.interface.interactive_api.experiment"
 _STOCK: Final = "assigner"
@@ -42,14 +53,28 @@ class ForeignCodeError(ArchiveError):
 
 @dataclass(frozen=True)
 class Functions:
-    """Which aggregation function, as `get_aggregation` reads it, the tensors of a task's function get."""
+    """Which aggregation function, as `get_aggregation` reads it, the tensors of a task's function get.
+
+    ``foreign`` says of the others, which are a user's own, what stands there; ``unreadable`` that any of them may be.
+    """
 
     by_function: dict[str, str] = field(default_factory=dict)
     default: str = "weighted_average"
+    foreign: dict[str, str] = field(default_factory=dict)
+    unreadable: bool = False
 
     def of(self, tasks: Iterable[Task]) -> dict[str, str]:
-        """Return the function of each task by its name."""
-        return {task.name: self.by_function.get(task.function_name, self.default) for task in tasks}
+        """Return the function of each task by its name; a user's own are left out."""
+        known = [task for task in tasks if not self._is_foreign(task)]
+        return {task.name: self.by_function.get(task.function_name, self.default) for task in known}
+
+    def foreign_tasks(self, tasks: Iterable[Task]) -> tuple[Task, ...]:
+        """Return the tasks whose tensors a function of a user's own aggregates."""
+        return tuple(task for task in tasks if self._is_foreign(task))
+
+    def _is_foreign(self, task: Task) -> bool:
+        # what validates has metrics alone, and those are averaged whatever the function
+        return (self.unreadable and task.kind is not TaskKind.VALIDATE) or task.function_name in self.foreign
 
 
 def read_tasks(data: bytes) -> tuple[Task, ...]:
@@ -60,12 +85,21 @@ def read_tasks(data: bytes) -> tuple[Task, ...]:
     return _stock_tasks(read_pickle(data, name=ASSIGNER_FILE))
 
 
-def read_functions(data: bytes) -> Functions:
+def read_functions(data: bytes, *, allow_foreign: bool = False) -> Functions:
     """Return the aggregation functions in the pickle ``data``.
 
-    Raises `ArchiveError` for what cannot be read, and for functions of the user's own.
+    With ``allow_foreign`` a user's own are named, and what cannot be read is taken for theirs. Without, raises
+    `ForeignCodeError` for the first of a user's own, and `ArchiveError` for what cannot be read.
     """
-    return Functions(*_functions(read_pickle(data, name=AGGREGATION_FILE)))
+    try:
+        functions = _functions(read_pickle(data, name=AGGREGATION_FILE, most=MAX_FUNCTIONS_BYTES))
+    except ArchiveError:
+        if not allow_foreign:
+            raise
+        return Functions(unreadable=True)
+    if functions.foreign and not allow_foreign:
+        raise _unknown_function(next(iter(functions.foreign.values())))
+    return functions
 
 
 def _foreign(what: str) -> ForeignCodeError:
@@ -75,8 +109,11 @@ def _foreign(what: str) -> ForeignCodeError:
     )
 
 
-def _unknown_function(what: str) -> ArchiveError:
-    return ArchiveError(f"{AGGREGATION_FILE} holds {what}; expected functions of OpenFL, for a director runs no others")
+def _unknown_function(what: str) -> ForeignCodeError:
+    return ForeignCodeError(
+        f"{AGGREGATION_FILE} holds {what}, which is no aggregation function of OpenFL; this director runs no code of an "
+        "archive: use one of OpenFL's, or ask the operator for 'allow_pickled_code'"
+    )
 
 
 def _stock_tasks(root: object) -> tuple[Task, ...]:
@@ -128,15 +165,22 @@ def _task(record: object) -> Task:
     return Task(name, function, kind, apply_local=values.get("apply_local") is True)
 
 
-def _functions(root: object) -> tuple[dict[str, str], str]:
+def _functions(root: object) -> Functions:
     """Return the aggregation function of each task's function, and that of all others."""
+    foreign: dict[str, str] = {}
     if isinstance(root, dict):
         items, default = root, "weighted_average"
     elif isinstance(root, Record) and root.path == "collections.defaultdict" and len(root.args) == 1:
         items, default = root.items, _function(root.args[0])
     else:
         raise _unknown_function(_described(root))
-    return {str(name): _function(value) for name, value in items.items()}, default
+    known: dict[str, str] = {}
+    for name, value in items.items():
+        try:
+            known[str(name)] = _function(value)
+        except ForeignCodeError:
+            foreign[str(name)] = _described(value)
+    return Functions(known, default, foreign)
 
 
 def _function(value: object) -> str:

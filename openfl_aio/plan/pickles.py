@@ -39,16 +39,16 @@ class Record:
     items: dict[Any, Any] = field(default_factory=dict, repr=False)
 
 
-def read_pickle(data: bytes, *, name: str) -> Any:
+def read_pickle(data: bytes, *, name: str, most: int = MAX_PICKLE_BYTES) -> Any:
     """Return what the pickle ``data`` holds: plain values, and a `Record` for everything else. A set is a list.
 
-    ``name`` is the file's, for errors. Takes a second for a hostile megabyte, so call it in a thread. What comes may be
-    nested without end: compare and print nothing of it that is not known to be plain.
+    ``name`` is the file's, for errors, ``most`` how many bytes it may have. Takes a second for a hostile megabyte, so call
+    it in a thread. What comes may be nested without end: compare and print nothing of it that is not known to be plain.
 
     Raises `ArchiveError` for what is no pickle, too large, or not of the kind that cloudpickle writes.
     """
-    if len(data) > MAX_PICKLE_BYTES:
-        raise ArchiveError(f"{name} has {len(data)} bytes; at most {MAX_PICKLE_BYTES} are read")
+    if len(data) > most:
+        raise ArchiveError(f"{name} has {len(data)} bytes; at most {most} are read")
     machine = _Machine()
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):

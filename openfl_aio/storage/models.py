@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openfl_aio.errors import CodecError, CorruptFileError, MalformedMessageError, MessageTooLargeError, TensorError
-from openfl_aio.storage.files import disk_errors, write_atomic, writing_atomic
+from openfl_aio.storage.files import disk_errors, sweep_partials, write_atomic, writing_atomic
 from openfl_aio.tensors.encoded import EncodedTensor
 from openfl_aio.tensors.pipelines import NoCompression, get_pipeline
 from openfl_aio.wire.codec import decode
@@ -56,6 +56,7 @@ class ModelFiles:
         self._pipeline = get_pipeline(pipeline)
         # two saves of one path must not mix their checksums; held in worker threads only
         self._lock = threading.Lock()
+        self._swept: set[Path] = set()
 
     def __repr__(self) -> str:
         return f"<ModelFiles {self._pipeline.name}>"
@@ -87,6 +88,9 @@ class ModelFiles:
             raise TensorError("a model without tensors cannot be saved; expected at least one")
         with self._lock, disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent not in self._swept:
+                sweep_partials(path.parent)  # what a killed process had not finished
+                self._swept.add(path.parent)
             previous = _accepted_lines(path)
             digest, nbytes = hashlib.sha256(), 0
             with writing_atomic(path, durable=durable) as file:
@@ -113,9 +117,11 @@ class ModelFiles:
         with disk_errors(path):
             data = path.read_bytes()
             checksum = _read_checksum(path)
-        found = f"{hashlib.sha256(data).hexdigest()} {len(data)} " if checksum else ""
-        counts = [line.removeprefix(found) for line in checksum.splitlines() if line.startswith(found)]
-        if checksum and not counts:
+        counts: list[str] = []
+        if checksum is not None:
+            found = f"{hashlib.sha256(data).hexdigest()} {len(data)} "
+            counts = [line.removeprefix(found) for line in checksum.splitlines() if line.startswith(found)]
+        if checksum is not None and not counts:
             raise CorruptFileError(
                 f"model {str(path)!r} does not fit its checksum; restore it, or remove {checksum_path(path).name!r} "
                 "if the file was replaced on purpose"
@@ -148,11 +154,12 @@ class ModelFiles:
         return pipeline.backward(tensor.data, tensor.metadata)
 
 
-def _read_checksum(path: Path) -> str:
+def _read_checksum(path: Path) -> str | None:
+    """Return the checksum file's text; None if there is none, which is not the same as an empty one."""
     try:
         return checksum_path(path).read_text(encoding="ascii", errors="replace")
     except FileNotFoundError:
-        return ""
+        return None
 
 
 def _accepted_lines(path: Path) -> str:

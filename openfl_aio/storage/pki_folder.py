@@ -5,10 +5,11 @@ The layout is that of `openfl_aio.storage.keys`. Nothing is overwritten unless t
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from openfl_aio.errors import AlreadyExistsError, ConfigurationError
-from openfl_aio.pki import CertificateAuthority, Credentials, Usage
+from openfl_aio.pki import CertificateAuthority, Credentials, DenyList, Usage, first_certificate, sign_crl
 from openfl_aio.storage.files import disk_errors, write_atomic
 from openfl_aio.storage.keys import CertificateLayout, KeyPair, read_pem
 
@@ -46,6 +47,40 @@ class PKIFolder:
     def save_authority(self, authority: CertificateAuthority, *, force: bool = False) -> None:
         """Keep a new authority. Raises `AlreadyExistsError` if there is one and not ``force``."""
         self._write({self.ca_key: authority.key_pem, self.ca_certificate: authority.certificate_pem}, force=force)
+
+    def rotate_authority(self, authority: CertificateAuthority) -> None:
+        """Keep a new authority that signs from now on; those before it are believed until `retire_authorities`."""
+        before = self.load_authority()
+        self._write(
+            {self.ca_key: authority.key_pem, self.ca_certificate: authority.certificate_pem + before.certificate_pem},
+            force=True,
+        )
+
+    def retire_authorities(self) -> None:
+        """Believe the newest authority alone. Raises `ConfigurationError` if there is none."""
+        self._write({self.ca_certificate: first_certificate(self.load_authority().certificate_pem)}, force=True)
+
+    def deny(self, path: Path, lines: Sequence[str]) -> int:
+        """Add to the deny list at ``path``, made if need be, the ``lines`` that deny something new; return their number.
+
+        Raises `ConfigurationError` for a list that cannot be read; it stays as it is.
+        """
+        path = path.resolve()
+        text = _read(path) or b""
+        added = 0
+        for line in lines:
+            more = (text if not text or text.endswith(b"\n") else text + b"\n") + line.encode()
+            if len(DenyList.parse(more, source=str(path))) > len(DenyList.parse(text, source=str(path))):
+                text, added = more, added + 1
+        if added:
+            write_atomic(path, [text])
+        return added
+
+    def revoke(self, path: Path, serial_numbers: Collection[int], *, days: int) -> None:
+        """Sign the revocation list at ``path`` anew, with ``serial_numbers`` in addition to what it has."""
+        path = path.resolve()
+        signed = sign_crl(self.load_authority(), serial_numbers, before=_read(path), days=days)
+        write_atomic(path, [signed])
 
     def load_authority(self) -> CertificateAuthority:
         """Return the authority. Raises `ConfigurationError` if there is none here."""
@@ -87,3 +122,8 @@ class PKIFolder:
             with disk_errors(path):
                 path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(path, [data], mode=0o600 if path.suffix == ".key" else 0o644)
+
+
+def _read(path: Path) -> bytes | None:
+    with disk_errors(path):
+        return path.read_bytes() if path.exists() else None

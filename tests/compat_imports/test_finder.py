@@ -12,7 +12,7 @@ from openfl_aio.compat.imports.names import MODULES
 
 pytestmark = pytest.mark.usefixtures("names")
 
-NEEDS = {"fedcurv_torch": "torch", "fedprox_torch": "torch"}
+NEEDS = {"fedcurv_torch": "torch", "fedprox_torch": "torch", "fedprox_keras": "keras", "pynvml_monitor": "pynvml"}
 
 
 @pytest.mark.parametrize("module", sorted(MODULES))

@@ -22,6 +22,7 @@ import anyio
 
 from tests.crash.catalogue import CASES, Case
 from tests.crash.checker import Reference
+from tests.crash.measures import disk_of_rounds, restart
 from tests.crash.session import Played, Targets, play
 from tests.crash.table import heading, row
 
@@ -36,7 +37,7 @@ class Session:
 
     def __init__(self, folder: Path, cases: list[Case], *, seed: int, say: Callable[[str], None]) -> None:
         self._folder = folder
-        self._cases = cases
+        self.cases = cases
         self._seed = seed
         self._say = say
         self._references: dict[str, Reference | None] = {}
@@ -55,11 +56,11 @@ class Session:
 
     async def run(self, cycles: int, *, deaths: int, until: float) -> None:
         """Play every case without a death, then go round until ``cycles`` deaths or the time is up."""
-        for case in self._cases:
+        for case in self.cases:
             played = await self._play(case, 0)
             self._references[case.name] = None if case.cutoff is not None else played.reference
         for _ in range(MOST_ROUNDS):
-            for case in self._cases:
+            for case in self.cases:
                 await self._play(case, deaths)
                 if (self.cycles >= cycles and not self.left) or time.monotonic() > until:
                     return
@@ -86,8 +87,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cycles", type=int, default=None, help="deaths, at least (150; 24 with --bounded)")
     parser.add_argument("--deaths", type=int, default=DEATHS, help=f"of one federation ({DEATHS})")
     parser.add_argument("--seed", type=int, default=None, help="of all that is drawn; it is printed")
-    parser.add_argument("--only", nargs="+", default=[], metavar="CASE", help="play only these cases")
-    parser.add_argument("--bounded", action="store_true", help="a choice of cases, and an end after a minute")
+    parser.add_argument("--only", nargs="+", default=[], metavar="CASE", help="play only these cases, or measure only")
+    parser.add_argument(
+        "--bounded", action="store_true", help="a choice of cases, no measures, and an end after a minute"
+    )
     parser.add_argument("--folder", type=Path, help="keep workspaces and logs in this folder")
     parser.add_argument("--list", action="store_true", help="list the cases and end")
     return parser.parse_args()
@@ -95,7 +98,7 @@ def arguments() -> argparse.Namespace:
 
 def chosen(options: argparse.Namespace) -> list[Case]:
     """Return the cases to play."""
-    unknown = set(options.only) - {case.name for case in CASES}
+    unknown = set(options.only) - {case.name for case in CASES} - set(MEASURES)
     if unknown:
         raise SystemExit(f"--only: unknown {', '.join(sorted(unknown))}; see --list")
     return [
@@ -111,19 +114,50 @@ def say(text: str) -> None:
 def main() -> int:
     options = arguments()
     if options.list:
-        for case in CASES:
-            say(case.name)
+        for name in (*(case.name for case in CASES), *MEASURES):
+            say(name)
         return 0
     seed = secrets.randbelow(10**6) if options.seed is None else options.seed
     cycles = options.cycles or (BOUNDED_CYCLES if options.bounded else 150)
     until = time.monotonic() + (BOUNDED_SECONDS if options.bounded else 1e9)
     logging.getLogger("openfl_aio").setLevel(logging.ERROR)
     say(f"seed {seed}")
-    say(heading())
     with tempfile.TemporaryDirectory(prefix="crash-") as temporary:
-        session = Session(options.folder or Path(temporary), chosen(options), seed=seed, say=say)
-        anyio.run(lambda: session.run(cycles, deaths=options.deaths, until=until))
-    return summary(session)
+        folder = options.folder or Path(temporary)
+        session = Session(folder, chosen(options), seed=seed, say=say)
+        failed = 0
+        if session.cases:
+            say(heading())
+            anyio.run(lambda: session.run(cycles, deaths=options.deaths, until=until))
+            failed = summary(session)
+        for name, measure in MEASURES.items():
+            if name in options.only or not (options.only or options.bounded):
+                anyio.run(measure, folder / name)
+    return failed
+
+
+async def measure_restart(folder: Path) -> None:
+    """Measure how soon a server with 128 MiB of model and 16 uploads of it answers again."""
+    found = await restart(folder)
+    say(
+        f"restart with a model of 128 MiB and the uploads of 16 collaborators ({found.folder_mib:.0f} MiB in files): first "
+        f"answer after {_seconds(found.seconds)}; {_seconds(found.empty)} with nothing but the initial model"
+    )
+
+
+async def measure_disk(folder: Path) -> None:
+    """Measure what 1,000 rounds leave on the disk."""
+    found = await disk_of_rounds(folder)
+    say("disk use of an aggregator with 2 collaborators, by round, KiB and files:")
+    for number, (nbytes, files) in found.by_round.items():
+        say(f"  {number:5} {nbytes / 1024:8.0f} {files:5}")
+
+
+MEASURES = {"restart": measure_restart, "disk": measure_disk}
+
+
+def _seconds(values: tuple[float, ...]) -> str:
+    return f"{', '.join(f'{value:.2f}' for value in values)} s"
 
 
 def summary(session: Session) -> int:

@@ -10,15 +10,17 @@ import sys
 import time
 import zipfile
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import anyio
 import anyio.abc
+import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from openfl_aio.config import AssignerConfig, Endpoint, StragglerConfig, TaskGroup, default_tasks
 from openfl_aio.errors import OpenFLAioError
@@ -29,6 +31,7 @@ from openfl_aio.storage.models import ModelFiles
 from openfl_aio.transport.channel import open_channel, translate
 from openfl_aio.wire.messages import aggregator, director
 from tests.crash.catalogue import Case
+from tests.crash.sites import initial_model
 
 __all__ = ["WITNESS", "Life", "Server", "archive_of", "plan_of"]
 
@@ -95,10 +98,11 @@ class Server:
         self.log = folder / "log"
         self.lives: list[Life] = []
         self._record = folder / "reached"
+        self._initial = folder / "save" / "init.pbuf"
         self._process: anyio.abc.Process | None = None
 
-    async def prepare(self, model: dict[str, Any]) -> None:
-        """Write the files that an operator would write."""
+    async def prepare(self, model: Mapping[str, NDArray[np.float32]] | None = None) -> None:
+        """Write the files that an operator would write, with ``model`` to begin with, or that of the case."""
         (self.folder / "plan").mkdir(parents=True)
         if self.case.director:
             settings = {
@@ -113,7 +117,15 @@ class Server:
         (self.folder / "plan" / "plan.yaml").write_text(self.plan.dump())
         names = [*self.case.collaborators, WITNESS]
         (self.folder / "plan" / "cols.yaml").write_text(yaml.safe_dump({"collaborators": names}))
-        await ModelFiles(pipeline=self.case.pipeline).save(self.folder / "save" / "init.pbuf", model, round_number=0)
+        await ModelFiles(pipeline=self.case.pipeline).save(
+            self._initial, initial_model(self.case) if model is None else model, round_number=0
+        )
+
+    async def initial_model(self) -> Mapping[str, NDArray[np.float32]]:
+        """Return the model that the federation begins with, which went through the plan's pipeline in the file."""
+        if self.case.director:
+            return initial_model(self.case)
+        return (await ModelFiles(pipeline=self.case.pipeline).load(self._initial)).tensors
 
     @asynccontextmanager
     async def life(self, kill: tuple[str, int] | None = None) -> AsyncIterator[Life]:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from openfl_aio.envoy.child import Service
-from openfl_aio.envoy.frames import FrameChannel
+from openfl_aio.transport.child_channel import FrameChannel
 
 SOURCE = """
 import numpy as np

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from tests.interop_openfl.processes import Program, Programs, free_port
 
-__all__ = ["Outcome", "Site", "expected_model"]
+__all__ = ["Outcome", "Site", "expected_model", "initial_model"]
 
 Kind = Literal["ours", "real"]
 SOURCES: Final = Path(__file__).parent / "workspaces"
@@ -119,12 +119,31 @@ class Site:
         return ["-rc", str(self._cert / "cert_chain.crt"), "-pk", f"{pair}.key", "-oc", f"{pair}.crt"]
 
 
-def expected_model(rounds: int) -> dict[str, NDArray[np.float32]]:
-    """Return the last model as it follows from the frontend's program without momentum, in double precision."""
-    out = {"matrix": np.arange(12, dtype=np.float32).reshape(3, 4).astype(float) / 7, "number": np.array(2.0)}
+def initial_model(large: int = 0) -> dict[str, NDArray[np.float32]]:
+    """Return the model that the frontend's program begins with."""
+    out = {"matrix": np.arange(12, dtype=np.float32).reshape(3, 4) / np.float32(7), "number": np.array(2, np.float32)}
+    if large:
+        out["large.weight"] = np.linspace(-3, 3, large, dtype=np.float32)
+    return out
+
+
+def expected_model(
+    rounds: int, *, momentum: float = 0.0, shared: bool = False, large: int = 0, share: float = 1.0
+) -> dict[str, NDArray[np.float32]]:
+    """Return the last model as it follows from the frontend's program, in double precision.
+
+    ``shared``: the sites go on with the mean of their velocities. ``share``: how far the model moves to the average.
+    """
+    out = {name: values.astype(float) for name, values in initial_model(large).items()}
     weights = [10 * number for number in NUMBERS.values()]
+    velocities = {name: [np.zeros_like(values)] * len(NUMBERS) for name, values in out.items()}
     for _ in range(rounds):
         for name, values in out.items():
-            trained = [values + 0.5 * (number - values) for number in NUMBERS.values()]
-            out[name] = np.average(trained, axis=0, weights=weights)
+            moved = [
+                momentum / number * before + 0.5 * (number - values)
+                for before, number in zip(velocities[name], NUMBERS.values(), strict=True)
+            ]
+            average = np.average([values + velocity for velocity in moved], axis=0, weights=weights)
+            out[name] = values + share * (average - values)
+            velocities[name] = [np.average(moved, axis=0, weights=weights)] * len(NUMBERS) if shared else moved
     return {name: values.astype(np.float32) for name, values in out.items()}

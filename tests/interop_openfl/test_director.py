@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from anyio.from_thread import start_blocking_portal
 
@@ -11,7 +12,7 @@ from openfl_aio.config import DirectorConfig, Endpoint
 from openfl_aio.director.service import Director
 from openfl_aio.plan.plan import Plan
 from tests.interop_openfl.federations import assert_same_model
-from tests.interop_openfl.interactive_sites import Site, expected_model
+from tests.interop_openfl.interactive_sites import Kind, Site, expected_model, initial_model
 from tests.interop_openfl.processes import Programs
 
 pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240)]
@@ -97,12 +98,79 @@ def test_a_review_turns_one_experiment_down_and_lets_the_next_run(programs: Prog
 
 
 @FULL
-@pytest.mark.parametrize("pipeline", ["KCPipeline", "SKCPipeline", "STCPipeline", "RandomShiftPipeline"])
-def test_each_pipeline(programs: Programs, tmp_path: Path, pipeline: str) -> None:
+@pytest.mark.parametrize(
+    ("pipeline", "left"),
+    [
+        ("openfl.pipelines.NoCompressionPipeline", 1e-6),
+        ("openfl.pipelines.RandomShiftPipeline", 1e-5),
+        ("openfl.pipelines.KCPipeline", 0.2),
+        ("openfl.pipelines.eden_pipeline.EdenPipeline", 0.05),
+        # these send a tenth of the values a round
+        ("openfl.pipelines.SKCPipeline", 1.0),
+        ("openfl.pipelines.STCPipeline", 1.0),
+    ],
+)
+def test_each_pipeline(programs: Programs, tmp_path: Path, pipeline: str, left: float) -> None:
+    """What is ``left`` of the way from the initial model to the one that arithmetic gives is the pipeline's loss."""
     site = start(programs, tmp_path)
-    outcome = site.outcome(site.submit("--pipeline", f"openfl.pipelines.{pipeline}", "--deltas"))
+    outcome = site.outcome(site.submit("--pipeline", pipeline, "--rounds", "3", "--deltas", "--large", "2000"))
     assert outcome.status == "finished"
-    assert sorted(outcome.model) == sorted(expected_model(2))
+    initial, expected = initial_model(2000), expected_model(3, large=2000)
+    assert sorted(outcome.model) == sorted(expected)
+    way = np.abs(initial["large.weight"] - expected["large.weight"]).mean()
+    assert np.abs(outcome.model["large.weight"] - expected["large.weight"]).mean() < left * way
+
+
+@FULL
+@pytest.mark.parametrize("treatment", ["RESET", "CONTINUE_LOCAL", "CONTINUE_GLOBAL"])
+def test_optimizers_go_on_at_real_envoys(programs: Programs, tmp_path: Path, treatment: str) -> None:
+    """RESET is for model interfaces that make a new optimizer when asked for one; this program's gives the same again."""
+    site = start(programs, tmp_path)
+    outcome = site.outcome(site.submit("--rounds", "4", "--momentum", "0.7", "--treatment", treatment, "--deltas"))
+    assert outcome.status == "finished"
+    local, shared = (expected_model(4, momentum=0.7, shared=shared) for shared in (False, True))
+    assert np.abs(local["matrix"] - shared["matrix"]).max() > 1e-2
+    assert_same_model(outcome.model, shared if treatment == "CONTINUE_GLOBAL" else local)
+
+
+def test_an_aggregation_function_of_the_users_own_runs_if_the_operator_says_so(
+    programs: Programs, tmp_path: Path
+) -> None:
+    site = start(programs, tmp_path, allow_pickled_code=True)
+    outcome = site.outcome(site.submit("--own-function", "Halfway", "--rounds", "3"))
+    assert outcome.status == "finished"
+    assert_same_model(outcome.model, expected_model(3, share=0.5))
+
+
+@FULL
+@pytest.mark.parametrize(
+    "function",
+    [
+        "ExponentialSmoothingAveraging",
+        "ClippedAveraging",
+        "ConditionalThresholdAveraging",
+        "FedAvgM_Selection",
+    ],
+)
+def test_functions_of_openfls_tutorial_give_what_they_give_at_its_own_director(
+    programs: Programs, tmp_path: Path, function: str
+) -> None:
+    models = []
+    kinds: tuple[Kind, ...] = ("ours", "real")
+    for kind in kinds:
+        folder = tmp_path / kind
+        folder.mkdir()
+        site = Site(programs, folder)
+        started = [site.director(kind, **({"allow_pickled_code": True} if kind == "ours" else {}))]
+        started += [site.envoy(name, "real") for name in ("one", "two")]
+        outcome = site.outcome(site.submit("--own-function", function, "--rounds", "3", "--large", "50"))
+        assert outcome.status == "finished"
+        models.append(outcome.model)
+        for program in started:
+            program.kill()
+    assert_same_model(models[0], models[1])
+    average = expected_model(3, large=50)["large.weight"]
+    assert np.abs(models[0]["large.weight"] - average).max() > 1e-2, "that is the average"
 
 
 @FULL
@@ -116,8 +184,8 @@ def test_an_assigner_of_the_users_own_runs_if_the_operator_says_so(programs: Pro
 @FULL
 def test_what_cannot_be_read_fails_alone(programs: Programs, tmp_path: Path) -> None:
     site = start(programs, tmp_path)
-    for name in ("broken", "own-assigner"):
-        assert site.outcome(site.submit("--name", name, f"--{name}")).status == "failed"
+    for name, *value in (("broken",), ("own-assigner",), ("own-function", "Halfway")):
+        assert site.outcome(site.submit("--name", name, f"--{name}", *value)).status == "failed"
     outcome = site.outcome(site.submit("--name", "working"))
     assert outcome.status == "finished"
     assert_same_model(outcome.model, expected_model(2))

@@ -9,12 +9,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.pki import (
     CertificateAuthority,
     CertificateRequest,
+    Usage,
     create_ca,
     create_request,
     describe,
@@ -22,6 +23,8 @@ from openfl_aio.pki import (
     issue_server,
     sign,
 )
+from openfl_aio.pki.ca import key_usage, new_serial_number
+from openfl_aio.pki.issue import PURPOSES
 from openfl_aio.pki.material import load_key, new_key
 
 
@@ -117,6 +120,58 @@ def test_request_cannot_make_itself_an_authority(ca: CertificateAuthority) -> No
     )
     with pytest.raises(ConfigurationError, match="no certificate authority"):
         issue_client(fake, "one")
+
+
+@pytest.mark.parametrize("usage", ["server", "client"])
+def test_what_a_request_asks_for_beyond_its_name_is_left_out(ca: CertificateAuthority, usage: Usage) -> None:
+    key = new_key()
+    asked = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(
+            x509.Name(
+                [
+                    x509.NameAttribute(NameOID.ORGANIZATION_NAME, "somebody else's"),
+                    x509.NameAttribute(NameOID.COMMON_NAME, "evil"),
+                ]
+            )
+        )
+        .add_extension(
+            x509.SubjectAlternativeName([x509.DNSName("bank.example"), x509.RFC822Name("a@b")]), critical=True
+        )
+        .add_extension(x509.ExtendedKeyUsage([*PURPOSES.values(), ExtendedKeyUsageOID.CODE_SIGNING]), critical=False)
+        .add_extension(key_usage(authority=True), critical=True)
+        .add_extension(x509.NameConstraints([x509.DNSName("bank.example")], None), critical=True)
+        .add_extension(x509.OCSPNoCheck(), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    hosts = ["director.example"] if usage == "server" else None
+    certificate = load(sign(ca, asked.public_bytes(Encoding.PEM), usage=usage, hosts=hosts))
+    assert certificate.subject == x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "evil")])
+    found = {type(extension.value): extension.value for extension in certificate.extensions}
+    own = {x509.BasicConstraints, x509.KeyUsage, x509.ExtendedKeyUsage}
+    identifiers = {x509.SubjectKeyIdentifier, x509.AuthorityKeyIdentifier}
+    assert set(found) == own | identifiers | ({x509.SubjectAlternativeName} if hosts else set())
+    assert found[x509.KeyUsage] == key_usage()
+    assert found[x509.ExtendedKeyUsage] == x509.ExtendedKeyUsage([PURPOSES[usage]])
+    if hosts:
+        assert found[x509.SubjectAlternativeName] == x509.SubjectAlternativeName([x509.DNSName("director.example")])
+
+
+def test_serial_numbers_use_their_128_bits(ca: CertificateAuthority) -> None:
+    numbers = [new_serial_number() for _ in range(200)]
+    assert all(0 < number < 2**128 for number in numbers)
+    union = 0
+    for number in numbers:
+        union |= number
+    assert union == 2**128 - 1  # each bit is missing in all of them once in 2**193 times
+    assert describe(ca.certificate_pem).serial_number < 2**128
+
+
+def test_server_certificates_are_short_lived_too() -> None:
+    info = describe(issue_server(create_ca(days=365), "director").certificate_pem)
+    assert timedelta(days=89) < info.not_after - info.not_before < timedelta(days=91)
+    signed = describe(sign(create_ca(days=365), create_request("one").request_pem, usage="client"))
+    assert timedelta(days=89) < signed.not_after - signed.not_before < timedelta(days=91)
 
 
 def _request(names: list[str], key: rsa.RSAPrivateKey | dsa.DSAPrivateKey) -> bytes:

@@ -133,8 +133,21 @@ def test_an_aggregation_function_of_the_users_own_is_refused_by_its_name() -> No
         pass
 
     pickled = cloudpickle.dumps({"fit": Mine()})
-    with pytest.raises(ArchiveError, match=r"aggregation_function_obj\.pkl.*Mine"):
+    with pytest.raises(ForeignCodeError, match=r"aggregation_function_obj\.pkl.*Mine.*allow_pickled_code"):
         read_functions(pickled)
+
+
+def test_where_users_functions_may_run_they_are_told_from_openfls(pickled: dict[str, bytes]) -> None:
+    found = read_functions(pickled["own_aggregation"], allow_foreign=True)
+    tasks = [Task(name, name, TaskKind.TRAIN) for name in ("train", "other")]
+    assert found.foreign_tasks(tasks) == (tasks[0],)
+    assert found.of(tasks) == {"other": "weighted_average"}
+
+
+def test_what_cannot_be_read_is_taken_for_the_users_where_it_may_run() -> None:
+    found = read_functions(b"\x80\x04.", allow_foreign=True)
+    assert found.foreign_tasks([TRAIN, LOCAL, GLOBAL]) == (TRAIN,)
+    assert found.of([TRAIN, LOCAL]) == {"locally_tuned_model_validate": "weighted_average"}
 
 
 def test_without_the_file_everything_is_averaged() -> None:

@@ -1,4 +1,7 @@
-"""Certificates that are denied, and certificates that follow one another, while the server runs."""
+"""Certificates that are denied, and certificates that follow one another, while the server runs.
+
+With ``-o log_cli=true --log-cli-level=INFO`` the tests tell what they measured; only that it ends is asserted.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +29,8 @@ from openfl_aio.transport.credentials import Credentials
 from openfl_aio.transport.identity import current_caller
 from openfl_aio.transport.server import Server
 from openfl_aio.wire.messages import aggregator
+
+logger = logging.getLogger(__name__)
 
 pytestmark = pytest.mark.real_time
 
@@ -147,12 +152,16 @@ async def test_a_call_parked_on_an_open_connection_is_refused_when_its_certifica
         assert {await small.parked.receive(), await small.parked.receive()} == {"mallory", "hospital_one"}
         connection = channel._protocol
         deny(bad)
+        began = anyio.current_time()
         with anyio.fail_after(BOUND):
             refusal = await outcomes.receive()
+        refused = anyio.current_time() - began
         assert isinstance(refusal, AuthenticationError)
         assert "revoked" in str(refusal)
         await until(connection.is_closing)
         assert connection.engine.peer_draining  # there was a GOAWAY
+        closed = anyio.current_time() - began
+        logger.info("a parked call was refused after %.2f s, its connection closed after %.2f s", refused, closed)
         with pytest.raises(AuthenticationError, match="revoked"):  # on a new connection
             await name_of(mallory)
         await until(lambda: server.statistics().connections == 1)
@@ -326,6 +335,7 @@ async def test_no_call_fails_while_certificates_and_authority_are_replaced(rotat
             before = calls
             await until(lambda: calls > before)
             ended.set()
+    logger.info("%d calls on a kept connection and %d new connections, none failed", calls, fresh)
     assert calls > 10
     assert fresh >= 4
 

@@ -1,16 +1,20 @@
-"""OpenFL 1.6's aggregation functions and their optimizers by name, and nothing of what they do.
+"""OpenFL 1.6's aggregation functions by name, as functions of a user's own build on them.
 
-An archive's pickled tasks refer to them, because the frontend keeps the functions there too. They are called at the
-director, never at a site.
+A director aggregates by ours (`openfl_aio.tensors.aggregation`), which these only wrap; they are called where a user's own
+function, in a child process of the director's, calls or extends one of OpenFL's. At a site pickles refer to them.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
-from openfl_aio.compat.imports.utilities import SingletonABCMeta
+from openfl_aio.compat.imports.optimizers import NumPyAdagrad, NumPyAdam, NumPyYogi, Optimizer
+from openfl_aio.compat.imports.utilities import LocalTensor, SingletonABCMeta
+from openfl_aio.tensors.aggregation import AggregationContext, get_aggregation
+from openfl_aio.tensors.aggregation import LocalTensor as OurTensor
 
 __all__ = [
     "AdagradAdaptiveAggregation",
@@ -20,30 +24,73 @@ __all__ = [
     "FedCurvWeightedAverage",
     "GeometricMedian",
     "Median",
-    "NumPyAdagrad",
-    "NumPyAdam",
-    "NumPyYogi",
-    "Optimizer",
     "PrivilegedAggregationFunction",
     "WeightedAverage",
     "YogiAdaptiveAggregation",
+    "geometric_median",
     "weighted_average",
 ]
 
 
 class AggregationFunction(metaclass=SingletonABCMeta):
-    """Base of every aggregation function."""
+    """Base of every aggregation function: subclasses say `call`."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take whatever a function of that name takes."""
+    def __init__(self) -> None:
+        self._privileged = False
 
-    def call(self, *args: Any, **kwargs: Any) -> Any:
-        """Refuse: sites do not aggregate."""
-        raise NotImplementedError(f"{type(self).__name__} is for the director, which aggregates; a site does not")
+    def call(self, local_tensors: Any, db_iterator: Any, tensor_name: str, fl_round: int, tags: Any) -> Any:
+        """Return the aggregate of ``local_tensors``, whose weights add up to 1."""
+        raise NotImplementedError(f"{type(self).__name__} has no method `call`")
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, local_tensors: Any, db_iterator: Any, tensor_name: str, fl_round: int, tags: Any) -> Any:
         """Do what `call` does."""
-        return self.call(*args, **kwargs)
+        return self.call(local_tensors, db_iterator, tensor_name, fl_round, tags)
+
+
+class PrivilegedAggregationFunction(AggregationFunction):
+    """Base of the functions that are given the database to write to in place of an iterator over it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._privileged = True
+
+
+class _OfOurs(AggregationFunction):
+    """One that keeps nothing between calls."""
+
+    _name: ClassVar[str]
+
+    def call(
+        self, local_tensors: Any, db_iterator: Any = (), tensor_name: str = "", fl_round: int = 0, tags: Any = ()
+    ) -> Any:
+        """Return the aggregate as a new array."""
+        tensors = [OurTensor(str(name), float(weight), np.asarray(values)) for name, values, weight in local_tensors]
+        context = AggregationContext(tensor_name, fl_round, tuple(tags))
+        return np.array(get_aggregation(self._name).aggregate(tensors, context))
+
+
+class WeightedAverage(_OfOurs):
+    """The average by samples."""
+
+    _name = "weighted_average"
+
+
+class Median(_OfOurs):
+    """The median of each value."""
+
+    _name = "median"
+
+
+class GeometricMedian(_OfOurs):
+    """The geometric median."""
+
+    _name = "geometric_median"
+
+
+class FedCurvWeightedAverage(_OfOurs):
+    """The average by samples, and sums for the terms of FedCurv."""
+
+    _name = "fedcurv_weighted_average"
 
 
 def weighted_average(tensors: Any, weights: Any) -> Any:
@@ -51,56 +98,89 @@ def weighted_average(tensors: Any, weights: Any) -> Any:
     return np.average(tensors, weights=weights, axis=0)
 
 
-class WeightedAverage(AggregationFunction):
-    """The average by samples."""
-
-
-class Median(AggregationFunction):
-    """The median of each value."""
-
-
-class GeometricMedian(AggregationFunction):
-    """The geometric median."""
-
-
-class FedCurvWeightedAverage(AggregationFunction):
-    """The average by samples, and sums for the terms of FedCurv."""
+def geometric_median(tensors: Iterable[Any], weights: Iterable[float]) -> Any:
+    """Return the geometric median of ``tensors`` by ``weights``."""
+    pairs = zip(tensors, weights, strict=True)
+    return GeometricMedian().call([LocalTensor(str(at), *pair) for at, pair in enumerate(pairs)])
 
 
 class AdaptiveAggregation(AggregationFunction):
-    """Base of the functions that take the round as a gradient."""
+    """Takes the mean change of a round for a gradient and lets ``optimizer`` make a step (Reddi et al. 2021).
+
+    Tensors that the optimizer does not have are aggregated by ``agg_func``.
+    """
+
+    def __init__(self, optimizer: Optimizer, agg_func: AggregationFunction) -> None:
+        super().__init__()
+        self.optimizer = optimizer
+        self.default_agg_func = agg_func
+
+    def call(self, local_tensors: Any, db_iterator: Any, tensor_name: str, fl_round: int, tags: Any) -> Any:
+        """Return the optimizer's new parameter. Raises `KeyError` if the database has no model of this round."""
+        if tensor_name not in self.optimizer.params:
+            return self.default_agg_func(local_tensors, db_iterator, tensor_name, fl_round, tags)
+        for row in db_iterator:
+            if row["round"] == fl_round and row["tensor_name"] == tensor_name and "model" in row["tags"]:
+                base = row["nparray"]
+                break
+        else:
+            raise KeyError(f"there is no model of round {fl_round} with a tensor {tensor_name!r}")
+        gradient = sum(tensor.weight * (base - tensor.tensor) for tensor in local_tensors)
+        self.optimizer.step({tensor_name: gradient})
+        return self.optimizer.params[tensor_name]
 
 
 class AdagradAdaptiveAggregation(AdaptiveAggregation):
     """Adagrad on the rounds."""
 
+    def __init__(
+        self,
+        *,
+        agg_func: AggregationFunction | None = None,
+        params: Mapping[str, Any] | None = None,
+        model_interface: Any = None,
+        learning_rate: float = 0.01,
+        initial_accumulator_value: float = 0.1,
+        epsilon: float = 1e-10,
+    ) -> None:
+        optimizer = NumPyAdagrad(
+            params=params,
+            model_interface=model_interface,
+            learning_rate=learning_rate,
+            initial_accumulator_value=initial_accumulator_value,
+            epsilon=epsilon,
+        )
+        super().__init__(optimizer, agg_func or WeightedAverage())
+
 
 class AdamAdaptiveAggregation(AdaptiveAggregation):
     """Adam on the rounds."""
 
+    _optimizer: ClassVar[type[NumPyAdam]] = NumPyAdam
 
-class YogiAdaptiveAggregation(AdaptiveAggregation):
+    def __init__(
+        self,
+        *,
+        agg_func: AggregationFunction | None = None,
+        params: Mapping[str, Any] | None = None,
+        model_interface: Any = None,
+        learning_rate: float = 0.01,
+        betas: tuple[float, float] = (0.9, 0.999),
+        initial_accumulator_value: float = 0.0,
+        epsilon: float = 1e-8,
+    ) -> None:
+        optimizer = self._optimizer(
+            params=params,
+            model_interface=model_interface,
+            learning_rate=learning_rate,
+            betas=betas,
+            initial_accumulator_value=initial_accumulator_value,
+            epsilon=epsilon,
+        )
+        super().__init__(optimizer, agg_func or WeightedAverage())
+
+
+class YogiAdaptiveAggregation(AdamAdaptiveAggregation):
     """Yogi on the rounds."""
 
-
-class PrivilegedAggregationFunction(AggregationFunction):
-    """Base of the functions that may change the history."""
-
-
-class Optimizer:
-    """Base of the optimizers inside the adaptive functions."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Take whatever an optimizer of that name takes."""
-
-
-class NumPyAdagrad(Optimizer):
-    """Adagrad."""
-
-
-class NumPyAdam(Optimizer):
-    """Adam."""
-
-
-class NumPyYogi(Optimizer):
-    """Yogi."""
+    _optimizer = NumPyYogi

@@ -34,6 +34,7 @@ def _table() -> dict[str, dict[str, str]]:
     functions = _from("functions", "AggregationFunction", *_FUNCTIONS.values())
     core = _from("functions", "AggregationFunction", "AdaptiveAggregation")
     experimental = _from("functions", "PrivilegedAggregationFunction")
+    database = _from("tensor_db", "ROUND_PLACEHOLDER")
     splitters = _from(
         "splitters",
         "DataSplitter",
@@ -45,10 +46,13 @@ def _table() -> dict[str, dict[str, str]]:
     )
     types = _from("utilities", "LocalTensor", "Metric", "SingletonABCMeta", "TaskResultKey", "TensorKey")
     utils = _from("utilities", "change_tags", "tqdm_report_hook", "validate_file_hash")
-    optimizers = _from("functions", "NumPyAdagrad", "NumPyAdam", "NumPyYogi")
+    optimizers = _from("optimizers", "NumPyAdagrad", "NumPyAdam", "NumPyYogi")
     fedcurv = _from("fedcurv_torch", "FedCurv")
+    keras = _from("fedprox_keras", "FedProxOptimizer")
     torch = _from("fedprox_torch", "FedProxAdam", "FedProxOptimizer")
     table = {
+        "databases.utilities": database,
+        "databases.utilities.dataframe": database,
         "component.assigner.tasks": _from("interactive", "Task", "TrainTask", "ValidateTask"),
         "interface.aggregation_functions": functions,
         "interface.aggregation_functions.core": core,
@@ -80,16 +84,19 @@ def _table() -> dict[str, dict[str, str]]:
         "plugins.interface_serializer.serializer_interface": _from("plugins", "Serializer"),
         "plugins.processing_units_monitor.cuda_device_monitor": _from("plugins", "CUDADeviceMonitor"),
         "plugins.processing_units_monitor.device_monitor": _from("plugins", "DeviceMonitor"),
+        "plugins.processing_units_monitor.pynvml_monitor": _from("pynvml_monitor", "PynvmlCUDADeviceMonitor"),
         "utilities": {**types, **utils},
         "utilities.data_splitters": splitters,
         "utilities.data_splitters.data_splitter": _from("splitters", "DataSplitter"),
         "utilities.data_splitters.numpy": {**splitters, **_from("splitters", "get_label_count", "one_hot")},
         "utilities.fedcurv.torch": fedcurv,
         "utilities.fedcurv.torch.fedcurv": {**fedcurv, **_from("fedcurv_torch", "get_buffer", "register_buffer")},
+        "utilities.optimizers.keras": keras,
+        "utilities.optimizers.keras.fedprox": keras,
         "utilities.optimizers.numpy": optimizers,
         "utilities.optimizers.numpy.adagrad_optimizer": optimizers,
         "utilities.optimizers.numpy.adam_optimizer": optimizers,
-        "utilities.optimizers.numpy.base_optimizer": _from("functions", "Optimizer"),
+        "utilities.optimizers.numpy.base_optimizer": _from("optimizers", "Optimizer"),
         "utilities.optimizers.numpy.yogi_optimizer": optimizers,
         "utilities.optimizers.torch": torch,
         "utilities.optimizers.torch.fedprox": torch,
@@ -100,6 +107,7 @@ def _table() -> dict[str, dict[str, str]]:
     for module, name in _FUNCTIONS.items():
         table[f"interface.aggregation_functions.{module}"] = {name: functions[name]}
     table["interface.aggregation_functions.weighted_average"].update(_from("functions", "weighted_average"))
+    table["interface.aggregation_functions.geometric_median"].update(_from("functions", "geometric_median"))
     out: dict[str, dict[str, str]] = {ROOT: {}}
     for path, names in table.items():
         parts = path.split(".")

@@ -1,4 +1,4 @@
-"""Frames between an envoy and its child process: a JSON header and raw arrays over a socket pair. No pickle.
+"""Frames between a process and its child: a JSON header and raw arrays over a socket pair. No pickle.
 
 A frame is the header's length (4 bytes, big-endian), the header (UTF-8 JSON), then the bytes of each array that the
 header lists under ``arrays`` as ``[name, dtype, shape]``: C order, little-endian. Calls block: the parent makes them

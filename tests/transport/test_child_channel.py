@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from openfl_aio.envoy.frames import MAX_HEADER_BYTES, ChannelClosed, FrameChannel
 from openfl_aio.errors import MalformedMessageError, MessageTooLargeError
+from openfl_aio.transport.child_channel import MAX_HEADER_BYTES, ChannelClosed, FrameChannel
 
 DTYPES: list[Any] = [np.dtype(name) for name in ("<f4", ">f8", "i1", "?", "<u2")]
 

@@ -1,0 +1,44 @@
+"""The pull to the old weights in Keras, against arithmetic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+keras: Any = pytest.importorskip("keras")
+
+from openfl_aio.compat.imports.fedprox_keras import FedProxOptimizer  # noqa: E402
+
+# Keras with JAX converts its variables in NumPy's old way
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def test_each_step_is_pulled_to_the_old_weights() -> None:
+    variables = [keras.Variable(np.array([1.0, 2.0], np.float32)), keras.Variable(np.array([3.0], np.float32))]
+    optimizer = FedProxOptimizer(learning_rate=0.1, mu=0.5)
+    gradients = [np.array([1.0, -1.0], np.float32), np.array([2.0], np.float32)]
+    expected = [np.array([1.0, 2.0]), np.array([3.0])]
+    old = [np.zeros(2), np.zeros(1)]  # as OpenFL begins
+    for number in range(4):
+        if number == 2:
+            old = [np.array([5.0, 5.0]), np.array([-5.0])]
+            optimizer.set_old_weights(old)
+        optimizer.apply_gradients(zip(map(keras.ops.convert_to_tensor, gradients), variables, strict=True))
+        expected = [
+            values - 0.1 * (gradient + 0.5 * (values - before))
+            for values, gradient, before in zip(expected, gradients, old, strict=True)
+        ]
+        for variable, values in zip(variables, expected, strict=True):
+            np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), values, rtol=1e-5)
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(optimizer.get_slot(variables[1], "vstar")), [-5.0])
+    with pytest.raises(ValueError, match="vstar"):
+        optimizer.get_slot(variables[0], "momentum")
+
+
+def test_settings_are_checked_and_survive_a_saved_model() -> None:
+    with pytest.raises(ValueError, match="at least 0"):
+        FedProxOptimizer(mu=-1)
+    made = FedProxOptimizer.from_config(FedProxOptimizer(learning_rate=0.25, mu=0.75).get_config())
+    assert (float(made.learning_rate), made.mu) == (0.25, 0.75)

@@ -1,0 +1,95 @@
+"""Let networks, disks, clocks and processes fail under a federation on this machine, and judge what comes out.
+
+``python -m tests.faults [--bounded] [--seed N] [--only WORD …] [--link plaintext|mtls]``
+
+A job of six rounds and three collaborators must end with the model that it has without faults, equal to the last bit,
+and each result must count exactly once. Everything listens on the loopback. The exit code is 1 if a promise was broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import random
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import anyio
+
+from openfl_aio.testing.ca import ThrowawayCA
+from tests.faults import networks
+from tests.faults.job import NAMES
+from tests.faults.networks import MTLS, NETWORKS, PLAINTEXT
+from tests.faults.table import Seen, heading, row
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--bounded", action="store_true", help="fewer and gentler faults: what CI plays")
+    parser.add_argument("--seed", type=int, default=None, help="of everything that is drawn; a new one each time")
+    parser.add_argument("--only", nargs="+", default=[], metavar="WORD", help="faults with one of these in their name")
+    parser.add_argument("--link", choices=(PLAINTEXT, MTLS), help="play over this only")
+    parser.add_argument("--list", action="store_true", help="list the faults and end")
+    return parser.parse_args()
+
+
+def through_networks(options: argparse.Namespace, ca: ThrowawayCA, seed: int) -> Iterator[Seen]:
+    """Play the faults of networks."""
+    expected: dict[int, str] = {}
+    for link in (PLAINTEXT, MTLS):
+        for fault in NETWORKS.values():
+            if not wanted(options, fault.name, link) or (options.bounded and fault.bounded is None):
+                continue
+            elements = fault.job.elements
+            if elements not in expected:
+                expected[elements] = anyio.run(networks.reference, fault.job)
+            for time in range(1 if options.bounded else fault.times):
+                yield anyio.run(
+                    partial(
+                        networks.play,
+                        fault,
+                        link,
+                        ca,
+                        seed=seed + time,
+                        bounded=options.bounded,
+                        expected=expected[elements],
+                    )
+                )
+
+
+def wanted(options: argparse.Namespace, name: str, link: str) -> bool:
+    return options.link in (None, link) and (not options.only or any(word in name for word in options.only))
+
+
+def main() -> int:
+    options = arguments()
+    if options.list:
+        for fault in NETWORKS.values():
+            sys.stdout.write(f"{fault.name:20} {fault.what}\n")
+        return 0
+    logging.getLogger("openfl_aio").addHandler(logging.NullHandler())
+    logging.getLogger("openfl_aio").propagate = False
+    seed = random.randrange(10**6) if options.seed is None else options.seed
+    sys.stdout.write(f"seed {seed}\n{heading()}\n")
+    everything: list[Seen] = []
+    with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
+        ca = ThrowawayCA(Path(temporary) / "certificates")
+        for name in NAMES:
+            ca.client(name)
+        for seen in through_networks(options, ca, seed):
+            everything.append(seen)
+            sys.stdout.write(row(seen) + "\n")
+            sys.stdout.flush()
+    broken = [seen for seen in everything if seen.broken]
+    played = [seen for seen in everything if not seen.skipped]
+    for seen in broken:
+        sys.stdout.write(f"BROKEN {seen.fault} ({seen.link}): {'; '.join(seen.broken)}\n")
+    sys.stdout.write(f"{len(played) - len(broken)} of {len(played)} jobs ended as if nothing had happened\n")
+    return 1 if broken or not played else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
