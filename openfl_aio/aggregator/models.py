@@ -129,8 +129,8 @@ class GlobalModels:
         return improved
 
     def history(self) -> dict[int, Arrays]:
-        """Return the models of all rounds that are kept, by round."""
-        return dict(self._kept)
+        """Return the models of the last ``store_rounds`` rounds, by round; not the one that is kept for a delta alone."""
+        return {number: model for number, model in self._kept.items() if self._is_served(number)}
 
     def older(self) -> Iterator[tuple[int, str, NDArray[np.float32]]]:
         """Yield round, name and values of what is kept and is not in the current model."""

@@ -50,6 +50,7 @@ def test_old_rounds_are_forgotten() -> None:
         close(models, value, score(0.1))
     assert "round 8" in repr(models)
     assert models.nbytes == 8
+    assert sorted(models.history()) == [7, 8]
     for number in (7, 8):
         assert models.find(TensorQuery("w", number, tags=("model",))) is not None
     assert models.find(TensorQuery("w", 9, tags=("model",))) is None
