@@ -323,11 +323,13 @@ class Director:
 
         An ended experiment of the submitter with the same name is removed with its models.
         ``archive`` must have been kept, and belongs to the director from here on. Raises `ConfigurationError` for
-        names or an empty model, `AlreadyExistsError` for a taken name; the archive is removed then.
+        names or an empty model, `AlreadyExistsError` for a taken name, `ArchiveError` for an archive that must not be
+        unpacked; it is removed then.
         """
         try:
             if not model:
                 raise ConfigurationError(f"experiment {name!r} has an initial model without tensors; send at least one")
+            await self._storage.archives.check(archive)
             self.check_submission(caller, name, collaborators)
             await self.remove_experiment_data(caller, name)
             experiment = self._experiments.submit(
