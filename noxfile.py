@@ -194,6 +194,7 @@ def interop_grpc(session: nox.Session) -> None:
 def interop_openfl(session: nox.Session) -> None:
     """Run ours with the real OpenFL, in one process and between processes; ``-- --bounded`` leaves out what is long."""
     install(session, "test")
+    session.install("pandas")  # for the privileged functions of a tutorial, which our director runs
     ours = [*PYPROJECT["project"]["dependencies"], *nox.project.dependency_groups(PYPROJECT, "test")]
     python = peer(session, "openfl-1.6", *OPENFL["1.6"], *ours)
     bounded = "--bounded" in session.posargs

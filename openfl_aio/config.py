@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from openfl_aio.domain import Task, TaskKind, check_name
+from openfl_aio.domain import COMMON_NAME_PATTERN, Task, TaskKind, check_name
 from openfl_aio.errors import ConfigurationError
 
 __all__ = [
@@ -328,6 +328,11 @@ class CollaboratorConfig(Frozen):
     timeouts: Timeouts = Timeouts()
     retry: RetryPolicy = RetryPolicy()
 
+    @field_validator("name")
+    @classmethod
+    def _name(cls, value: str) -> str:
+        return check_name(value, what="collaborator")
+
 
 class DirectorConfig(Frozen):
     """A director: what data it accepts, where it listens, where it keeps things."""
@@ -341,6 +346,10 @@ class DirectorConfig(Frozen):
     public_host: str | None = None  # what served plans name; None: what the frontend wrote
     allow_plaintext_anywhere: bool = False
     workspace: Path | None = None  # None: a temporary directory that ends with the director
+    # names in certificates, of which envoys and users exclude each other where one of the lists is None: everybody else
+    envoys: tuple[str, ...] | None = None  # who may register and work
+    users: tuple[str, ...] | None = None  # who may submit experiments, and follow and remove them
+    operators: tuple[str, ...] = ()  # who may follow and remove the experiments of all users
     # of a user's own assigner; ``task_seconds`` for all rounds together
     process_limits: ProcessLimits = ProcessLimits(
         memory_bytes=1024 * MIB,
@@ -354,6 +363,14 @@ class DirectorConfig(Frozen):
     tls: TLSConfig | None = None
     limits: Limits = Limits()
     timeouts: Timeouts = Timeouts()
+
+    @field_validator("envoys", "users", "operators")
+    @classmethod
+    def _names(cls, value: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for name in value or ():
+            if not COMMON_NAME_PATTERN.fullmatch(name):
+                raise ValueError(f"expected common names of certificates (printable, 1 to 64 characters), got {name!r}")
+        return value
 
 
 class EnvoyConfig(Frozen):

@@ -13,6 +13,8 @@ from typing import Final, NewType
 from openfl_aio.errors import ConfigurationError
 
 __all__ = [
+    "COMMON_NAME_PATTERN",
+    "MAX_LABEL",
     "NAME_PATTERN",
     "Assignment",
     "CollaboratorName",
@@ -31,27 +33,47 @@ __all__ = [
     "TaskKind",
     "TensorQuery",
     "Verdict",
+    "check_label",
     "check_name",
+    "is_label",
 ]
 
 CollaboratorName = NewType("CollaboratorName", str)
 ExperimentName = NewType("ExperimentName", str)
 
 NAME_PATTERN: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+# of a participant in a certificate: X.509 ends common names at 64 characters, and a blank at an end cannot be seen
+COMMON_NAME_PATTERN: Final = re.compile(r"[\x21-\x7e]([\x20-\x7e]{0,62}[\x21-\x7e])?")
+MAX_LABEL: Final = 256
 
 
 def check_name(name: str, *, what: str) -> str:
     """Return ``name`` if it is a plain name, else raise `ConfigurationError`.
 
-    One rule for experiments, collaborators and envoys: a letter or digit, then letters, digits, ``.``, ``_``
+    One rule for experiments, collaborators, envoys and new tasks: a letter or digit, then letters, digits, ``.``, ``_``
     and ``-``, 100 at most. A name is never used as a path.
     """
     if not NAME_PATTERN.fullmatch(name):
         raise ConfigurationError(
-            f"{what} {name!r} is not a plain name; use letters, digits, '.', '_' and '-' "
+            f"{what} {name[:MAX_LABEL]!r} is not a plain name; use letters, digits, '.', '_' and '-' "
             "(first a letter or digit, at most 100)"
         )
     return name
+
+
+def is_label(label: str) -> bool:
+    """Return whether ``label`` can name a tensor, tag or task: 1 to 256 printable characters (blanks are, newlines are not).
+
+    Wider than a plain name, because frameworks put ``/``, ``:`` and brackets into names of tensors. Never used as a path.
+    """
+    return 0 < len(label) <= MAX_LABEL and label.isprintable()
+
+
+def check_label(label: str, *, what: str) -> str:
+    """Return ``label`` if it `is_label`, else raise `ConfigurationError`."""
+    if not is_label(label):
+        raise ConfigurationError(f"{what} {label[:MAX_LABEL]!r} must have 1 to {MAX_LABEL} printable characters")
+    return label
 
 
 class TaskKind(Enum):

@@ -36,8 +36,8 @@ class EncodedModels:
         known = self._known.get((kind, encode))
         if known is not None and known[0] is model:
             return known[1]
-        best = self._models.best_round if kind is ModelKind.BEST else None
-        number = self._models.round_number if best is None else best
+        best = self._models.best if kind is ModelKind.BEST else None
+        number = self._models.round_number if best is None else best.round_number
         encoded = await self._offload(lambda: encode(model, number))
         if self._models.model(kind) is model:
             self._known[kind, encode] = model, encoded

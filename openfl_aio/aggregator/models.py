@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from openfl_aio.tensors.codec import COMPRESSED, EncodedTensor, TensorCodec, str
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.tensors.store import TensorStore
 
-__all__ = ["Difference", "GlobalModels"]
+__all__ = ["Best", "Difference", "GlobalModels"]
 
 MODEL: Final = ("model",)
 
@@ -30,6 +30,16 @@ class Difference:
     lossless: bool
     new: NDArray[np.float32] = field(repr=False)
     base: NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """Why a model is the best so far: the score of the metric that decides, and the round that validated it."""
+
+    score: float
+    round_number: int
+    task_name: str
+    metric: str
 
 
 class GlobalModels:
@@ -60,9 +70,7 @@ class GlobalModels:
         self._encoded: dict[tuple[TensorKey, bool], EncodedTensor] = {}
         self._deltas: dict[tuple[int, str], EncodedTensor] = {}
         self._best: Arrays | None = None
-        self._best_metric: tuple[str, str] | None = None
-        self.best_score = math.nan
-        self.best_round: int | None = None
+        self.best: Best | None = None
         self._put_model(initial_round, initial)
 
     def __repr__(self) -> str:
@@ -88,6 +96,25 @@ class GlobalModels:
         if key not in self._metrics:
             self._metrics.put(key, np.array(value, np.float32))
 
+    def deltas(self, round_number: int) -> tuple[EncodedTensor, ...]:
+        """Return the deltas of a round that the pipeline made; none if it is exact: then they follow from the models."""
+        if self._codec.exact:
+            return ()
+        return tuple(encoded for (number, _), encoded in sorted(self._deltas.items()) if number == round_number)
+
+    def put_back(self, round_number: int, model: Arrays, deltas: Iterable[EncodedTensor]) -> None:
+        """Go on with the model of a round as it was before a restart; the rounds before it first."""
+        self._put_model(round_number, model)
+        self.round_number = round_number
+        for encoded in deltas:
+            self._deltas[round_number, encoded.name] = encoded
+        self._drop(round_number - self._store_rounds + 1)
+
+    def put_back_best(self, best: Best, model: Arrays | None) -> None:
+        """Know again which model was the best; None if it is lost, and then only a better one replaces it."""
+        self.best = best
+        self._best = next((kept for number, kept in self._kept.items() if number == best.round_number), model)
+
     def close_round(self, outcome: RoundOutcome) -> bool:
         """Take in what a round gave. Return True if the model that it validated is the best so far."""
         improved = self._judge(outcome)
@@ -102,8 +129,8 @@ class GlobalModels:
         return improved
 
     def history(self) -> dict[int, Arrays]:
-        """Return the models of all rounds that are kept, by round."""
-        return dict(self._kept)
+        """Return the models of the last ``store_rounds`` rounds, by round; not the one that is kept for a delta alone."""
+        return {number: model for number, model in self._kept.items() if self._is_served(number)}
 
     def older(self) -> Iterator[tuple[int, str, NDArray[np.float32]]]:
         """Yield round, name and values of what is kept and is not in the current model."""
@@ -197,17 +224,17 @@ class GlobalModels:
         metric = self._deciding_metric(outcome.metrics)
         if metric is None or math.isnan(metric.value):
             return False
-        if not math.isnan(self.best_score) and metric.value <= self.best_score:
+        if self.best is not None and metric.value <= self.best.score:
             return False
-        self.best_score, self.best_round = metric.value, outcome.round_number
+        self.best = Best(metric.value, outcome.round_number, metric.task_name, metric.name)
         self._best = self.current
         return True
 
     def _deciding_metric(self, metrics: tuple[AggregatedMetric, ...]) -> AggregatedMetric | None:
         """Return the metric of the global model's validation that decides: the first by name in the first round it comes."""
         for metric in metrics:
-            if "validate_agg" in metric.tags and self._best_metric in (None, (metric.task_name, metric.name)):
-                self._best_metric = (metric.task_name, metric.name)
+            known = None if self.best is None else (self.best.task_name, self.best.metric)
+            if "validate_agg" in metric.tags and known in (None, (metric.task_name, metric.name)):
                 return metric
         return None
 

@@ -113,6 +113,7 @@ class Rounds(Generic[R]):
         self.round_number = initial_round
         self.phase = Phase.COLLECTING
         self.quits_sent: set[str] = set()
+        self.quits_before: set[str] = set()
         self.reason = ""
         self._assigner = assigner
         self._policy = policy
@@ -121,11 +122,7 @@ class Rounds(Generic[R]):
         self._results: dict[tuple[str, str], R] = {}
         self._started_at: float | None = None
         self._timer_spent = False
-        if initial_round >= rounds:
-            self.phase = Phase.COMPLETE
-            self._events.append(FederationComplete(initial_round))
-        else:
-            self._open()
+        self.resume(initial_round)
 
     def __repr__(self) -> str:
         return f"<Rounds {self.round_number}/{self.rounds} {self.phase.value}: {len(self._results)} results>"
@@ -144,8 +141,7 @@ class Rounds(Generic[R]):
         left = self.tasks_left(collaborator)
         if not left:
             return None
-        if self._started_at is None:
-            self._started_at = now
+        self._begin(now)
         return Assignment(self.round_number, left)
 
     def tasks_left(self, collaborator: str) -> tuple[Task, ...]:
@@ -183,9 +179,37 @@ class Rounds(Generic[R]):
         """Take in a result; the first of each task wins. Raises like `admit`."""
         verdict = self.admit(collaborator, round_number, task_name)
         if verdict is Verdict.ACCEPTED:
+            self._begin(now)  # after a restart nobody may ask again before it has results
             self._results[collaborator, task_name] = result
             self._close_if_due(now)
         return verdict
+
+    def resume(self, round_number: int, quits_sent: Iterable[str] = ()) -> None:
+        """Begin at ``round_number`` instead, as after a restart.
+
+        ``quits_sent``: who was told to quit before, as far as anybody knows: the answer may have been lost.
+        """
+        self._events.clear()
+        self.round_number = round_number
+        if round_number >= self.rounds:
+            self.phase = Phase.COMPLETE
+            self.quits_before.update(quits_sent)
+            self._events.append(FederationComplete(round_number))
+        else:
+            self._open()
+
+    def put_back(self, results: Mapping[tuple[str, str], R], now: float, *, closed: bool = False) -> None:
+        """Take in the results of the current round by collaborator and task, as they were admitted before a restart.
+
+        ``closed``: the round was closed with exactly these.
+        """
+        self._results.update(results)
+        if results:
+            self._begin(now)
+        if closed:
+            self._close()
+        else:
+            self._close_if_due(now)
 
     def next_timer(self) -> float | None:
         """Return the time at which `handle_timer` must be called, or None."""
@@ -243,10 +267,16 @@ class Rounds(Generic[R]):
         self._timer_spent = False
         self._events.append(RoundOpened(self.round_number))
 
+    def _begin(self, now: float) -> None:
+        if self._started_at is None:
+            self._started_at = now
+
     def _close_if_due(self, now: float) -> None:
+        if self._policy.closes(self.done(), self._asked(), self._started_at, now):
+            self._close()
+
+    def _close(self) -> None:
         done, asked = self.done(), self._asked()
-        if not self._policy.closes(done, asked, self._started_at, now):
-            return
         self._move(_Signal.CLOSE)
         results: dict[str, dict[str, R]] = {}
         for (name, task_name), result in sorted(self._results.items(), key=lambda item: item[0][::-1]):

@@ -19,17 +19,15 @@ from openfl_aio.aggregator.closing import (
     RoundOutcome,
     States,
     aggregate_round,
-    decode_result,
-    scalar,
-    tags_of,
 )
 from openfl_aio.aggregator.encoded import EncodedModels, ModelEncoder
+from openfl_aio.aggregator.ledger import Ledger
 from openfl_aio.aggregator.metrics import MetricLog
 from openfl_aio.aggregator.models import Difference, GlobalModels
 from openfl_aio.aggregator.offload import Offload, in_thread
 from openfl_aio.aggregator.progress import describe
 from openfl_aio.aggregator.rounds import FederationAborted, FederationComplete, Phase, RoundClosed, Rounds
-from openfl_aio.aggregator.saving import ModelSaver, model_paths
+from openfl_aio.aggregator.saving import Saver, model_paths
 from openfl_aio.aggregator.scratch import put_away
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.aggregator.shelf import Shelf
@@ -54,12 +52,14 @@ from openfl_aio.errors import (
     OpenFLAioError,
     TensorNotFoundError,
 )
+from openfl_aio.storage.federations import FederationStore, MemoryFederation
 from openfl_aio.storage.file_journal import FileJournal
-from openfl_aio.storage.journal import ALL_ROUNDS, Entry, Journal, MemoryJournal
+from openfl_aio.storage.journal import Entry, Journal, MemoryJournal
 from openfl_aio.storage.models import ModelFiles
 from openfl_aio.storage.storage import Storage
 from openfl_aio.tensors.aggregation import AggregationFunction, check_enough, get_aggregation
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
+from openfl_aio.transport.roles import Roles
 from openfl_aio.transport.server import Server, ServerStatistics
 from openfl_aio.waiting import Timers, Waiters
 from openfl_aio.wire.codec import EncodedMessage
@@ -77,7 +77,10 @@ class Aggregator:
     ``config.listen`` it serves on its own port, else somebody mounts it. ``on_change`` is called, without waiting,
     after every change of phase or round. Without TLS only this machine is served, unless
     ``allow_plaintext_anywhere``. ``functions`` aggregate instead of those that the configuration names for tasks.
-    Leaving the context ends an unfinished federation.
+
+    Entering goes on where an earlier aggregator of the same ``federation_uuid`` was when it died or was left, if its
+    storage is given: the same tasks are out, the same results count. Leaving keeps that, unless the federation
+    completed and every collaborator knows, or `stop` was called: then only the saved models stay.
     """
 
     def __init__(
@@ -114,13 +117,20 @@ class Aggregator:
             make_straggler_policy(config.stragglers),
             initial_round=initial_round,
         )
+        self._initial_round = initial_round
+        self._told: set[str] = set()
         self._given_storage = storage
         self._on_change = on_change
         self._offload = offload
         self._allow_plaintext_anywhere = allow_plaintext_anywhere
         self._metrics = MetricLog()
         self._waiters: Waiters[str] = Waiters()
+        self._journal: Journal = MemoryJournal(offload)
+        self._store: FederationStore = MemoryFederation()
+        self._durable = config.durability == "power"
+        self._stopped = False
         self._timers = Timers(self._rounds, self._react)
+        self._ledger: Ledger  # from entering on
         self._server: Server | None = None
         self._stack: AsyncExitStack | None = None
         self._encoded = EncodedModels(self._models, offload)
@@ -134,27 +144,35 @@ class Aggregator:
             if storage is None and self._config.workspace is not None and self._config.durability != "memory":
                 storage = await stack.enter_async_context(Storage(self._config.workspace))
             # in memory nothing is opened at all: no file, no database
-            self._journal: Journal
-            if storage is None or self._config.durability == "memory":
-                self._journal = MemoryJournal(self._offload)
-            else:
-                self._journal = storage.journal
+            if storage is not None and self._config.durability != "memory":
+                self._journal, self._store = storage.journal, storage.federation(self.federation_uuid)
             self._folder = self._journal.folder if isinstance(self._journal, FileJournal) else None
-            self._shelf = Shelf(self._models, self._codec, self._offload, self._folder)
-            # a federation begins at its initial round; what an earlier run left of it would pass for duplicates
-            await self._journal.drop(self.federation_uuid, ALL_ROUNDS)
+            self._shelf = Shelf(self._models, self._codec, self._offload, self._folder, self._store)
+            stack.push_async_callback(self._leave)
             self._tasks = await stack.enter_async_context(anyio.create_task_group())
             stack.callback(self._tasks.cancel_scope.cancel)
             self.suspended = SuspendedUploads(
                 self._config.limits, per_collaborator=len(self._config.tasks), start=self._tasks.start_soon
             )
             stack.callback(self.suspended.close)
-            self._saver = ModelSaver(
+            self._saver = Saver(
                 ModelFiles() if storage is None else storage.models,
-                durable=self._config.durability == "power",
+                durable=self._durable,
                 start=self._tasks.start_soon,
                 failed=self._not_saved,
             )
+            stack.callback(self._saver.close)
+            self._ledger = Ledger(
+                self._config,
+                store=self._store,
+                journal=self._journal,
+                models=self._models,
+                metrics=self._metrics,
+                codec=self._codec,
+                saver=self._saver,
+            )
+            # before anybody is served: a round that is told must not turn out to be over
+            await self._recover()
             self._tasks.start_soon(self._timers.run)
             if self._config.listen is not None:
                 self._server = Server(
@@ -164,6 +182,7 @@ class Aggregator:
                     limits=self._config.limits,
                     timeouts=self._config.timeouts,
                     allow_plaintext_anywhere=self._allow_plaintext_anywhere,
+                    roles=Roles(collaborators=(*self.collaborators, self._config.single_col_cert_common_name)),
                 )
                 await stack.enter_async_context(self._server)
             self._react()
@@ -173,7 +192,7 @@ class Aggregator:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        self.stop("the aggregator was closed before its last round")
+        self._abort("the aggregator was closed before its last round")
         stack, self._stack = self._stack, None
         assert stack is not None, "only what was entered is left"
         if isinstance(exc, Exception):
@@ -282,6 +301,9 @@ class Aggregator:
         if answer is None:
             return Assignment(self.round_number, sleep_seconds=1)
         if answer.quit:
+            if self.entered:
+                await self._ledger.note_quit(collaborator)
+            self._told.add(collaborator)  # not before: nobody may leave while the answer waits for the log
             self._waiters.notify("quits")
         return answer
 
@@ -317,7 +339,7 @@ class Aggregator:
             check_payloads(entry, self._codec, most)
 
         return Upload(
-            spool=self._journal.spool(durable=self._config.durability == "power"),
+            spool=self._journal.spool(durable=self._durable),
             federation_uuid=self.federation_uuid,
             collaborator=collaborator,
             limits=self._config.limits,
@@ -361,14 +383,24 @@ class Aggregator:
         return dict(self._models.current)
 
     async def wait_quits_sent(self) -> None:
-        """Return once every collaborator was told that the federation is over."""
+        """Return once every collaborator was told that the federation is over.
+
+        Whoever was told before a restart may not have heard it: for those one more `Timeouts.long_poll` is waited.
+        """
         everybody = set(self.collaborators)
+        await self._waiters.wait_for("quits", lambda: True if self._all_told() else None, timeout=None)
         await self._waiters.wait_for(
-            "quits", lambda: True if self._rounds.quits_sent >= everybody else None, timeout=None
+            "quits",
+            lambda: True if self._told >= everybody else None,
+            timeout=self._config.timeouts.long_poll,
         )
 
     def stop(self, reason: str) -> None:
-        """End the federation now; nothing happens if it has ended."""
+        """End the federation now and for good; nothing happens if it has ended."""
+        self._stopped = self._stopped or not self.phase.ended
+        self._abort(reason)
+
+    def _abort(self, reason: str) -> None:
         self._rounds.stop(reason)
         self._react()
 
@@ -378,8 +410,38 @@ class Aggregator:
             self.federation_uuid,
             self._rounds,
             task_names=[task.name for task in self._config.tasks],
-            has_best=self._models.best_round is not None,
+            has_best=self._models.best is not None,
         )
+
+    async def _recover(self) -> None:
+        """Go on where an earlier aggregator was: the same machine gets the same results in the same order."""
+        self._states = await self._ledger.load(self._rounds)
+        begun = self.round_number
+        count = 0
+        while not self.phase.ended:
+            count = await self._ledger.put_back(self._rounds, anyio.current_time())
+            closed = [event for event in self._rounds.events() if isinstance(event, RoundClosed)]
+            if not closed:
+                break
+            await self._close_round(closed[0])
+        if begun or count:
+            logger.warning("goes on in round %d of %d with %d results", self.round_number, self.rounds, count)
+            await self._save_models()  # the process may have died before it had saved what it knew
+
+    async def _save_models(self) -> None:
+        best, last = model_paths(self._config)
+        model = self._models.model(ModelKind.BEST)
+        if best is not None and model is not None and self._models.best is not None:
+            await self._saver.save(best, model, round_number=self._models.best.round_number)
+        if last is not None and self.round_number > self._initial_round:
+            await self._saver.save(last, self._models.current, round_number=self.round_number)
+
+    def _all_told(self) -> bool:
+        return self._told | self._rounds.quits_before >= set(self.collaborators)
+
+    async def _leave(self) -> None:
+        if (self.phase is Phase.COMPLETE and self._all_told()) or self._stopped:
+            await self._ledger.forget()
 
     def _judge(self, collaborator: str, index: TaskResultsIndex) -> Verdict:
         self.check_header(index.header)
@@ -390,28 +452,18 @@ class Aggregator:
             logger.warning("results of %s for %s ignored: %s", collaborator, index.task_name, verdict.value)
         return verdict
 
-    def _accept(self, entry: Entry) -> Verdict:
+    async def _accept(self, entry: Entry) -> Verdict:
         record = entry.record
         verdict = self._rounds.report(
             record.collaborator, record.round_number, record.task_name, entry, anyio.current_time()
         )
-        if verdict is Verdict.ACCEPTED:
-            self._metrics.append(self._local_metrics(entry))
-        else:
+        if verdict is not Verdict.ACCEPTED:
             entry.close()
+            return verdict
+        shown = self._ledger.note_accepted(entry)
         self._react()
+        await self._ledger.show_accepted(shown)
         return verdict
-
-    def _local_metrics(self, entry: Entry) -> list[Metric]:
-        record = entry.record
-        metrics = []
-        for tensor in record.tensors:
-            if "metric" in tensor.tags:
-                value = scalar(decode_result(self._codec, entry.tensor(tensor), None))
-                tags = (*tags_of(tensor), record.collaborator)
-                self._models.put_metric(tensor.name, record.round_number, tags, value)
-                metrics.append(Metric(record.collaborator, record.task_name, tensor.name, value, record.round_number))
-        return metrics
 
     def _react(self) -> None:
         """Do what the machine's events ask for, and wake who waits."""
@@ -433,16 +485,16 @@ class Aggregator:
     async def _close_round(self, closed: RoundClosed[Entry]) -> None:
         number = closed.round_number
         try:
+            await self._ledger.note_closed(closed)
             before = self._models.current
             outcome = await self._offload(lambda: self._aggregate(closed, before))
             if self.phase is Phase.AGGREGATING:
                 await self._take(outcome, before)
-                await self._journal.drop(self.federation_uuid, ALL_ROUNDS if self.phase.ended else number + 1)
         except OpenFLAioError as exc:
-            self.stop(f"round {number} could not be aggregated: {exc}")
+            self._abort(f"round {number} could not be aggregated: {exc}")
         except Exception:
             logger.exception("round %d could not be aggregated", number)
-            self.stop(f"round {number} could not be aggregated: an internal error, see the log")
+            self._abort(f"round {number} could not be aggregated: an internal error, see the log")
         finally:
             _close_all(closed)
 
@@ -466,17 +518,18 @@ class Aggregator:
         return self._functions[task_name]
 
     async def _take(self, outcome: RoundOutcome, before: Arrays) -> None:
-        """Take what a round gave and open the next one, after saving the models or before, as the durability says."""
+        """Take what a round gave and open the next one, after saving all of it or before, as the durability says."""
         improved = self._models.close_round(outcome)
         self._states = outcome.states
         self._encoded.clear()
         number = outcome.round_number
+        await self._ledger.note_round(number, outcome.metrics)
         best, last = model_paths(self._config)
         if improved and best is not None:
             await self._saver.save(best, before, round_number=number)
         if last is not None:
             await self._saver.save(last, self._models.current, round_number=number + 1)
-        self._metrics.append(Metric("aggregator", m.task_name, m.name, m.value, number) for m in outcome.metrics)
+        await self._ledger.keep_checkpoint(self._states, best_round=number if improved else None)
         if self.phase is Phase.AGGREGATING:
             self._rounds.round_aggregated(anyio.current_time())
             self._react()
@@ -485,7 +538,7 @@ class Aggregator:
     def _not_saved(self, exc: Exception) -> None:
         if not isinstance(exc, OpenFLAioError):
             logger.error("the model could not be saved", exc_info=exc)
-        self.stop(f"the model could not be saved: {exc if isinstance(exc, OpenFLAioError) else 'see the log'}")
+        self._abort(f"the model could not be saved: {exc if isinstance(exc, OpenFLAioError) else 'see the log'}")
 
 
 def _close_all(closed: RoundClosed[Entry]) -> None:

@@ -18,7 +18,7 @@ from openfl_aio.errors import (
 )
 from openfl_aio.tensors.codec import TensorCodec
 from openfl_aio.tensors.key import TensorKey
-from openfl_aio.transport.identity import current_caller
+from openfl_aio.transport.identity import check_speaks_for, current_caller
 from openfl_aio.transport.metadata import current_metadata
 from openfl_aio.wire import convert, messages
 from openfl_aio.wire.codec import EncodedMessage, decode
@@ -221,9 +221,15 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         """Find the federation that a header names, and check that the caller may speak for its sender."""
         aggregator = self._find(header.federation_uuid)
         caller = current_caller()
-        expected = aggregator.config.single_col_cert_common_name or header.sender
-        if caller.authenticated and caller.name != expected:
-            raise AuthenticationError(f"certificate of {caller.name!r}: expected that of {expected!r}")
+        if not caller.authenticated:
+            check_speaks_for(caller, header.sender)
+        else:
+            expected = aggregator.config.single_col_cert_common_name or header.sender
+            # of these a collaborator of OpenFL 1.6 dies; any other answer it would ask for again for ever
+            if caller.name != expected:
+                raise AuthenticationError(f"certificate of {caller.name!r}: expected that of {expected!r}")
+            if header.sender not in aggregator.collaborators:
+                raise AuthenticationError(f"{header.sender!r} is no collaborator of this federation")
         aggregator.check_header(header)
         return aggregator, header
 

@@ -16,6 +16,8 @@ from openfl_aio.aggregator.models import Difference, GlobalModels
 from openfl_aio.aggregator.offload import Offload
 from openfl_aio.aggregator.scratch import LEAST_BYTES, is_put_away, put_away, put_away_parts
 from openfl_aio.errors import StorageError
+from openfl_aio.storage.checkpoint_file import Checkpoint
+from openfl_aio.storage.federations import FederationStore
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.tensors.delta import delta
 
@@ -28,11 +30,19 @@ _PART = 1 << 18  # elements of a delta at a time: 1 MiB
 
 class Shelf:
     """Puts the older ones of ``models`` away in ``folder``, and makes deltas when the first asks. Without a folder all
-    stays in memory.
+    stays in memory. What is in a checkpoint of ``store`` lies on the disk already.
     """
 
-    def __init__(self, models: GlobalModels, codec: TensorCodec, offload: Offload, folder: Path | None) -> None:
+    def __init__(
+        self,
+        models: GlobalModels,
+        codec: TensorCodec,
+        offload: Offload,
+        folder: Path | None,
+        store: FederationStore | None = None,
+    ) -> None:
         self._models = models
+        self._store = store
         self._codec = codec
         self._offload = offload
         self._folder = folder
@@ -59,10 +69,16 @@ class Shelf:
         """Move what is kept of older models out of memory; what a disk does not take stays."""
         if self._folder is None:
             return
+        checkpoints: dict[int, Checkpoint | None] = {}
         for round_number, name, array in list(self._models.older()):
             if array.nbytes >= LEAST_BYTES and not is_put_away(array):
+                if round_number not in checkpoints and self._store is not None:
+                    checkpoints[round_number] = await self._store.look(round_number)
+                kept = checkpoints.get(round_number)
+                moved = None if kept is None else kept.arrays.get(("model", name))
                 try:
-                    moved = await self._offload(partial(put_away, array, self._folder))
+                    if moved is None:
+                        moved = await self._offload(partial(put_away, array, self._folder))
                 except StorageError as exc:
                     logger.warning("an older model stays in memory: %s", exc)
                     return

@@ -182,7 +182,7 @@ class Upload:
         max_bytes: int,
         judge: Callable[[TaskResultsIndex], Verdict],
         check: Callable[[TaskResultsIndex, Entry], None],
-        accept: Callable[[Entry], Verdict],
+        accept: Callable[[Entry], Awaitable[Verdict]],
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
         resumable: bool = False,
         kept: Callable[[], object] = lambda: None,
@@ -251,6 +251,7 @@ class Upload:
         self._check_open()
         try:
             index = self._decoder.finish()
+            index.check_names()
             verdict = self._judge(index)
         except BaseException:
             await self.abort()
@@ -268,7 +269,7 @@ class Upload:
     async def _keep(self, index: TaskResultsIndex) -> Verdict:
         try:
             entry = await self._spool.commit(self._record(index), inspect=partial(self._check, index))
-            verdict = self._accept(entry)
+            verdict = await self._accept(entry)
         except AlreadyExistsError:
             verdict = Verdict.DUPLICATE  # another upload of the same results was faster
         finally:

@@ -60,9 +60,13 @@ class Experiment:
 
 
 class Experiments:
-    """The experiments of a director, in order of submission. Several may be in progress at once."""
+    """The experiments of a director, in order of submission. Several may be in progress at once.
 
-    def __init__(self) -> None:
+    What its owner may do with one, following and removing it, any of the ``operators`` may too.
+    """
+
+    def __init__(self, *, operators: Iterable[str] = ()) -> None:
+        self._operators = frozenset(operators)
         self._experiments: dict[str, Experiment] = {}
 
     def __len__(self) -> int:
@@ -111,9 +115,9 @@ class Experiments:
         return experiment
 
     def visible(self, name: str, caller: str) -> Experiment:
-        """Return the experiment if ``caller`` submitted it. Absent and foreign raise the same."""
+        """Return the experiment if it is ``caller``'s. Absent and foreign raise the same."""
         experiment = self._experiments.get(name)
-        if experiment is None or experiment.owner != caller:
+        if experiment is None or not self._belongs(experiment, caller):
             raise _not_found(name)
         return experiment
 
@@ -125,8 +129,11 @@ class Experiments:
         return experiment
 
     def owned_by(self, caller: str) -> tuple[Experiment, ...]:
-        """Return what ``caller`` submitted, oldest first."""
-        return tuple(experiment for experiment in self._experiments.values() if experiment.owner == caller)
+        """Return what is ``caller``'s, oldest first."""
+        return tuple(experiment for experiment in self._experiments.values() if self._belongs(experiment, caller))
+
+    def _belongs(self, experiment: Experiment, caller: str) -> bool:
+        return experiment.owner == caller or caller in self._operators
 
     def holds(self, experiment: Experiment) -> bool:
         """Return whether this very experiment is here: a removed one, even if its name is used again, is not."""
@@ -167,9 +174,9 @@ class Experiments:
             experiment.done.add(envoy)
 
     def remove(self, name: str, caller: str) -> Experiment | None:
-        """Take the experiment out and return it, if ``caller`` submitted it; else None, and nothing changes."""
+        """Take the experiment out and return it, if it is ``caller``'s; else None, and nothing changes."""
         experiment = self._experiments.get(name)
-        if experiment is None or experiment.owner != caller:
+        if experiment is None or not self._belongs(experiment, caller):
             return None
         del self._experiments[name]
         return experiment

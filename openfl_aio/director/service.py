@@ -40,10 +40,11 @@ from openfl_aio.domain import (
     ModelKind,
     ShardInfo,
 )
-from openfl_aio.errors import AuthorizationError, ConfigurationError, ExperimentNotFoundError
+from openfl_aio.errors import ConfigurationError, ExperimentNotFoundError
 from openfl_aio.storage.journal import ALL_ROUNDS
 from openfl_aio.storage.storage import Storage
-from openfl_aio.transport.identity import Caller
+from openfl_aio.transport.identity import Caller, check_speaks_for
+from openfl_aio.transport.roles import Roles
 from openfl_aio.transport.server import Server, ServerStatistics
 from openfl_aio.waiting import Waiters
 from openfl_aio.wire.codec import EncodedMessage
@@ -71,7 +72,7 @@ class Director:
     def __init__(self, config: DirectorConfig, *, review: Review | None = None) -> None:
         self.config = config
         self._review = review
-        self._experiments = Experiments()
+        self._experiments = Experiments(operators=config.operators)
         self._shards = Shards(
             sample_shape=config.sample_shape,
             target_shape=config.target_shape,
@@ -106,6 +107,11 @@ class Director:
 
     async def _open(self, stack: AsyncExitStack) -> None:
         config = self.config
+        if config.tls is None and (config.envoys is not None or config.users is not None or config.operators):
+            raise ConfigurationError(
+                "envoys, users, operators: expected TLS, got plaintext, where anybody can claim any name; "
+                "give certificates, or leave the lists out"
+            )
         if config.install_requirements:
             logger.warning("install_requirements has no effect: a director runs no code of an experiment")
         self._storage = await stack.enter_async_context(Storage(config.workspace, limits=config.limits))
@@ -127,6 +133,7 @@ class Director:
                 limits=config.limits,
                 timeouts=config.timeouts,
                 allow_plaintext_anywhere=config.allow_plaintext_anywhere,
+                roles=Roles(envoys=config.envoys, users=config.users, operators=config.operators),
             )
         )
 
@@ -166,7 +173,7 @@ class Director:
 
     async def update_shard_info(self, caller: Caller, shard: ShardInfo) -> bool:
         """Register or refresh an envoy; False if its shapes are not this director's."""
-        _check_is(caller, shard.name)
+        check_speaks_for(caller, shard.name)
         accepted = self._shards.register(shard, anyio.current_time())
         if not accepted:
             logger.warning(
@@ -185,7 +192,7 @@ class Director:
         self, caller: Caller, name: str, *, is_experiment_running: bool, devices: Iterable[DeviceInfo] = ()
     ) -> float:
         """Note a sign of life and return the health check period in seconds; `ShardNotFoundError` if not registered."""
-        _check_is(caller, name)
+        check_speaks_for(caller, name)
         return self._shards.update(name, running=is_experiment_running, devices=devices, now=anyio.current_time())
 
     async def get_envoys(self, caller: Caller) -> tuple[EnvoyInfo, ...]:
@@ -202,7 +209,7 @@ class Director:
 
         Without limit, because an envoy of OpenFL 1.6 has no notion of an empty answer. Giving up loses nothing.
         """
-        _check_is(caller, envoy)
+        check_speaks_for(caller, envoy)
         if envoy not in self._shards:
             logger.info(
                 "envoy %r waits and has not registered here: taken for one that another director accepted", envoy
@@ -220,7 +227,7 @@ class Director:
 
     async def get_experiment_data(self, caller: Caller, name: str, envoy: str) -> AsyncIterator[bytes]:
         """Yield the archive of an experiment in which ``envoy`` takes part; `ExperimentNotFoundError` otherwise."""
-        _check_is(caller, envoy)
+        check_speaks_for(caller, envoy)
         experiment = self._experiments.takes_part(name, envoy)
         archive = self._archives.get(name)
         if archive is None or experiment.status is ExperimentStatus.PENDING:
@@ -237,7 +244,7 @@ class Director:
 
         Answered quietly in every state: an envoy must survive its report.
         """
-        _check_is(caller, envoy)
+        check_speaks_for(caller, envoy)
         try:
             experiment = self._experiments.takes_part(name, envoy)
         except ExperimentNotFoundError:
@@ -275,11 +282,13 @@ class Director:
 
         An ended experiment of the submitter with the same name is removed with its models.
         ``archive`` must have been kept, and belongs to the director from here on. Raises `ConfigurationError` for
-        names or an empty model, `AlreadyExistsError` for a taken name; the archive is removed then.
+        names or an empty model, `AlreadyExistsError` for a taken name, `ArchiveError` for an archive that must not be
+        unpacked; it is removed then.
         """
         try:
             if not model:
                 raise ConfigurationError(f"experiment {name!r} has an initial model without tensors; send at least one")
+            await self._storage.archives.check(archive)
             self.check_submission(caller, name, collaborators)
             await self.remove_experiment_data(caller, name)
             experiment = self._experiments.submit(
@@ -383,7 +392,7 @@ class Director:
         self._archives.pop(name, None)
         self._waiters.notify(("experiment", name))
         if execution is not None:
-            execution.dismiss("the experiment was removed by its owner")
+            execution.dismiss("the experiment was removed")
         await self._records.forget(experiment)
         return True
 
@@ -482,9 +491,3 @@ class Director:
             models=dict.fromkeys(("best", "last", "init"), "pending"),
             collaborators=tuple(CollaboratorProgress(name) for name in experiment.collaborators),
         )
-
-
-def _check_is(caller: Caller, name: str) -> None:
-    """Raise `AuthorizationError` if a certificate speaks for another name than its own."""
-    if caller.authenticated and caller.name != name:
-        raise AuthorizationError(f"the certificate of {caller.name!r} may not speak for {name!r}")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from openfl_aio.config import Limits
 from openfl_aio.director.upload import receive_experiment
+from openfl_aio.domain import check_name
 from openfl_aio.errors import MalformedMessageError
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.tensors.key import TensorKey
@@ -53,7 +54,7 @@ class DirectorServicer(director_messages.DirectorBase):
         """Take a health report."""
         period = await self._director.update_envoy_status(
             current_caller(),
-            message.name,
+            _envoy(message.name),
             is_experiment_running=message.is_experiment_running,
             devices=tuple(convert.device_from_proto(device) for device in message.cuda_devices),
         )
@@ -63,7 +64,7 @@ class DirectorServicer(director_messages.DirectorBase):
         self, message: director_messages.WaitExperimentRequest
     ) -> director_messages.WaitExperimentResponse:
         """Wait for work."""
-        name = await self._director.wait_experiment(current_caller(), message.collaborator_name)
+        name = await self._director.wait_experiment(current_caller(), _envoy(message.collaborator_name))
         return director_messages.WaitExperimentResponse(experiment_name=name)
 
     async def get_experiment_data(
@@ -71,7 +72,7 @@ class DirectorServicer(director_messages.DirectorBase):
     ) -> AsyncIterator[director_messages.ExperimentData]:
         """Stream an archive."""
         async for chunk in self._director.get_experiment_data(
-            current_caller(), message.experiment_name, message.collaborator_name
+            current_caller(), _experiment(message.experiment_name), _envoy(message.collaborator_name)
         ):
             yield director_messages.ExperimentData(size=len(chunk), npbytes=chunk)
 
@@ -81,8 +82,8 @@ class DirectorServicer(director_messages.DirectorBase):
         """Take a failure report."""
         await self._director.set_experiment_failed(
             current_caller(),
-            message.experiment_name,
-            message.collaborator_name,
+            _experiment(message.experiment_name),
+            _envoy(message.collaborator_name),
             error_code=message.error_code,
             error_description=message.error_description,
         )
@@ -100,7 +101,7 @@ class DirectorServicer(director_messages.DirectorBase):
         self, message: director_messages.GetExperimentStatusRequest
     ) -> director_messages.GetExperimentStatusResponse:
         """Tell a status, the empty one for an experiment that is absent or somebody else's."""
-        status = await self._director.get_experiment_status(current_caller(), message.experiment_name)
+        status = await self._director.get_experiment_status(current_caller(), _experiment(message.experiment_name))
         return director_messages.GetExperimentStatusResponse(experiment_status=convert.status_to_proto(status))
 
     async def get_experiments_list(
@@ -116,7 +117,7 @@ class DirectorServicer(director_messages.DirectorBase):
         self, message: director_messages.GetExperimentDescriptionRequest
     ) -> director_messages.GetExperimentDescriptionResponse:
         """Describe one experiment."""
-        description = await self._director.get_experiment_description(current_caller(), message.name)
+        description = await self._director.get_experiment_description(current_caller(), _experiment(message.name))
         return director_messages.GetExperimentDescriptionResponse(experiment=convert.description_to_proto(description))
 
     async def get_dataset_info(
@@ -138,7 +139,7 @@ class DirectorServicer(director_messages.DirectorBase):
         if kind is None:
             return director_messages.TrainedModelResponse()
         encoded = await self._director.get_encoded_model(
-            current_caller(), message.experiment_name, kind, _serialised_model
+            current_caller(), _experiment(message.experiment_name), kind, _serialised_model
         )
         return director_messages.TrainedModelResponse(model_proto=encoded)  # type: ignore[arg-type]
 
@@ -146,20 +147,29 @@ class DirectorServicer(director_messages.DirectorBase):
         self, message: director_messages.GetMetricStreamRequest
     ) -> AsyncIterator[director_messages.GetMetricStreamResponse]:
         """Stream metrics."""
-        async for metric in self._director.get_metric_stream(current_caller(), message.experiment_name):
+        async for metric in self._director.get_metric_stream(current_caller(), _experiment(message.experiment_name)):
             yield convert.metric_to_proto(metric, director_messages.GetMetricStreamResponse)
 
     async def remove_experiment_data(
         self, message: director_messages.RemoveExperimentRequest
     ) -> director_messages.RemoveExperimentResponse:
         """Remove an experiment."""
-        done = await self._director.remove_experiment_data(current_caller(), message.experiment_name)
+        done = await self._director.remove_experiment_data(current_caller(), _experiment(message.experiment_name))
         return director_messages.RemoveExperimentResponse(acknowledgement=done)
 
     async def get_envoys(self, message: director_messages.GetEnvoysRequest) -> director_messages.GetEnvoysResponse:
         """List the envoys."""
         envoys = await self._director.get_envoys(current_caller())
         return director_messages.GetEnvoysResponse(envoy_infos=[convert.envoy_to_proto(envoy) for envoy in envoys])
+
+
+def _experiment(name: str) -> str:
+    return check_name(name, what="experiment")
+
+
+def _envoy(name: str) -> str:
+    """Check the name by which a caller calls itself; one with a certificate is asked for the certificate's instead."""
+    return name if current_caller().authenticated else check_name(name, what="envoy")
 
 
 def encode_model(tensors: Mapping[str, np.ndarray]) -> Sequence[EncodedTensor]:

@@ -14,7 +14,7 @@ import anyio.to_thread
 from openfl_aio.config import Endpoint, RetryPolicy, TLSConfig
 from openfl_aio.director.client import DirectorClient
 from openfl_aio.director.servicer import encode_model
-from openfl_aio.domain import EnvoyInfo, ExperimentSummary, ShardInfo
+from openfl_aio.domain import EnvoyInfo, ExperimentSummary, ShardInfo, check_name
 from openfl_aio.errors import ConfigurationError, InvalidStateError
 from openfl_aio.experiment.experiment import Experiment
 from openfl_aio.experiment.run import Run
@@ -73,8 +73,8 @@ class Federation:
         return await self._client.get_experiments_list()
 
     def run(self, name: str) -> Run:
-        """Return a handle on an experiment that was submitted before."""
-        return Run(name, self._client)
+        """Return a handle on an experiment that was submitted before. Raises `ConfigurationError` for no plain name."""
+        return Run(check_name(name, what="experiment"), self._client)
 
     async def submit(self, experiment: Experiment) -> Run:
         """Send the experiment and return a handle on it.

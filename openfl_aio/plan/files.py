@@ -46,8 +46,11 @@ _DIRECTOR_SETTINGS: Final = frozenset(
         "allow_plaintext_anywhere",
         "crl",
         "deny_list",
+        "envoys",
+        "operators",
         "process_limits",
         "public_host",
+        "users",
         "workspace",
     }
 )
@@ -151,6 +154,9 @@ def load_director_file(path: Path) -> DirectorFile:
         allow_pickled_code=document.boolean("settings", "allow_pickled_code", default=False),
         public_host=document.string("settings", "public_host", default="") or None,
         allow_plaintext_anywhere=document.boolean("settings", "allow_plaintext_anywhere", default=False),
+        envoys=_names(document, "envoys"),
+        users=_names(document, "users"),
+        operators=_names(document, "operators") or (),
         workspace=named("workspace"),
         process_limits=_process_limits(document, "settings", DirectorConfig().process_limits),
         tls=None if tls is None else tls.model_copy(update={"deny_list": deny_list, "crl": crl}),
@@ -224,6 +230,11 @@ def _read(path: Path, known: set[str]) -> Document:
     document = Document.parse(read_text(path), source=str(path), empty_allowed=True)
     document.allow((), known)
     return document
+
+
+def _names(document: Document, role: str) -> tuple[str, ...] | None:
+    """Return the names on a list of the settings; one that is absent is None, one that is empty names nobody."""
+    return None if document.get("settings", role) is None else document.strings("settings", role)
 
 
 def _process_limits(document: Document, section: str, default: ProcessLimits) -> ProcessLimits:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from openfl_aio.config import AssignerConfig, StragglerConfig, TaskGroup
-from openfl_aio.domain import Task, TaskKind
+from openfl_aio.domain import MAX_LABEL, Task, TaskKind, is_label
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan.document import Document, Key
 from openfl_aio.plan.templates import (
@@ -265,6 +265,10 @@ def _task_names(document: Document) -> list[str]:
     for name in names:
         if not isinstance(name, str):
             raise document.error(("tasks", str(name)), f"expected a task's name, got {name!r}")
+        if not is_label(name):
+            raise document.error(
+                ("tasks",), f"expected names of 1 to {MAX_LABEL} printable characters, got {name[:60]!r}"
+            )
     return sorted(names)
 
 

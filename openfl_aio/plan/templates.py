@@ -33,19 +33,20 @@ class Family:
     """One kind of building block.
 
     ``names`` maps our name to OpenFL's paths for it, the one we write first. ``elsewhere`` are paths of OpenFL 1.6
-    that are recognised and refused, because nothing here does the same.
+    that are recognised and refused, because nothing here does the same. ``remedy`` says what to do instead of either.
     """
 
     what: str
     names: dict[str, tuple[str, ...]]
     elsewhere: tuple[str, ...] = ()
+    remedy: str = ""
 
     def name_of(self, template: str) -> str:
         """Return our name for a dotted path, or for our name itself; else `ConfigurationError` with the known ones."""
         for name, paths in self.names.items():
             if template == name or template in paths:
                 return name
-        known = ", ".join(sorted(paths[0] for paths in self.names.values()))
+        known = ", ".join(sorted(paths[0] for paths in self.names.values())) + self.remedy
         if template in self.elsewhere:
             raise ConfigurationError(f"{self.what} {template!r} of OpenFL is not available here; known are {known}")
         raise ConfigurationError(f"unknown {self.what} {template[:200]!r}; known are {known}")
@@ -180,6 +181,17 @@ AGGREGATIONS: Final = Family(
         "multi_krum": (f"{_OWN_FUNCTIONS}.MultiKrum",),
         "trimmed_mean": (f"{_OWN_FUNCTIONS}.TrimmedMean",),
     },
+    elsewhere=(  # the bases of users' own
+        f"{_FUNCTIONS}.AggregationFunction",
+        f"{_FUNCTIONS}.core.AggregationFunction",
+        f"{_FUNCTIONS}.core.interface.AggregationFunction",
+        f"{_FUNCTIONS}.core.AdaptiveAggregation",
+        f"{_FUNCTIONS}.core.adaptive_aggregation.AdaptiveAggregation",
+        f"{_FUNCTIONS}.experimental.PrivilegedAggregationFunction",
+        f"{_FUNCTIONS}.experimental.privileged_aggregation.PrivilegedAggregationFunction",
+    ),
+    remedy="; a server imports no class that a plan names: give a function of your own to an embedded "
+    "openfl_aio.Aggregator, by the name of its task in functions=",
 )
 
 # OpenFL's own runners and loaders. A plan may name them (every plan of its interactive frontend does), a server only

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openfl_aio.errors import CodecError, CorruptFileError, MalformedMessageError, MessageTooLargeError, TensorError
-from openfl_aio.storage.files import disk_errors, write_atomic, writing_atomic
+from openfl_aio.storage.files import disk_errors, sweep_partials, write_atomic, writing_atomic
 from openfl_aio.tensors.encoded import EncodedTensor
 from openfl_aio.tensors.pipelines import NoCompression, get_pipeline
 from openfl_aio.wire.codec import decode
@@ -56,6 +56,7 @@ class ModelFiles:
         self._pipeline = get_pipeline(pipeline)
         # two saves of one path must not mix their checksums; held in worker threads only
         self._lock = threading.Lock()
+        self._swept: set[Path] = set()
 
     def __repr__(self) -> str:
         return f"<ModelFiles {self._pipeline.name}>"
@@ -87,6 +88,9 @@ class ModelFiles:
             raise TensorError("a model without tensors cannot be saved; expected at least one")
         with self._lock, disk_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.parent not in self._swept:
+                sweep_partials(path.parent)  # what a killed process had not finished
+                self._swept.add(path.parent)
             previous = _accepted_lines(path)
             digest, nbytes = hashlib.sha256(), 0
             with writing_atomic(path, durable=durable) as file:

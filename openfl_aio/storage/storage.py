@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,6 +14,7 @@ import anyio.to_thread
 from openfl_aio.config import Limits
 from openfl_aio.storage.archives import Archives
 from openfl_aio.storage.database import Database
+from openfl_aio.storage.federations import FederationStore, FileFederation, MemoryFederation
 from openfl_aio.storage.file_journal import FileJournal
 from openfl_aio.storage.files import disk_errors
 from openfl_aio.storage.journal import Journal, MemoryJournal
@@ -25,7 +27,7 @@ DATABASE_NAME: Final = "openfl_aio.db"
 
 
 class Storage:
-    """A journal, model files, archives and a registry, under the folder ``workspace`` or in memory.
+    """A journal, federations' logs, model files, archives and a registry, under the folder ``workspace`` or in memory.
 
     An async context manager. ``workspace`` is made if need be; one process uses it at a time. With None, nothing
     outlives the block: journal and registry are in memory, archives in a temporary folder.
@@ -44,6 +46,7 @@ class Storage:
         self._temporary: Path | None = None
         self._database: Database | None = None
         self._journal: FileJournal | None = None
+        self._federations: dict[str, MemoryFederation] = {}
         self.models = ModelFiles()
 
     def __repr__(self) -> str:
@@ -61,6 +64,14 @@ class Storage:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._close()
+
+    def federation(self, uuid: str) -> FederationStore:
+        """Return the log and the checkpoints of the federation ``uuid``; the same object each time in memory."""
+        if self._workspace is None or self._journal is None:
+            return self._federations.setdefault(uuid, MemoryFederation())
+        # a peer's plan has a say in the uuid, so it is no file name
+        folder = self._workspace / "federations" / hashlib.sha256(uuid.encode()).hexdigest()[:32]
+        return FileFederation(folder, self._journal.run)
 
     async def _open(self) -> None:
         if self._workspace is None:

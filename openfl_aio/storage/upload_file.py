@@ -22,7 +22,7 @@ from openfl_aio.storage.journal import UploadRecord
 from openfl_aio.tensors.encoded import TransformerMetadata
 from openfl_aio.wire.incremental import TensorRecord
 
-__all__ = ["read_record", "trailer"]
+__all__ = ["metadata_of", "metadata_values", "read_record", "trailer"]
 
 MAGIC: Final = b"oflupld1"
 FOOTER: Final = struct.Struct("<QII8s")
@@ -67,18 +67,27 @@ def read_record(descriptor: int) -> UploadRecord:
     )
 
 
-def _tensor_values(tensor: TensorRecord) -> list[Any]:
-    metadata = [
+def metadata_values(metadata: Sequence[TransformerMetadata]) -> list[Any]:
+    """Return what JSON can say of ``metadata``."""
+    return [
         [[list(item) for item in stage.int_to_float.items()], list(stage.int_list), list(stage.bool_list)]
-        for stage in tensor.metadata
+        for stage in metadata
     ]
+
+
+def metadata_of(values: Sequence[Any]) -> tuple[TransformerMetadata, ...]:
+    """Return the metadata of which `metadata_values` made ``values``."""
+    return tuple(TransformerMetadata(dict(table), tuple(ints), tuple(bools)) for table, ints, bools in values)
+
+
+def _tensor_values(tensor: TensorRecord) -> list[Any]:
     return [
         tensor.name,
         tensor.round_number,
         tensor.lossless,
         tensor.report,
         list(tensor.tags),
-        metadata,
+        metadata_values(tensor.metadata),
         tensor.offset,
         tensor.nbytes,
     ]
@@ -92,7 +101,7 @@ def _tensor(values: Sequence[Any]) -> TensorRecord:
         lossless=lossless,
         report=report,
         tags=tuple(tags),
-        metadata=tuple(TransformerMetadata(dict(table), tuple(ints), tuple(bools)) for table, ints, bools in metadata),
+        metadata=metadata_of(metadata),
         offset=offset,
         nbytes=nbytes,
     )

@@ -29,6 +29,7 @@ from openfl_aio.transport.http2.stream import CompressedMessageError
 from openfl_aio.transport.http2.stream import Stream as H2Stream
 from openfl_aio.transport.identity import Caller, as_caller, identify
 from openfl_aio.transport.metadata import as_request
+from openfl_aio.transport.roles import Roles
 from openfl_aio.transport.status import is_internal, status_of
 from openfl_aio.wire import codec
 from openfl_aio.wire.messages import DataStream, director
@@ -179,12 +180,20 @@ class _Call:
 class Calls:
     """Every call in flight on one server, and how each is answered.
 
-    ``mapping`` is grpclib's: path -> handler, cardinality and message types. ``dispatch`` its events.
+    ``mapping`` is grpclib's: path -> handler, cardinality and message types. ``dispatch`` its events. ``roles``: who
+    may call what; None leaves that to the handlers.
     """
 
     def __init__(
-        self, mapping: Mapping[str, grpclib.const.Handler], limits: Limits, *, dispatch: Any, buffers: BufferPool
+        self,
+        mapping: Mapping[str, grpclib.const.Handler],
+        limits: Limits,
+        *,
+        dispatch: Any,
+        buffers: BufferPool,
+        roles: Roles | None = None,
     ) -> None:
+        self._roles = roles
         self._mapping = mapping
         self._limits = limits
         self._dispatch = dispatch
@@ -312,6 +321,8 @@ class Calls:
         if connection.denied_since is not None:
             raise _denied()
         caller = self._caller(stream, connection.address)
+        if self._roles is not None:
+            self._roles.check(stream._method_name, caller)
         stream.metadata, method = await self._dispatch.recv_request(
             stream.metadata,
             handler.func,

@@ -30,6 +30,7 @@ from openfl_aio.transport.http2.connection import Connection
 from openfl_aio.transport.http2.memory import collect, give_back
 from openfl_aio.transport.http2.shared import Shared
 from openfl_aio.transport.http2.tls import TLSProtocol
+from openfl_aio.transport.roles import Roles
 from openfl_aio.transport.watchdog import LoopStatistics, StallWatch
 
 __all__ = ["Server", "ServerStatistics", "is_loopback"]
@@ -68,14 +69,18 @@ class ServerStatistics:
 class _Plane:
     """The connections of one server: let in, watched, and sent away."""
 
-    def __init__(self, limits: Limits, credentials: Credentials | None, handler: grpclib.server.Server) -> None:
+    def __init__(
+        self, limits: Limits, credentials: Credentials | None, handler: grpclib.server.Server, roles: Roles | None
+    ) -> None:
         self._limits = limits
         self._credentials = credentials
         self._denials = LogLimiter()
         self.denied = 0
         self.gate = Gate(limits)
         self.shared = Shared(limits)
-        self.calls = Calls(handler._mapping, limits, dispatch=handler.__dispatch__, buffers=self.shared.buffers)
+        self.calls = Calls(
+            handler._mapping, limits, dispatch=handler.__dispatch__, buffers=self.shared.buffers, roles=roles
+        )
         self.shared.calls = self.calls
         self._handshakes: dict[TLSProtocol, float] = {}
         self._loop = asyncio.get_running_loop()
@@ -210,7 +215,7 @@ class Server:
     ``timeouts.drain`` seconds and closes every connection.
 
     Handlers find who calls with `openfl_aio.transport.identity.current_caller` and raise our errors, which
-    become statuses by the table of `openfl_aio.transport.status`.
+    become statuses by the table of `openfl_aio.transport.status`. ``roles`` says who may call what; None: everybody.
     """
 
     def __init__(
@@ -222,8 +227,10 @@ class Server:
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
         allow_plaintext_anywhere: bool = False,
+        roles: Roles | None = None,
     ) -> None:
         self._services = services
+        self._roles = roles
         self._listen = listen
         self._host = listen.host.strip("[]")
         self._tls = tls
@@ -259,11 +266,8 @@ class Server:
         credentials = None if self._tls is None else await Credentials.load_server(self._tls)
         sockets = await self._bind()
         # grpclib's server knows methods and listeners; connections are our own
-        self._plane = _Plane(
-            self._limits,
-            credentials,
-            grpclib.server.Server(cast("Any", self._services), codec=StrictCodec(self._limits)),
-        )
+        handler = grpclib.server.Server(cast("Any", self._services), codec=StrictCodec(self._limits))
+        self._plane = _Plane(self._limits, credentials, handler, self._roles)
         self._watch = StallWatch()
         self._acceptor = Acceptor(sockets, self._plane.admit, limits=self._limits, log=logger, gate=self._plane.gate)
         self._acceptor.start()

@@ -25,8 +25,9 @@ from openfl_aio.domain import (
     Task,
     TaskKind,
     TensorQuery,
+    check_label,
 )
-from openfl_aio.errors import MalformedMessageError
+from openfl_aio.errors import ConfigurationError, MalformedMessageError
 from openfl_aio.tensors.codec import EncodedTensor, TransformerMetadata
 from openfl_aio.wire import messages
 from openfl_aio.wire.messages import aggregator, director
@@ -34,6 +35,7 @@ from openfl_aio.wire.messages import aggregator, director
 __all__ = [
     "assignment_from_proto",
     "assignment_to_proto",
+    "check_labels",
     "description_from_proto",
     "description_to_proto",
     "device_from_proto",
@@ -64,6 +66,16 @@ __all__ = [
 ]
 
 MetricMessage = TypeVar("MetricMessage", aggregator.GetMetricStreamResponse, director.GetMetricStreamResponse)
+
+
+def check_labels(*labels: str, what: str) -> tuple[str, ...]:
+    """Return ``labels`` if each can name a tensor, tag or task (`check_label`), else raise `MalformedMessageError`."""
+    for label in labels:
+        try:
+            check_label(label, what=what)
+        except ConfigurationError as exc:
+            raise MalformedMessageError(str(exc)) from None
+    return labels
 
 
 # --------------------------------------------------------------------------------------------- aggregator's service
@@ -139,11 +151,12 @@ def query_to_proto(query: TensorQuery, *, header: Header) -> aggregator.GetAggre
 
 def query_from_proto(message: aggregator.GetAggregatedTensorRequest) -> TensorQuery:
     """Return what is asked for, the tags in the order in which they came. The header is checked elsewhere."""
+    check_labels(message.tensor_name, what="tensor")
     return TensorQuery(
         tensor_name=message.tensor_name,
         round_number=message.round_number,
         report=message.report,
-        tags=tuple(message.tags),
+        tags=check_labels(*message.tags, what="tag"),
         require_lossless=message.require_lossless,
     )
 
@@ -220,7 +233,10 @@ def model_to_proto(tensors: Iterable[EncodedTensor]) -> messages.ModelProto:
 
 def model_from_proto(message: messages.ModelProto | None) -> tuple[EncodedTensor, ...]:
     """Return the tensors of a model in their order; none for an absent model."""
-    return () if message is None else tuple(tensor_from_proto(tensor) for tensor in message.tensors)
+    if message is None:
+        return ()
+    check_labels(*(tensor.name for tensor in message.tensors), what="tensor")
+    return tuple(tensor_from_proto(tensor) for tensor in message.tensors)
 
 
 def model_kind_from_proto(number: int) -> ModelKind | None:

@@ -23,7 +23,13 @@ from openfl_aio.errors import (
 )
 from openfl_aio.tensors.codec import EncodedTensor, TransformerMetadata
 from openfl_aio.wire.codec import Buffer, decode, encode
-from openfl_aio.wire.convert import header_from_proto, header_to_proto, metadata_from_proto, tensor_to_proto
+from openfl_aio.wire.convert import (
+    check_labels,
+    header_from_proto,
+    header_to_proto,
+    metadata_from_proto,
+    tensor_to_proto,
+)
 from openfl_aio.wire.messages import NamedTensor, aggregator
 from openfl_aio.wire.scan import most_fields
 from openfl_aio.wire.varints import FIXED32, FIXED64, GROUP_END, GROUP_START, LENGTH, VARINT, encode_varint
@@ -80,6 +86,13 @@ class TaskResultsIndex:
     data_size: int
     tensors: tuple[TensorRecord, ...]
     total_bytes: int
+
+    def check_names(self) -> None:
+        """Raise `MalformedMessageError` unless task, tensors and tags are called what such things can be called."""
+        check_labels(self.task_name, what="task")
+        for tensor in self.tensors:
+            check_labels(tensor.name, what="tensor")
+            check_labels(*tensor.tags, what="tag")
 
 
 class TaskResultsDecoder:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from openfl_aio.aggregator.closing import AggregatedMetric, RoundOutcome
-from openfl_aio.aggregator.models import Difference, GlobalModels
+from openfl_aio.aggregator.models import Best, Difference, GlobalModels
 from openfl_aio.domain import ModelKind, TensorQuery
 from openfl_aio.errors import TensorNotFoundError
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
@@ -41,7 +41,7 @@ def test_the_best_model_is_the_one_that_was_validated() -> None:
     assert best is not None
     np.testing.assert_array_equal(best["w"], [2, 2])
     np.testing.assert_array_equal(models.current["w"], [5, 5])
-    assert (models.best_score, models.best_round) == (0.5, 1)
+    assert models.best == Best(0.5, 1, "validation", "acc")
 
 
 def test_old_rounds_are_forgotten() -> None:
@@ -50,6 +50,7 @@ def test_old_rounds_are_forgotten() -> None:
         close(models, value, score(0.1))
     assert "round 8" in repr(models)
     assert models.nbytes == 8
+    assert sorted(models.history()) == [7, 8]
     for number in (7, 8):
         assert models.find(TensorQuery("w", number, tags=("model",))) is not None
     assert models.find(TensorQuery("w", 9, tags=("model",))) is None

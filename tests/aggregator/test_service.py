@@ -25,7 +25,7 @@ from openfl_aio.errors import (
     InvalidStateError,
     MessageTooLargeError,
     ShapeMismatchError,
-    StorageFullError,
+    StorageError,
     TensorError,
     TensorNotFoundError,
 )
@@ -512,16 +512,16 @@ async def test_what_is_left_on_disk_at_each_level(tmp_path: Path, durability: Du
 
 
 async def test_a_model_that_could_not_be_saved_at_the_end_is_told() -> None:
-    class FullFiles(RecordingFiles):
+    class BrokenFiles(RecordingFiles):
         async def save(self, path: Path, tensors: Any, *, round_number: int, durable: bool = True) -> None:
-            raise StorageFullError("no space to write 'last'")
+            raise StorageError("cannot write 'last'")
 
     storage = MemoryStorage()
-    storage.models = FullFiles()
+    storage.models = BrokenFiles()
     config = configuration(collaborators=("one",), rounds=1, last_model_path=Path("last"))
     async with aggregator(config, storage=storage) as service:
         await play(service, "one", 1.0)
-        with pytest.raises(ExperimentFailedError, match="no space to write 'last'"):
+        with pytest.raises(ExperimentFailedError, match="cannot write 'last'"):
             await service.wait_complete()
 
 

@@ -11,6 +11,9 @@ keras: Any = pytest.importorskip("keras")
 
 from openfl_aio.compat.imports.fedprox_keras import FedProxOptimizer  # noqa: E402
 
+# Keras with JAX converts its variables in NumPy's old way
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
 
 def test_each_step_is_pulled_to_the_old_weights() -> None:
     variables = [keras.Variable(np.array([1.0, 2.0], np.float32)), keras.Variable(np.array([3.0], np.float32))]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+import re
 import zipfile
 from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import anyio
+import cloudpickle
 import numpy as np
 import pytest
+import yaml
 
 from openfl_aio.aggregator.client import AggregatorClient
 from openfl_aio.collaborator.collaborator import Collaborator
 from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput
+from openfl_aio.compat.imports import install, uninstall
 from openfl_aio.config import DirectorConfig, RetryPolicy, Timeouts, default_tasks
 from openfl_aio.director.client import DirectorClient
 from openfl_aio.director.service import Director
@@ -21,10 +26,12 @@ from openfl_aio.director.servicer import encode_model
 from openfl_aio.director.upload import decode_model
 from openfl_aio.domain import ExperimentStatus, ModelKind, ShardInfo, TaskKind
 from openfl_aio.errors import AuthorizationError, NotFoundError
+from openfl_aio.plan.assigned import AGGREGATION_FILE, ASSIGNER_FILE
 from openfl_aio.plan.experiment import experiment_plan
 from openfl_aio.plan.plan import Plan
 from openfl_aio.testing.ca import ThrowawayCA
 from openfl_aio.transport.identity import Caller
+from tests.plan.frontends import stock_assigner
 
 pytestmark = pytest.mark.real_time
 
@@ -244,3 +251,99 @@ async def test_a_stopped_director_remembers_and_fails_what_it_ran(ca: ThrowawayC
             await ada.get_experiment_description("other")
         await ada.remove_experiment_data("exp")
         await submit(ada, "exp", rounds=1, collaborators=["one"])
+
+
+HALF = """
+from openfl.interface.aggregation_functions import AggregationFunction
+class Half(AggregationFunction):
+    def call(self, local_tensors, db_iterator, tensor_name, fl_round, tags):
+        if fl_round >= LAST:
+            raise ValueError("enough")
+        return sum(tensor.weight * tensor.tensor for tensor in local_tensors) / 2
+"""
+
+
+def of_openfls_frontend(rounds: int, *, last: int, port: int) -> bytes:
+    """Return an archive as OpenFL's frontend makes it, with a function that halves, until the round ``last``."""
+    plan = experiment_plan(
+        task_runner="adding.AddOne",
+        settings={},
+        rounds=rounds,
+        tasks=default_tasks(),
+        agg_addr="localhost",
+        agg_port=port,
+    )
+    config = yaml.safe_load(plan.dump())
+    config["tasks"] = {"settings": {}}
+    config["assigner"]["settings"] = {}
+    config["task_runner"]["required_plugin_components"] = {"framework_adapters": "adding.Adapter"}
+    config["api_layer"] = {"required_plugin_components": {"serializer_plugin": "adding.Serializer"}, "settings": {}}
+    names: dict[str, Any] = {"__name__": "__main__", "LAST": last}
+    install()
+    try:
+        exec(HALF, names)
+        function = cloudpickle.dumps({"train": names["Half"]()})
+    finally:
+        uninstall()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as zf:
+        zf.writestr("plan/plan.yaml", yaml.safe_dump(config))
+        zf.writestr(ASSIGNER_FILE, stock_assigner())
+        zf.writestr(AGGREGATION_FILE, function)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("allowed", "last", "error"),
+    [
+        (True, 9, ""),
+        (True, 1, r"round 1 could not be aggregated: aggregation_function_obj\.pkl: .*ValueError: enough"),
+        (False, 9, r"aggregation_function_obj\.pkl holds .*Half.*allow_pickled_code"),
+    ],
+    ids=["runs", "fails", "refused"],
+)
+async def test_an_aggregation_function_of_the_users_own(
+    ca: ThrowawayCA, tmp_path: Path, allowed: bool, last: int, error: str
+) -> None:
+    config = DirectorConfig(
+        sample_shape=("2",),
+        target_shape=("1",),
+        tls=ca.server(),
+        timeouts=TIMEOUTS,
+        workspace=tmp_path / "director",
+        allow_pickled_code=allowed,
+    )
+    async with Director(config) as director, client_of(director, ca, "ada") as ada, anyio.create_task_group() as group:
+
+        async def data() -> AsyncIterator[bytes]:
+            yield of_openfls_frontend(2, last=last, port=director.endpoint.port)
+
+        await ada.set_new_experiment(
+            "halves", collaborators=NAMES, model=encode_model({"w": np.full((2, 2), 8, np.float32)}), archive=data()
+        )
+
+        async def envoy(name: str) -> None:
+            async with client_of(director, ca, name) as client:
+                await take_part(client, ca, name)
+
+        if allowed:
+            for name in NAMES:
+                group.start_soon(envoy, name)
+        status = await ended(ada, "halves")
+        assert status is (ExperimentStatus.FAILED if error else ExperimentStatus.FINISHED)
+        if error:
+            assert re.search(error, director.error_of(Caller("ada", authenticated=True), "halves"))
+        else:
+            model = await ada.get_trained_model("halves", ModelKind.LAST)
+            assert model is not None
+            np.testing.assert_allclose(decode_model(model)["w"], np.full((2, 2), ((8 + 1) / 2 + 1) / 2))
+
+
+async def ended(client: DirectorClient, name: str) -> ExperimentStatus:
+    """Wait for the end of an experiment and return how it ended."""
+    with anyio.fail_after(50):
+        while True:
+            status = await client.get_experiment_status(name)
+            if status is not None and status.ended:
+                return status
+            await anyio.sleep(0.05)

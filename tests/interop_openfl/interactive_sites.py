@@ -123,7 +123,7 @@ def initial_model(large: int = 0) -> dict[str, NDArray[np.float32]]:
     """Return the model that the frontend's program begins with."""
     out = {"matrix": np.arange(12, dtype=np.float32).reshape(3, 4) / np.float32(7), "number": np.array(2, np.float32)}
     if large:
-        out["large"] = np.linspace(-3, 3, large, dtype=np.float32)
+        out["large.weight"] = np.linspace(-3, 3, large, dtype=np.float32)
     return out
 
 

@@ -12,7 +12,7 @@ from openfl_aio.config import DirectorConfig, Endpoint
 from openfl_aio.director.service import Director
 from openfl_aio.plan.plan import Plan
 from tests.interop_openfl.federations import assert_same_model
-from tests.interop_openfl.interactive_sites import Site, expected_model, initial_model
+from tests.interop_openfl.interactive_sites import Kind, Site, expected_model, initial_model
 from tests.interop_openfl.processes import Programs
 
 pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240)]
@@ -117,8 +117,8 @@ def test_each_pipeline(programs: Programs, tmp_path: Path, pipeline: str, left: 
     assert outcome.status == "finished"
     initial, expected = initial_model(2000), expected_model(3, large=2000)
     assert sorted(outcome.model) == sorted(expected)
-    way = np.abs(initial["large"] - expected["large"]).mean()
-    assert np.abs(outcome.model["large"] - expected["large"]).mean() < left * way
+    way = np.abs(initial["large.weight"] - expected["large.weight"]).mean()
+    assert np.abs(outcome.model["large.weight"] - expected["large.weight"]).mean() < left * way
 
 
 @FULL
@@ -137,9 +137,40 @@ def test_an_aggregation_function_of_the_users_own_runs_if_the_operator_says_so(
     programs: Programs, tmp_path: Path
 ) -> None:
     site = start(programs, tmp_path, allow_pickled_code=True)
-    outcome = site.outcome(site.submit("--own-function", "--rounds", "3"))
+    outcome = site.outcome(site.submit("--own-function", "Halfway", "--rounds", "3"))
     assert outcome.status == "finished"
     assert_same_model(outcome.model, expected_model(3, share=0.5))
+
+
+@FULL
+@pytest.mark.parametrize(
+    "function",
+    [
+        "ExponentialSmoothingAveraging",
+        "ClippedAveraging",
+        "ConditionalThresholdAveraging",
+        "FedAvgM_Selection",
+    ],
+)
+def test_functions_of_openfls_tutorial_give_what_they_give_at_its_own_director(
+    programs: Programs, tmp_path: Path, function: str
+) -> None:
+    models = []
+    kinds: tuple[Kind, ...] = ("ours", "real")
+    for kind in kinds:
+        folder = tmp_path / kind
+        folder.mkdir()
+        site = Site(programs, folder)
+        started = [site.director(kind, **({"allow_pickled_code": True} if kind == "ours" else {}))]
+        started += [site.envoy(name, "real") for name in ("one", "two")]
+        outcome = site.outcome(site.submit("--own-function", function, "--rounds", "3", "--large", "50"))
+        assert outcome.status == "finished"
+        models.append(outcome.model)
+        for program in started:
+            program.kill()
+    assert_same_model(models[0], models[1])
+    average = expected_model(3, large=50)["large.weight"]
+    assert np.abs(models[0]["large.weight"] - average).max() > 1e-2, "that is the average"
 
 
 @FULL
@@ -153,8 +184,8 @@ def test_an_assigner_of_the_users_own_runs_if_the_operator_says_so(programs: Pro
 @FULL
 def test_what_cannot_be_read_fails_alone(programs: Programs, tmp_path: Path) -> None:
     site = start(programs, tmp_path)
-    for name in ("broken", "own-assigner", "own-function"):
-        assert site.outcome(site.submit("--name", name, f"--{name}")).status == "failed"
+    for name, *value in (("broken",), ("own-assigner",), ("own-function", "Halfway")):
+        assert site.outcome(site.submit("--name", name, f"--{name}", *value)).status == "failed"
     outcome = site.outcome(site.submit("--name", "working"))
     assert outcome.status == "finished"
     assert_same_model(outcome.model, expected_model(2))

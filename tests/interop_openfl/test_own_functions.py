@@ -5,6 +5,9 @@ Runs where ``openfl==1.6`` is installed too: ``nox -s interop_openfl``.
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
 from typing import Any
 
 import numpy as np
@@ -17,8 +20,31 @@ from openfl.utilities.types import LocalTensor, TensorKey
 
 from openfl_aio.compat.imports import functions, optimizers
 from openfl_aio.compat.imports.tensor_db import TensorDatabase
+from openfl_aio.plan.templates import AGGREGATIONS
 
 SHAPE = (3, 4)
+
+
+def paths_of_functions() -> dict[str, Any]:
+    """Return every aggregation function of OpenFL's by every path that a plan may name it by."""
+    below = pkgutil.walk_packages(theirs.__path__, f"{theirs.__name__}.")
+    modules = [theirs, *(importlib.import_module(found.name) for found in below)]
+    return {
+        f"{module.__name__}.{name}": value
+        for module in modules
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and issubclass(value, theirs.AggregationFunction)
+        # modules import what they build on, and nobody names it by their paths
+        if value.__module__ == module.__name__ or hasattr(module, "__path__")
+    }
+
+
+def test_a_plan_may_name_each_function_that_can_be_made() -> None:
+    found = paths_of_functions()
+    assert len(found) > 14
+    bases = {path for path, value in found.items() if inspect.isabstract(value) or value is TheirAdaptive}
+    assert bases == set(AGGREGATIONS.elsewhere)
+    assert all(AGGREGATIONS.name_of(path) for path in set(found) - bases)
 
 
 def arrays(seed: int, count: int) -> list[np.ndarray]:
@@ -79,21 +105,23 @@ def test_rows_have_the_keys_and_tags_of_openfls() -> None:
     real = TensorDB()
     keys: list[tuple[str, int, tuple[str, ...]]]
     keys = [("aggregator", 0, ("model",)), ("aggregator", 1, ("model",)), ("aggregator", 1, ("aggregated",))]
+    keys += [("aggregator", 0, ("trained",))]  # what was aggregated of the round before
     keys += [("aggregator", 1, ("one", "trained")), ("aggregator", 1, ("trained", "two"))]
-    for (origin, number, tags), array in zip(keys, [*values[:2], values[1], *values[2:]], strict=True):
+    for (origin, number, tags), array in zip(keys, [*values[:2], values[1], values[1], *values[2:]], strict=True):
         real.cache_tensor({TensorKey("w", origin, number, False, tags): array})
 
     def seen(found: Any) -> list[Any]:
         return sorted((row["round"], row["tags"], row["tensor_name"], row["nparray"].tolist()) for row in found)
 
     assert seen(iter(database)) == seen(real._iterate())
-    assert [row.round for row in database] == [1, 1, 1, 1, 0]
+    assert [row.round for row in database] == [1, 1, 1, 1, 0, 0]
     assert set(next(iter(database))) == set(next(iter(real._iterate())).index)
 
 
 def test_a_privileged_function_finds_what_it_stored_in_later_rounds() -> None:
     rows, values = history(1)
     database = TensorDatabase(lambda: rows, values.__getitem__)
+    database.begin(0)
     real = TensorDB()
     for frame in (database.table(), real.tensor_db):
         frame.store(tensor_name="mine", tags=("kept",), nparray=values[0])
@@ -107,3 +135,17 @@ def test_a_privileged_function_finds_what_it_stored_in_later_rounds() -> None:
     database.begin(5)
     np.testing.assert_array_equal(database.table().retrieve(tensor_name="mine", tags=("kept",)), values[1])
     assert len(database.table()) == len(rows) + 1
+
+
+def test_metrics_of_earlier_rounds_stay_as_openfls_do() -> None:
+    values = [np.float32(0.25), np.float32(0.5)]
+    at = 0
+    database = TensorDatabase(
+        lambda: [["acc", "one", at, True, ["metric", "validate_agg"]]], lambda row: np.asarray(values[at])
+    )
+    for at in range(2):
+        database.begin(at)
+    found = [(row.round, row.tags, float(row.nparray)) for row in database]
+    tags = ("metric", "one", "validate_agg")
+    assert found == [(1, tags, 0.5), (0, tags, 0.25)]
+    assert list(database.table()["nparray"]) == values

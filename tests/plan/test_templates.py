@@ -23,6 +23,10 @@ def test_what_openfl_has_and_we_have_not_is_told_from_the_unknown() -> None:
         ASSIGNERS.name_of("openfl.component.Assigner")
     with pytest.raises(ConfigurationError, match=r"^unknown aggregation function 'Sum'; known are openfl\.interface"):
         AGGREGATIONS.name_of("Sum")
+    with pytest.raises(ConfigurationError, match=r"PrivilegedAggregationFunction' of OpenFL is not.*functions="):
+        AGGREGATIONS.name_of("openfl.interface.aggregation_functions.experimental.PrivilegedAggregationFunction")
+    with pytest.raises(ConfigurationError, match=r"'src\.mine\.Sum'.*imports no class that a plan names.*functions="):
+        AGGREGATIONS.name_of("src.mine.Sum")
 
 
 def test_every_pipeline_has_a_template() -> None:

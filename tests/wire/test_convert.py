@@ -33,6 +33,7 @@ from openfl_aio.wire.messages import aggregator, director
 M = TypeVar("M", bound=bp.Message)
 
 texts = st.text(max_size=6)
+labels = st.text(st.characters(exclude_categories=["C", "Z"], include_characters=" "), min_size=1, max_size=6)
 int32 = st.integers(-(2**31), 2**31 - 1)
 uint32 = st.integers(0, 2**32 - 1)
 uint64 = st.integers(0, 2**64 - 1)
@@ -40,7 +41,7 @@ shares = st.floats(0, 1, width=32)
 headers = st.builds(Header, texts, texts, texts, texts)
 tasks = st.builds(Task, texts, texts, st.sampled_from(TaskKind), st.booleans())
 assignments = st.builds(Assignment, int32, st.lists(tasks, max_size=3).map(tuple), int32, st.booleans())
-queries = st.builds(TensorQuery, texts, int32, st.booleans(), st.lists(texts, max_size=3).map(tuple), st.booleans())
+queries = st.builds(TensorQuery, labels, int32, st.booleans(), st.lists(labels, max_size=3).map(tuple), st.booleans())
 metrics = st.builds(Metric, texts, texts, texts, st.floats(width=32, allow_nan=False), uint32)
 metadata = st.builds(
     TransformerMetadata,
@@ -50,7 +51,7 @@ metadata = st.builds(
 )
 tensors = st.builds(
     EncodedTensor,
-    name=texts,
+    name=labels,
     round_number=int32,
     lossless=st.booleans(),
     report=st.booleans(),

@@ -1,12 +1,14 @@
 """What aggregation functions of OpenFL 1.6 see of its tensor database, made of what the director has of a round.
 
-There are the global models of the rounds that are kept, tagged ``model`` and, from round 1 on, ``aggregated`` too, and what
-the collaborators sent for this round, tagged with their names. Deltas are not there, nor what was aggregated of this round.
+There are the global models of the rounds that are kept, tagged ``model``, from round 1 on ``aggregated`` too and in the round
+before ``trained``; what the collaborators sent for this round, tagged with their names; and their metrics of all rounds. Deltas
+are not there, nor what was aggregated of this round, nor the collaborators' tensors of earlier ones.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from types import MethodType
 from typing import Any, Final
 
@@ -16,6 +18,9 @@ from numpy.typing import NDArray
 __all__ = ["ROUND_PLACEHOLDER", "Row", "TensorDatabase"]
 
 ROUND_PLACEHOLDER: Final = 1000000
+Known = tuple[str, str, int, bool, tuple[str, ...], int | NDArray[Any]]
+"""Name, origin, round, whether it is a report, tags; and the values, or the number of the row that has them."""
+
 _COLUMNS: Final = ("tensor_name", "origin", "round", "report", "tags", "nparray")
 
 
@@ -59,19 +64,27 @@ class TensorDatabase:
         self._ask_rows = rows
         self._ask_values = values
         self._round = -1
-        self._rows: list[tuple[str, str, int, bool, tuple[str, ...], int]] | None = None
+        self._rows: list[Known] = []
+        self._metrics: list[Known] = []
         self._frame: Any = None
         self._given = 0
+        self._is_stale = True
 
     def begin(self, round_number: int) -> None:
-        """Forget what there was if this is another round."""
-        if round_number != self._round:
-            self._round, self._rows = round_number, None
+        """Ask for the rows of another round; the metrics of those before stay."""
+        if round_number == self._round:
+            return
+        self._round, self._is_stale = round_number, True
+        asked = self._ask_rows()
+        oldest = min((row[2] for row in asked if "model" in row[4]), default=0)
+        rows = [found for index, row in enumerate(asked) for found in _renamed(index, oldest, *row)]
+        self._rows = [row for row in rows if not row[3]]
+        self._metrics += [(*row[:5], self._values(row)) for row in rows if row[3]]
 
     def __iter__(self) -> Iterator[Row]:
         """Yield the rows, the latest round first."""
-        for name, _, number, _, tags, index in sorted(self._known(), key=lambda row: -row[2]):
-            yield Row(name, number, tags, lambda index=index: self._ask_values(index))  # type: ignore[misc]
+        for row in sorted([*self._rows, *self._metrics], key=lambda row: -row[2]):
+            yield Row(row[0], row[2], row[4], partial(self._values, row))
 
     def table(self) -> Any:
         """Return all rows as the DataFrame that a PrivilegedAggregationFunction may write to.
@@ -79,26 +92,26 @@ class TensorDatabase:
         What is stored there stays for the functions of later tensors and rounds, and changes no model. Reads all values.
         """
         pandas = _pandas()
-        if self._rows is None or self._frame is None:
-            rows = [(*row[:5], self._ask_values(row[5])) for row in self._known()]
+        if self._is_stale:
+            rows = [(*row[:5], self._values(row)) for row in (*self._rows, *self._metrics)]
             kept = [] if self._frame is None else self._frame.iloc[self._given :].itertuples(index=False, name=None)
-            self._given = len(rows)
             self._frame = _frame(pandas, [*rows, *kept])
+            self._given, self._is_stale = len(rows), False
         return self._frame
 
-    def _known(self) -> list[tuple[str, str, int, bool, tuple[str, ...], int]]:
-        if self._rows is None:
-            self._rows = [found for index, row in enumerate(self._ask_rows()) for found in _renamed(index, *row)]
-        return self._rows
+    def _values(self, row: Known) -> NDArray[Any]:
+        return self._ask_values(row[5]) if isinstance(row[5], int) else row[5]
 
 
 def _renamed(
-    index: int, name: str, origin: str, number: int, report: bool, tags: list[str]
-) -> Iterator[tuple[str, str, int, bool, tuple[str, ...], int]]:
+    index: int, oldest: int, name: str, origin: str, number: int, report: bool, tags: list[str]
+) -> Iterator[Known]:
     if "model" in tags:
         yield name, origin, number, report, ("model",), index
         if number > 0:
             yield name, origin, number, report, ("aggregated",), index
+        if number > oldest:
+            yield name, origin, number - 1, report, ("trained",), index
     else:
         yield name, origin, number, report, tuple(sorted({*tags, origin} - {"delta"})), index
 
