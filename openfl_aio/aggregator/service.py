@@ -14,6 +14,7 @@ import anyio.abc
 from numpy.typing import NDArray
 
 from openfl_aio.aggregator.assigner import make_assigner
+from openfl_aio.aggregator.checks import Expected, check_upload
 from openfl_aio.aggregator.closing import (
     Arrays,
     RoundOutcome,
@@ -33,7 +34,7 @@ from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.aggregator.shelf import Shelf
 from openfl_aio.aggregator.stragglers import make_straggler_policy
 from openfl_aio.aggregator.suspended import SuspendedUploads
-from openfl_aio.aggregator.uploads import Upload, check_payloads, check_results, upload_limit
+from openfl_aio.aggregator.uploads import Upload, upload_limit
 from openfl_aio.config import AggregatorConfig, Endpoint
 from openfl_aio.domain import (
     Assignment,
@@ -50,6 +51,7 @@ from openfl_aio.errors import (
     HeaderMismatchError,
     InvalidStateError,
     OpenFLAioError,
+    RemoteProtocolError,
     TensorNotFoundError,
 )
 from openfl_aio.storage.federations import FederationStore, MemoryFederation
@@ -102,6 +104,8 @@ class Aggregator:
         } | dict(functions or {})
         check_enough(self._functions, config.collaborators)
         self._states: States = {}
+        self._required = frozenset(initial_model)
+        self._known_tasks = {task.name: task for task in config.tasks}
         self._codec = TensorCodec(config.pipeline)
         self._models = GlobalModels(
             initial_model,
@@ -332,11 +336,17 @@ class Aggregator:
         """Begin to take in the results of one task; with a name it may be `suspended`. Raises `AuthorizationError`."""
         if collaborator not in self.collaborators:
             raise AuthorizationError(f"{collaborator!r} is no collaborator of this federation")
-        most, model = upload_limit(self._config.limits, self._models.nbytes), self._models.current
+        most = upload_limit(self._config.limits, self._models.nbytes)
 
-        def check(index: TaskResultsIndex, entry: Entry) -> None:
-            check_results(index, model)
-            check_payloads(entry, self._codec, most)
+        def check(index: TaskResultsIndex) -> Callable[[Entry], None]:
+            expected = Expected(
+                model=self._models.current,
+                required=self._required,
+                collaborators=self.collaborators,
+                tasks=self._known_tasks,
+                rules=self._config.uploads,
+            )
+            return partial(check_upload, index, expected=expected, codec=self._codec, max_bytes=most)
 
         return Upload(
             spool=self._journal.spool(durable=self._durable),
@@ -447,7 +457,10 @@ class Aggregator:
         self.check_header(index.header)
         if index.header.sender != collaborator:
             raise HeaderMismatchError(f"expected results of {collaborator!r}, got some of {index.header.sender!r}")
-        verdict = self._rounds.admit(collaborator, index.round_number, index.task_name)
+        try:
+            verdict = self._rounds.admit(collaborator, index.round_number, index.task_name)
+        except InvalidStateError as exc:
+            raise RemoteProtocolError(str(exc)) from None  # whatever state we are in, nobody may send that
         if verdict is not Verdict.ACCEPTED:
             logger.warning("results of %s for %s ignored: %s", collaborator, index.task_name, verdict.value)
         return verdict
@@ -518,6 +531,7 @@ class Aggregator:
             origin=self.uuid,
             states=self._states,
             history=self._models.history(),
+            max_share=self._config.uploads.max_share,
             put_away=None if self._folder is None else partial(put_away, folder=self._folder),
         )
         _close_all(closed)  # here, because giving the mapped memory back takes milliseconds a GiB

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
 
-from openfl_aio.aggregator.closing import DELTA, METRIC, TRAINED, Arrays
 from openfl_aio.config import Limits
 from openfl_aio.domain import Verdict
-from openfl_aio.errors import (
-    AlreadyExistsError,
-    CodecError,
-    InvalidStateError,
-    MessageTooLargeError,
-    ShapeMismatchError,
-    TensorError,
-)
+from openfl_aio.errors import AlreadyExistsError, InvalidStateError, MessageTooLargeError
 from openfl_aio.storage.journal import Entry, Spool, UploadRecord
-from openfl_aio.tensors.codec import COMPRESSED, LOSSY_COMPRESSED, TensorCodec
 from openfl_aio.wire.codec import Buffer
-from openfl_aio.wire.incremental import TaskResultsDecoder, TaskResultsIndex, TensorRecord
+from openfl_aio.wire.incremental import TaskResultsDecoder, TaskResultsIndex
 
-__all__ = ["Upload", "check_payloads", "check_results", "upload_limit"]
+__all__ = ["Upload", "upload_limit"]
 
 T = TypeVar("T")
 
 MIB = 1024 * 1024
-_MOST_DIMENSIONS = 32  # that every numpy has
-_TAGS_OF_TRAINED: Final = frozenset({TRAINED, DELTA, COMPRESSED, LOSSY_COMPRESSED})
 
 
 def upload_limit(limits: Limits, model_bytes: int) -> int:
@@ -40,85 +28,6 @@ def upload_limit(limits: Limits, model_bytes: int) -> int:
     1.6 collaborators send their optimizer's state with the weights, which is twice the model more for Adam.
     """
     return limits.max_upload_bytes if limits.max_upload_bytes is not None else 4 * model_bytes + MIB
-
-
-def check_results(index: TaskResultsIndex, model: Arrays) -> None:
-    """Raise a `TensorError` unless every tensor of an upload can be aggregated into ``model``.
-
-    Exactly one coding tag each, a shape that fits its bytes and the model's tensor of that name, a base for every
-    delta, one number a metric, and a positive number of samples behind trained tensors. Tensors that the model does
-    not have are allowed: 1.6 collaborators send the state of their optimizer.
-    """
-    seen: set[tuple[str, tuple[str, ...]]] = set()
-    for record in index.tensors:
-        where = f"tensor {record.name!r} of task {index.task_name!r}"
-        key = (record.name, tuple(sorted(record.tags)))
-        if key in seen:
-            raise TensorError(f"{where} came twice with the tags {list(record.tags)!r}; send each tensor once")
-        seen.add(key)
-        shape = _check_coding(record, where)
-        if METRIC in record.tags:
-            if shape is not None and math.prod(shape) != 1:
-                raise ShapeMismatchError(f"{where} is a metric: expected one number, got the shape {shape!r}")
-        elif TRAINED in record.tags:
-            _check_trained(record, shape, model, where)
-            _check_samples(index)
-
-
-def check_payloads(entry: Entry, codec: TensorCodec, max_bytes: int) -> None:
-    """Raise `CodecError` unless every compressed tensor of an upload decodes: a round must not close over one that does not.
-
-    A few bytes may stand for many elements: raises `MessageTooLargeError` before all together take ``max_bytes``.
-    """
-    decoded = 0
-    for record in entry.record.tensors:
-        shape = record.metadata[0].int_list
-        if codec.checks_by_size(record.tags) and len(record.metadata) == 1 and len(shape) <= _MOST_DIMENSIONS:
-            continue  # `check_results` did
-        decoded += 4 * max(0, math.prod(shape))
-        if decoded > max_bytes:
-            raise MessageTooLargeError(
-                f"the upload has more than {max_bytes} bytes when it is decoded, which is all that this model can need; "
-                "raise limits.max_upload_bytes if it is meant"
-            )
-        codec.decode(entry.tensor(record))
-
-
-def _check_coding(record: TensorRecord, where: str) -> tuple[int, ...] | None:
-    """Return the shape that the metadata tells, None where it tells none."""
-    if sum(tag in record.tags for tag in (COMPRESSED, LOSSY_COMPRESSED)) != 1:
-        raise CodecError(
-            f"{where} must carry one of the tags {COMPRESSED!r} and {LOSSY_COMPRESSED!r}, got {list(record.tags)!r}"
-        )
-    if not record.metadata:
-        raise CodecError(f"{where} has no transformer metadata: expected its shape")
-    shape = record.metadata[0].int_list
-    if COMPRESSED in record.tags and record.nbytes != 4 * math.prod(shape):
-        raise CodecError(f"{where} has {record.nbytes} bytes: expected float32 values of the shape {shape!r}")
-    return shape
-
-
-def _check_trained(record: TensorRecord, shape: tuple[int, ...] | None, model: Arrays, where: str) -> None:
-    base = model.get(record.name)
-    if base is not None and (record.report or not {*record.tags} <= _TAGS_OF_TRAINED):
-        # it would be aggregated by itself, and one collaborator's values be the whole model's
-        raise TensorError(
-            f"{where} is the model's: expected no report and no tag but {TRAINED!r}, "
-            f"got report={record.report} and {list(record.tags)!r}"
-        )
-    if base is None and DELTA in record.tags:
-        raise TensorError(f"{where} is a delta, but the model has no such tensor to add it to")
-    if base is not None and shape != base.shape:
-        raise ShapeMismatchError(f"{where} has the shape {shape!r}: expected {base.shape!r} as in the model")
-
-
-def _check_samples(index: TaskResultsIndex) -> None:
-    # a 1.6 collaborator knows the size only of tasks with these words in their name, and sends -1 for others
-    unknown = index.data_size == -1 and "train" not in index.task_name and "valid" not in index.task_name
-    if index.data_size < 1 and not unknown:
-        raise TensorError(
-            f"task {index.task_name!r} sent trained tensors of {index.data_size} samples: expected at least 1"
-        )
 
 
 class _Apart(Generic[T]):
@@ -166,8 +75,8 @@ class Upload:
     """Takes the serialized TaskResults of one collaborator in pieces of any size.
 
     ``judge`` looks at what an upload is before it is kept: it raises to refuse, or says what would become of it.
-    ``check`` then looks at every tensor, away from the event loop, and raises to refuse. ``accept`` gets the kept
-    entry. Any end but an accepted `finish` leaves nothing behind. ``start`` runs a coroutine function in a task that
+    What ``check`` returns then looks at every tensor, away from the event loop, and raises to refuse. ``accept`` gets
+    the kept entry. Any end but an accepted `finish` leaves nothing behind. ``start`` runs a coroutine function in a task that
     outlives the caller. One that is ``resumable`` may be fed by one caller after another, with a `pause` between;
     ``kept`` is called once nothing more need be sent.
     """
@@ -181,7 +90,7 @@ class Upload:
         limits: Limits,
         max_bytes: int,
         judge: Callable[[TaskResultsIndex], Verdict],
-        check: Callable[[TaskResultsIndex, Entry], None],
+        check: Callable[[TaskResultsIndex], Callable[[Entry], None]],
         accept: Callable[[Entry], Awaitable[Verdict]],
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
         resumable: bool = False,
@@ -268,7 +177,7 @@ class Upload:
 
     async def _keep(self, index: TaskResultsIndex) -> Verdict:
         try:
-            entry = await self._spool.commit(self._record(index), inspect=partial(self._check, index))
+            entry = await self._spool.commit(self._record(index), inspect=self._check(index))
             verdict = await self._accept(entry)
         except AlreadyExistsError:
             verdict = Verdict.DUPLICATE  # another upload of the same results was faster

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from openfl_aio.aggregator.rounds import Phase
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.aggregator.uploads import upload_limit
-from openfl_aio.config import AggregatorConfig, Durability, Limits, StragglerConfig
+from openfl_aio.config import AggregatorConfig, Durability, Limits, StragglerConfig, UploadRules
 from openfl_aio.domain import ExperimentStatus, Header, Metric, ModelKind, TensorQuery, Verdict
 from openfl_aio.errors import (
     AuthorizationError,
@@ -24,6 +24,7 @@ from openfl_aio.errors import (
     HeaderMismatchError,
     InvalidStateError,
     MessageTooLargeError,
+    RemoteProtocolError,
     ShapeMismatchError,
     StorageError,
     TensorError,
@@ -203,16 +204,23 @@ async def test_tensors_of_the_model_deltas_and_metrics() -> None:
 
 async def test_a_delta_upload_and_an_optimizer_tensor() -> None:
     async with aggregator() as service:
-        deltas = [tensor("w", np.full((2, 2), 2.0), "trained", "delta"), tensor("m", 5.0, "trained")]
+        deltas = [
+            tensor("b", np.zeros(3), "trained"),
+            tensor("w", np.full((2, 2), 2.0), "trained", "delta"),
+            tensor("m", 5.0, "trained"),
+            tensor("only one's", 5.0, "trained"),
+        ]
         assert await send(service, "one", TRAIN, deltas) is Verdict.ACCEPTED
-        for task in (VALIDATE, TUNED):
-            await send(service, "one", task, [])
-        await play(service, "two", 1.0)
+        assert await send(service, "two", TRAIN, [*trained(1.0), tensor("m", 7.0, "trained")]) is Verdict.ACCEPTED
+        for name in ("one", "two"):
+            for task in (VALIDATE, TUNED):
+                await send(service, name, task, [])
         await service.get_tasks("one")
         np.testing.assert_array_equal(values(service), np.full((2, 2), 2.0))
         model = service.model(ModelKind.LAST)
         assert model is not None
-        np.testing.assert_array_equal(model["m"], 5.0)
+        assert set(model) == {"b", "m", "w"}
+        np.testing.assert_array_equal(model["m"], 6.0)
 
 
 def raw(**changes: Any) -> EncodedTensor:
@@ -268,7 +276,7 @@ async def test_an_upload_ends_once() -> None:
             await upload.feed(b"x")
         with pytest.raises(AuthorizationError):
             service.upload("mallory")
-        with pytest.raises(InvalidStateError, match="not assigned"):
+        with pytest.raises(RemoteProtocolError, match="not assigned"):
             await send(service, "one", "fly", [])
 
 
@@ -358,7 +366,8 @@ async def test_the_callers_exception_comes_out_alone() -> None:
 
 
 async def test_an_overflow_fails_the_federation_with_a_sentence() -> None:
-    async with aggregator(configuration(collaborators=("one",))) as service:
+    config = configuration(collaborators=("one",), uploads=UploadRules(max_value=3.5e38))
+    async with aggregator(config) as service:
         for task in (VALIDATE, TUNED):
             await send(service, "one", task, [])
         await send(service, "one", TRAIN, trained(3.4e38))

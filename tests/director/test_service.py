@@ -32,6 +32,8 @@ from openfl_aio.errors import (
     TransportError,
 )
 from openfl_aio.plan.plan import Plan
+from openfl_aio.tensors.codec import TensorCodec
+from openfl_aio.tensors.key import TensorKey
 from openfl_aio.transport.identity import Caller, as_caller
 from openfl_aio.wire.incremental import encode_task_results
 from openfl_aio.wire.messages import director as messages
@@ -226,7 +228,10 @@ async def test_uploads_of_a_round_that_never_closes_go_with_the_experiment(tmp_p
         aggregator = director.find_aggregator(uuid)
         upload = aggregator.upload("one")
         header = Header("one", aggregator.uuid, uuid)
-        for part in encode_task_results(header=header, round_number=0, task_name="train", data_size=1, tensors=[]):
+        model = aggregator.model(ModelKind.LAST)
+        assert model is not None
+        trained = [TensorCodec().encode(TensorKey.of(name, "one", 0, tags=("trained",)), model[name]) for name in model]
+        for part in encode_task_results(header=header, round_number=0, task_name="train", data_size=1, tensors=trained):
             await upload.feed(part)
         assert await upload.finish() is Verdict.ACCEPTED
         assert list(journal.rglob("*.upload"))
