@@ -163,6 +163,7 @@ class _Plane:
             connection.check(now)
             if connection.denied_since is not None:
                 _usher_out(connection, now - connection.denied_since)
+        self.calls.tell_left_out(now)
         self.shared.buffers.trim()
         if self.shared.tide.is_out():
             collect()
