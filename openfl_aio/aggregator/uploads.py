@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
@@ -10,12 +12,19 @@ import anyio
 
 from openfl_aio.config import Limits
 from openfl_aio.domain import Verdict
-from openfl_aio.errors import AlreadyExistsError, InvalidStateError, MessageTooLargeError
+from openfl_aio.errors import (
+    AlreadyExistsError,
+    InvalidStateError,
+    MessageTooLargeError,
+    OpenFLAioError,
+    RemoteProtocolError,
+    TensorError,
+)
 from openfl_aio.storage.journal import Entry, Spool, UploadRecord
 from openfl_aio.wire.codec import Buffer
 from openfl_aio.wire.incremental import TaskResultsDecoder, TaskResultsIndex
 
-__all__ = ["Upload", "upload_limit"]
+__all__ = ["Turns", "Upload", "UploadCounts", "upload_limit"]
 
 T = TypeVar("T")
 
@@ -71,14 +80,62 @@ class _Apart(Generic[T]):
         return self._results[0]
 
 
+@dataclass(slots=True)
+class UploadCounts:
+    """What became of the uploads of a federation since this process has it.
+
+    ``duplicates`` had the same bytes as what was there, ``conflicting`` others; ``late`` were of another round, of a
+    straggler, or after the end. ``refused`` broke a rule.
+    """
+
+    accepted: int = 0
+    duplicates: int = 0
+    conflicting: int = 0
+    late: int = 0
+    refused: int = 0
+
+    def count(self, verdict: Verdict) -> None:
+        """Count an upload that was answered."""
+        if verdict is Verdict.ACCEPTED:
+            self.accepted += 1
+        elif verdict is Verdict.DUPLICATE:
+            self.duplicates += 1
+        elif verdict is Verdict.CONFLICT:
+            self.conflicting += 1
+        else:
+            self.late += 1
+
+
+class Turns:
+    """Lets one upload of a result be taken in at a time, so that the others are compared with the one that counts."""
+
+    def __init__(self) -> None:
+        self._locks: dict[object, tuple[anyio.Lock, list[None]]] = {}
+
+    @asynccontextmanager
+    async def of(self, result: object) -> AsyncIterator[None]:
+        """Wait until nobody else is inside for ``result``."""
+        lock, inside = self._locks.setdefault(result, (anyio.Lock(), []))
+        inside.append(None)
+        try:
+            async with lock:
+                yield
+        finally:
+            inside.pop()
+            if not inside:
+                del self._locks[result]
+
+
 class Upload:
     """Takes the serialized TaskResults of one collaborator in pieces of any size.
 
     ``judge`` looks at what an upload is before it is kept: it raises to refuse, or says what would become of it.
     What ``check`` returns then looks at every tensor, away from the event loop, and raises to refuse. ``accept`` gets
-    the kept entry. Any end but an accepted `finish` leaves nothing behind. ``start`` runs a coroutine function in a task that
-    outlives the caller. One that is ``resumable`` may be fed by one caller after another, with a `pause` between;
-    ``kept`` is called once nothing more need be sent.
+    the kept entry; ``former`` returns the payload of one that was there before, with which others are compared.
+    Uploads of one result take ``turns``; ``ignored`` is told which did not count. Any end but an accepted `finish`
+    leaves nothing behind. ``start`` runs a coroutine function in a task that outlives the caller. One that is
+    ``resumable`` may be fed by one caller after another, with a `pause` between; ``kept`` is called once nothing more
+    need be sent.
     """
 
     def __init__(
@@ -92,6 +149,10 @@ class Upload:
         judge: Callable[[TaskResultsIndex], Verdict],
         check: Callable[[TaskResultsIndex], Callable[[Entry], None]],
         accept: Callable[[Entry], Awaitable[Verdict]],
+        former: Callable[[TaskResultsIndex], memoryview | None],
+        turns: Turns,
+        counts: UploadCounts,
+        ignored: Callable[[TaskResultsIndex, Verdict], object],
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
         resumable: bool = False,
         kept: Callable[[], object] = lambda: None,
@@ -103,6 +164,10 @@ class Upload:
         self._judge = judge
         self._check = check
         self._accept = accept
+        self._former = former
+        self._turns = turns
+        self._counts = counts
+        self._ignored = ignored
         self._start = start
         self._resumable = resumable
         self._kept = kept
@@ -154,21 +219,25 @@ class Upload:
     async def finish(self) -> Verdict:
         """Check the whole, keep it and count it. Only `Verdict.ACCEPTED` changed anything.
 
+        What is there already is compared byte by byte while its round collects; while that is aggregated, and
+        afterwards, it cannot be told from other content.
+
         Raises `EmptyStreamError`, `MalformedMessageError`, `TensorError`, `HeaderMismatchError`, `InvalidStateError`,
         `StorageFullError`.
         """
         self._check_open()
         try:
             index = self._decoder.finish()
-            index.check_names()
             verdict = self._judge(index)
-        except BaseException:
+        except BaseException as exc:
             await self.abort()
+            if isinstance(exc, OpenFLAioError):
+                self._counts.refused += 1
             raise
-        if verdict is not Verdict.ACCEPTED:
+        if verdict not in (Verdict.ACCEPTED, Verdict.DUPLICATE):
             await self.abort()
             self._kept()
-            return verdict
+            return self._told(index, verdict)
         self._open = False
         # a caller who hangs up now must not leave an upload that is kept and not counted
         keeping = _Apart(partial(self._keep, index))
@@ -176,15 +245,35 @@ class Upload:
         return await keeping.result()
 
     async def _keep(self, index: TaskResultsIndex) -> Verdict:
+        result = (self._collaborator, index.round_number, index.task_name)
         try:
-            entry = await self._spool.commit(self._record(index), inspect=self._check(index))
-            verdict = await self._accept(entry)
+            async with self._turns.of(result):
+                verdict = self._judge(index)  # again: another one may have had its turn
+                if verdict is Verdict.ACCEPTED:
+                    entry = await self._spool.commit(self._record(index), inspect=self._check(index))
+                    verdict = await self._accept(entry)
+                elif verdict is Verdict.DUPLICATE and not await self._is_former(index):
+                    verdict = Verdict.CONFLICT
         except AlreadyExistsError:
-            verdict = Verdict.DUPLICATE  # another upload of the same results was faster
+            verdict = Verdict.DUPLICATE  # the journal has one that does not count
+        except (RemoteProtocolError, TensorError):
+            self._counts.refused += 1
+            raise
         finally:
             await self._spool.abort()  # does nothing after a commit
-        self._kept()
+        if verdict is not Verdict.CONFLICT:
+            self._kept()
+        return self._told(index, verdict)
+
+    def _told(self, index: TaskResultsIndex, verdict: Verdict) -> Verdict:
+        self._counts.count(verdict)
+        if verdict is not Verdict.ACCEPTED:
+            self._ignored(index, verdict)
         return verdict
+
+    async def _is_former(self, index: TaskResultsIndex) -> bool:
+        former = self._former(index)
+        return former is None or await self._spool.same_as(former)
 
     async def abort(self) -> None:
         """Forget what came; nothing happens after an end."""

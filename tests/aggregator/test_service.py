@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from openfl_aio.aggregator.rounds import Phase
 from openfl_aio.aggregator.service import Aggregator
-from openfl_aio.aggregator.uploads import upload_limit
+from openfl_aio.aggregator.uploads import UploadCounts, upload_limit
 from openfl_aio.config import AggregatorConfig, Durability, Limits, StragglerConfig, UploadRules
 from openfl_aio.domain import ExperimentStatus, Header, Metric, ModelKind, TensorQuery, Verdict
 from openfl_aio.errors import (
@@ -259,7 +259,8 @@ async def test_uploads_that_are_refused_change_nothing(
         with pytest.raises(error, match=sentence):
             await send(service, "one", TRAIN, tensors, data_size=data_size)
         assert await send(service, "one", TRAIN, trained(1)) is Verdict.ACCEPTED
-        assert await send(service, "one", TRAIN, trained(9)) is Verdict.DUPLICATE
+        assert await send(service, "one", TRAIN, trained(1)) is Verdict.DUPLICATE
+        assert await send(service, "one", TRAIN, trained(9)) is Verdict.CONFLICT
         assert await send(service, "one", TRAIN, trained(9), round_number=5) is Verdict.WRONG_ROUND
 
 
@@ -278,6 +279,40 @@ async def test_an_upload_ends_once() -> None:
             service.upload("mallory")
         with pytest.raises(RemoteProtocolError, match="not assigned"):
             await send(service, "one", "fly", [])
+
+
+async def test_what_came_twice_is_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with aggregator() as service:
+        for value in (1, 1, 9, 9, 1):
+            await send(service, "one", TRAIN, trained(value))
+        await send(service, "one", TRAIN, trained(1), round_number=1)
+        with pytest.raises(TensorError):
+            await send(service, "one", VALIDATE, [tensor("acc", np.nan, "metric", report=True)])
+        with pytest.raises(RemoteProtocolError):
+            await send(service, "one", "fly", [])
+        assert service.upload_counts() == UploadCounts(accepted=1, duplicates=2, conflicting=2, late=1, refused=2)
+    lines = [record.message for record in caplog.records if "ignored" in record.message]
+    assert [line.partition(": ")[2] for line in lines] == ["duplicate", "other results came before", "wrong round"]
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("floats", [3, 30_000], ids=["small", "in a file"])
+@pytest.mark.parametrize("different", [False, True])
+async def test_one_of_a_hundred_at_once_counts(tmp_path: Path, floats: int, different: bool) -> None:
+    verdicts: list[Verdict] = []
+    config = configuration(collaborators=("one", "two"), workspace=tmp_path)
+    async with Aggregator(config, initial_model={"w": np.zeros(floats, np.float32)}) as service:
+
+        async def upload(number: int) -> None:
+            values = np.full(floats, number if different else 7)
+            verdicts.append(await send(service, "one", TRAIN, [tensor("w", values, "trained")]))
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(100):
+                tasks.start_soon(upload, number)
+        other = Verdict.CONFLICT if different else Verdict.DUPLICATE
+        assert {verdict: verdicts.count(verdict) for verdict in verdicts} == {Verdict.ACCEPTED: 1, other: 99}
+        assert len(list((tmp_path / "journal").rglob("*.upload"))) == 1
 
 
 async def test_two_uploads_of_one_task_at_once() -> None:
