@@ -525,7 +525,7 @@ class Aggregator:
         try:
             await self._ledger.note_closed(closed)
             before = self._models.current
-            outcome = await self._offload(lambda: self._aggregate(closed, before))
+            outcome = await self._aggregated(closed, before)
             if self.phase is Phase.AGGREGATING:
                 await self._take(outcome, before)
         except OpenFLAioError as exc:
@@ -536,22 +536,31 @@ class Aggregator:
         finally:
             _close_all(closed)
 
+    async def _aggregated(self, closed: RoundClosed[Entry], model: Arrays) -> RoundOutcome:
+        """Return what a round gives; begins anew while the disk has no room for what must not lie in memory."""
+        outcomes: list[RoundOutcome] = []
+
+        async def aggregate() -> None:
+            outcomes.append(await self._offload(lambda: self._aggregate(closed, model)))
+
+        await self._saver.insist(aggregate)
+        return outcomes.pop()
+
     def _aggregate(self, closed: RoundClosed[Entry], model: Arrays) -> RoundOutcome:
-        try:
-            return aggregate_round(
-                closed.round_number,
-                closed.results,
-                model,
-                codec=self._codec,
-                function_of=self._function_of,
-                origin=self.uuid,
-                states=self._states,
-                history=self._models.history(),
-                max_share=self._config.uploads.max_share,
-                put_away=None if self._folder is None else partial(put_away, folder=self._folder),
-            )
-        finally:
-            _close_all(closed)  # here, because giving the mapped memory back takes milliseconds a GiB
+        outcome = aggregate_round(
+            closed.round_number,
+            closed.results,
+            model,
+            codec=self._codec,
+            function_of=self._function_of,
+            origin=self.uuid,
+            states=self._states,
+            history=self._models.history(),
+            max_share=self._config.uploads.max_share,
+            put_away=None if self._folder is None else partial(put_away, folder=self._folder),
+        )
+        _close_all(closed)  # here, because giving the mapped memory back takes milliseconds a GiB
+        return outcome
 
     def _function_of(self, task_name: str) -> AggregationFunction:
         return self._functions[task_name]

@@ -107,7 +107,9 @@ class FileJournal:
     def _map_all(self, federation_uuid: str, round_number: int) -> list[Entry]:
         entries: list[Entry] = []
         try:
-            for number, path in self._files(federation_uuid):
+            with disk_errors(self.folder):
+                found = list(self._files(federation_uuid))
+            for number, path in found:
                 if number != round_number:
                     continue
                 try:
@@ -124,7 +126,9 @@ class FileJournal:
 
     def _drop(self, federation_uuid: str, before_round: int) -> None:
         left = False
-        for number, path in list(self._files(federation_uuid)):
+        with disk_errors(self.folder):
+            found = list(self._files(federation_uuid))
+        for number, path in found:
             if number >= before_round:
                 left = True
                 continue

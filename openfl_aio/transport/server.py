@@ -26,6 +26,7 @@ from openfl_aio.transport.budgets import LogLimiter
 from openfl_aio.transport.calls import Calls
 from openfl_aio.transport.codec import StrictCodec
 from openfl_aio.transport.credentials import Credentials
+from openfl_aio.transport.descriptors import within_descriptors
 from openfl_aio.transport.http2.connection import Connection
 from openfl_aio.transport.http2.memory import collect, give_back
 from openfl_aio.transport.http2.shared import Shared
@@ -76,7 +77,7 @@ class _Plane:
         self._credentials = credentials
         self._denials = LogLimiter()
         self.denied = 0
-        self.gate = Gate(limits)
+        self.gate = Gate(within_descriptors(limits))
         self.shared = Shared(limits)
         self.calls = Calls(
             handler._mapping, limits, dispatch=handler.__dispatch__, buffers=self.shared.buffers, roles=roles
