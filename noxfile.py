@@ -264,6 +264,7 @@ def bench_smoke(session: nox.Session) -> None:
 def attacks(session: nox.Session) -> None:
     """Attack our own server on the loopback and judge whether it holds; ``-- --bounded`` is what CI runs."""
     install(session, "test")
+    session.run("python", "-m", "tests.identity")
     session.run("python", "-m", "tests.attacks", *session.posargs)
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "TLSConfig",
     "TaskGroup",
     "Timeouts",
+    "UploadRules",
     "default_tasks",
 ]
 
@@ -268,6 +269,26 @@ begins once the disk has the model: on an ordinary disk that is a second for som
 """
 
 
+class UploadRules(Frozen):
+    """What the values of an upload may be; whatever is beyond is refused before it counts.
+
+    ``max_data_size``: most samples that a result may claim. The default is above any data set that one site trains on;
+    what a lie below it is worth is bounded by ``max_share``.
+    ``max_value``: largest magnitude in a trained tensor. From the default on, float32 cannot hold the square of a value,
+    so norms, variances and optimizers overflow; it is also more than any 64-bit counter in a model.
+    ``max_update_norm``: largest L2 norm of a result minus the global model, over all tensors of the model; None is no
+    bound. Source: Sun et al., "Can You Really Backdoor Federated Learning?", 2019, who scale down what is refused here.
+    ``max_share``: largest share of one collaborator in an average. Weights above are cut to the largest one that keeps
+    it, or made equal where there are too few collaborators for that. Source: Portnoy, Tirosh and Hendler, "Towards
+    Federated Learning With Byzantine-Robust Client Weighting", 2022.
+    """
+
+    max_data_size: int = Field(default=100_000_000, ge=1, le=2**31 - 1)
+    max_value: float = Field(default=2.0**64, gt=0)
+    max_update_norm: float | None = Field(default=None, gt=0)
+    max_share: float = Field(default=1.0, gt=0, le=1)
+
+
 class AggregatorConfig(Frozen):
     """One federation: who takes part, for how many rounds, and by which rules."""
 
@@ -283,6 +304,7 @@ class AggregatorConfig(Frozen):
     task_aggregation: dict[str, str] = Field(default_factory=dict)  # task name -> function, where it differs
     pipeline: str = "no_compression"
     store_rounds: int = Field(default=2, ge=2)
+    uploads: UploadRules = UploadRules()
     durability: Durability = "process"
     single_col_cert_common_name: str = ""
     write_logs: bool = True

@@ -129,10 +129,14 @@ class TensorQuery:
 
 
 class Verdict(Enum):
-    """What became of an upload. Only ``ACCEPTED`` changed anything; all are answered OK to a 1.6 peer."""
+    """What became of an upload. Only ``ACCEPTED`` changed anything; all are answered OK to a 1.6 peer.
+
+    ``DUPLICATE``: the same bytes were there; ``CONFLICT``: others were, and those count.
+    """
 
     ACCEPTED = "accepted"
     DUPLICATE = "duplicate"
+    CONFLICT = "other results came before"
     WRONG_ROUND = "wrong round"
     STRAGGLER = "straggler"
     COMPLETE = "federation complete"

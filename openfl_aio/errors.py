@@ -14,6 +14,7 @@ A class exists only where some caller would handle it differently::
     │       ├── MessageTooLargeError         a configured limit was passed
     │       └── UnsupportedCallError         the peer does not have the call
     ├── InvalidStateError            the machine cannot do that now
+    │   └── NotReadyError                it will soon: come again
     ├── NotFoundError
     │   ├── ExperimentNotFoundError      absent or not yours: deliberately indistinguishable
     │   ├── ShardNotFoundError
@@ -61,6 +62,7 @@ __all__ = [
     "MalformedStreamError",
     "MessageTooLargeError",
     "NotFoundError",
+    "NotReadyError",
     "OpenFLAioError",
     "ProtocolError",
     "RemoteProtocolError",
@@ -122,6 +124,10 @@ class UnsupportedCallError(RemoteProtocolError):
 
 class InvalidStateError(OpenFLAioError):
     """The machine cannot do that in its present state; nothing was changed."""
+
+
+class NotReadyError(InvalidStateError):
+    """What is asked for is being loaded; the same call will be answered soon."""
 
 
 class NotFoundError(OpenFLAioError):

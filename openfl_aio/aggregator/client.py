@@ -115,6 +115,7 @@ class AggregatorClient:
                 self._config.retry,
                 lambda: self._stub.get_aggregated_tensor(request),
                 what=self._what("GetAggregatedTensor"),
+                patient=True,
             )
         except MessageTooLargeError as refused:
             try:

@@ -5,7 +5,9 @@ Tensor by tensor in name order, the collaborators in name order. Uploads are rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any, Final, Protocol
@@ -46,6 +48,7 @@ __all__ = [
     "aggregate_round",
     "decode_result",
     "scalar",
+    "shared_weights",
     "tags_of",
     "weight_of",
 ]
@@ -149,13 +152,16 @@ def aggregate_round(
     states: States | None = None,
     put_away: PutAway | None = None,
     history: Mapping[int, Arrays] | None = None,
+    max_share: float = 1.0,
 ) -> RoundOutcome:
     """Aggregate the ``results`` (task -> collaborator -> result) of a round that began with ``model``.
 
     ``states`` are those that the round before gave, ``history`` the models of earlier rounds, for functions that look.
     ``put_away`` returns the same array where it takes no memory; it is called for what does not lie in an upload as it
     is, where a function needs all local tensors at once. Tensors of the model that nobody trained are carried over, and
-    so are those that nobody sent whom the task's function chose.
+    so are those that nobody sent whom the task's function chose. One that the model does not have is left out unless
+    more than half of those with a result of the task sent it in one shape, and then those who sent it in another.
+    ``max_share`` bounds what one collaborator weighs, as `openfl_aio.config.UploadRules` says.
     Raises `TensorError` for payloads that do not decode.
     """
     metrics: list[AggregatedMetric] = []
@@ -167,7 +173,7 @@ def aggregate_round(
     for task_name, by_collaborator in results.items():
         groups = _grouped(by_collaborator)
         function = function_of(task_name)
-        read = partial(_local_tensors, codec, put_away=put_away if function.holds_all else None)
+        read = partial(_local_tensors, codec, put_away=put_away if function.holds_all else None, max_share=max_share)
         chosen = sorted(by_collaborator)
         if isinstance(function, SelectingFunction) and any(TRAINED in tags for _, tags, _ in groups):
             chosen = _choose(function, groups, chosen, model, read, round_number)
@@ -178,6 +184,8 @@ def aggregate_round(
                 value = average.aggregate(read(sources, None), context)
                 metrics.append(AggregatedMetric(task_name, name, tags, scalar(value)))
             elif TRAINED in tags:
+                if base is None:
+                    sources = _agreed(sources, len(by_collaborator))
                 of_chosen = [source for source in sources if source[0] in chosen]
                 if not of_chosen:
                     continue
@@ -289,13 +297,47 @@ def _grouped(results: Mapping[str, Result]) -> Groups:
     return dict(sorted(groups.items()))
 
 
+def _agreed(sources: list[Source], collaborators: int) -> list[Source]:
+    """Return those of ``sources`` that sent a tensor in the shape that more than half of the ``collaborators`` sent."""
+    shapes = Counter(record.metadata[0].int_list for _, _, record in sources)
+    shape, count = shapes.most_common(1)[0]
+    return (
+        [source for source in sources if source[2].metadata[0].int_list == shape] if 2 * count > collaborators else []
+    )
+
+
+def shared_weights(sizes: Sequence[float], max_share: float) -> list[float]:
+    """Return the weights for ``sizes``: cut to the largest one with which nobody has more than ``max_share`` of all.
+
+    Where those with samples are too few for that, they are equal; and so are all where nobody has a single sample, for
+    which 1.6 divides by zero.
+    """
+    ordered = sorted((size for size in sizes if size), reverse=True)
+    if not ordered:
+        return [1.0] * len(sizes)
+    if max_share == 1:
+        return list(sizes)
+    if max_share * len(ordered) <= 1:
+        return [float(size > 0) for size in sizes]
+    most, rest = ordered[0], math.fsum(ordered)
+    for count, size in enumerate(ordered):  # count: how many are cut so far, rest: what the others weigh
+        if size <= max_share * (count * size + rest):
+            break
+        rest -= size
+        most = max_share * rest / (1 - (count + 1) * max_share)
+    return [min(size, most) for size in sizes]
+
+
 def _local_tensors(
-    codec: TensorCodec, sources: list[Source], base: NDArray[Any] | None, *, put_away: PutAway | None
+    codec: TensorCodec,
+    sources: list[Source],
+    base: NDArray[Any] | None,
+    *,
+    put_away: PutAway | None,
+    max_share: float,
 ) -> Iterator[LocalTensor]:
-    # if nobody has a single sample, everybody counts the same: 1.6 divides by zero here
-    equal = not any(weight_of(result.record.data_size) for _, result, _ in sources)
-    for collaborator, result, record in sources:
-        weight = 1.0 if equal else weight_of(result.record.data_size)
+    weights = shared_weights([weight_of(result.record.data_size) for _, result, _ in sources], max_share)
+    for weight, (collaborator, result, record) in zip(weights, sources, strict=True):
         encoded = result.tensor(record)
         values = codec.decode(encoded)
         kept = np.may_share_memory(values, np.frombuffer(encoded.data, np.uint8))

@@ -150,6 +150,10 @@ class Rounds(Generic[R]):
             task for task in self._assigned.get(collaborator, ()) if (collaborator, task.name) not in self._results
         )
 
+    def result(self, collaborator: str, task_name: str) -> R | None:
+        """Return what was reported of a task in the current round, if anything was."""
+        return self._results.get((collaborator, task_name))
+
     def assigned(self, collaborator: str) -> tuple[Task, ...]:
         """Return all tasks of ``collaborator`` in the current round."""
         return self._assigned.get(collaborator, ())

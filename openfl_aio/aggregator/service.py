@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import anyio
 import anyio.abc
 from numpy.typing import NDArray
 
 from openfl_aio.aggregator.assigner import make_assigner
+from openfl_aio.aggregator.checks import Expected, check_upload
 from openfl_aio.aggregator.closing import (
     Arrays,
     RoundOutcome,
@@ -33,7 +35,7 @@ from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.aggregator.shelf import Shelf
 from openfl_aio.aggregator.stragglers import make_straggler_policy
 from openfl_aio.aggregator.suspended import SuspendedUploads
-from openfl_aio.aggregator.uploads import Upload, check_payloads, check_results, upload_limit
+from openfl_aio.aggregator.uploads import Turns, Upload, UploadCounts, upload_limit
 from openfl_aio.config import AggregatorConfig, Endpoint
 from openfl_aio.domain import (
     Assignment,
@@ -50,6 +52,7 @@ from openfl_aio.errors import (
     HeaderMismatchError,
     InvalidStateError,
     OpenFLAioError,
+    RemoteProtocolError,
     TensorNotFoundError,
 )
 from openfl_aio.storage.federations import FederationStore, MemoryFederation
@@ -68,6 +71,8 @@ from openfl_aio.wire.incremental import TaskResultsIndex
 __all__ = ["Aggregator", "Offload"]
 
 logger = logging.getLogger(__name__)
+
+MOST_IGNORED: Final = 10_000  # results of which it is remembered that they were logged
 
 
 class Aggregator:
@@ -102,6 +107,11 @@ class Aggregator:
         } | dict(functions or {})
         check_enough(self._functions, config.collaborators)
         self._states: States = {}
+        self._required = frozenset(initial_model)
+        self._turns = Turns()
+        self._counts = UploadCounts()
+        self._ignored: set[tuple[int, str, str, Verdict]] = set()
+        self._known_tasks = {task.name: task for task in config.tasks}
         self._codec = TensorCodec(config.pipeline)
         self._models = GlobalModels(
             initial_model,
@@ -225,6 +235,10 @@ class Aggregator:
             )
         return self._server.statistics()
 
+    def upload_counts(self) -> UploadCounts:
+        """Return what became of uploads so far, since this process has the federation."""
+        return replace(self._counts)
+
     @property
     def uuid(self) -> str:
         """The name by which collaborators address the aggregator."""
@@ -332,11 +346,17 @@ class Aggregator:
         """Begin to take in the results of one task; with a name it may be `suspended`. Raises `AuthorizationError`."""
         if collaborator not in self.collaborators:
             raise AuthorizationError(f"{collaborator!r} is no collaborator of this federation")
-        most, model = upload_limit(self._config.limits, self._models.nbytes), self._models.current
+        most = upload_limit(self._config.limits, self._models.nbytes)
 
-        def check(index: TaskResultsIndex, entry: Entry) -> None:
-            check_results(index, model)
-            check_payloads(entry, self._codec, most)
+        def check(index: TaskResultsIndex) -> Callable[[Entry], None]:
+            expected = Expected(
+                model=self._models.current,
+                required=self._required,
+                collaborators=self.collaborators,
+                tasks=self._known_tasks,
+                rules=self._config.uploads,
+            )
+            return partial(check_upload, index, expected=expected, codec=self._codec, max_bytes=most)
 
         return Upload(
             spool=self._journal.spool(durable=self._durable),
@@ -347,6 +367,10 @@ class Aggregator:
             judge=lambda index: self._judge(collaborator, index),
             check=check,
             accept=self._accept,
+            former=lambda index: self._former(collaborator, index),
+            turns=self._turns,
+            counts=self._counts,
+            ignored=partial(self._log_ignored, collaborator),
             start=self._tasks.start_soon,
             # what waits for its rest must not do so in memory
             resumable=upload_id is not None and self._folder is not None,
@@ -447,10 +471,24 @@ class Aggregator:
         self.check_header(index.header)
         if index.header.sender != collaborator:
             raise HeaderMismatchError(f"expected results of {collaborator!r}, got some of {index.header.sender!r}")
-        verdict = self._rounds.admit(collaborator, index.round_number, index.task_name)
-        if verdict is not Verdict.ACCEPTED:
-            logger.warning("results of %s for %s ignored: %s", collaborator, index.task_name, verdict.value)
+        try:
+            verdict = self._rounds.admit(collaborator, index.round_number, index.task_name)
+        except InvalidStateError as exc:
+            raise RemoteProtocolError(str(exc)) from None  # whatever state we are in, nobody may send that
         return verdict
+
+    def _former(self, collaborator: str, index: TaskResultsIndex) -> memoryview | None:
+        """Return the bytes of the result that counts, None while they are not at hand: the round is aggregated."""
+        entry = self._rounds.result(collaborator, index.task_name)
+        return entry.payload if entry is not None and len(entry.payload) == entry.record.total_bytes else None
+
+    def _log_ignored(self, collaborator: str, index: TaskResultsIndex, verdict: Verdict) -> None:
+        """Say once of each result that more of it came."""
+        self._ignored = {key for key in self._ignored if key[0] >= self.round_number - 1}
+        key = (index.round_number, index.task_name, collaborator, verdict)
+        if key not in self._ignored and len(self._ignored) < MOST_IGNORED:
+            self._ignored.add(key)
+            logger.warning("results of %s for %s ignored: %s", collaborator, index.task_name, verdict.value)
 
     async def _accept(self, entry: Entry) -> Verdict:
         record = entry.record
@@ -487,7 +525,7 @@ class Aggregator:
         try:
             await self._ledger.note_closed(closed)
             before = self._models.current
-            outcome = await self._offload(lambda: self._aggregate(closed, before))
+            outcome = await self._aggregated(closed, before)
             if self.phase is Phase.AGGREGATING:
                 await self._take(outcome, before)
         except OpenFLAioError as exc:
@@ -498,21 +536,31 @@ class Aggregator:
         finally:
             _close_all(closed)
 
+    async def _aggregated(self, closed: RoundClosed[Entry], model: Arrays) -> RoundOutcome:
+        """Return what a round gives; begins anew while the disk has no room for what must not lie in memory."""
+        outcomes: list[RoundOutcome] = []
+
+        async def aggregate() -> None:
+            outcomes.append(await self._offload(lambda: self._aggregate(closed, model)))
+
+        await self._saver.insist(aggregate)
+        return outcomes.pop()
+
     def _aggregate(self, closed: RoundClosed[Entry], model: Arrays) -> RoundOutcome:
-        try:
-            return aggregate_round(
-                closed.round_number,
-                closed.results,
-                model,
-                codec=self._codec,
-                function_of=self._function_of,
-                origin=self.uuid,
-                states=self._states,
-                history=self._models.history(),
-                put_away=None if self._folder is None else partial(put_away, folder=self._folder),
-            )
-        finally:
-            _close_all(closed)  # here, because giving the mapped memory back takes milliseconds a GiB
+        outcome = aggregate_round(
+            closed.round_number,
+            closed.results,
+            model,
+            codec=self._codec,
+            function_of=self._function_of,
+            origin=self.uuid,
+            states=self._states,
+            history=self._models.history(),
+            max_share=self._config.uploads.max_share,
+            put_away=None if self._folder is None else partial(put_away, folder=self._folder),
+        )
+        _close_all(closed)  # here, because giving the mapped memory back takes milliseconds a GiB
+        return outcome
 
     def _function_of(self, task_name: str) -> AggregationFunction:
         return self._functions[task_name]

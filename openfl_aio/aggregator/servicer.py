@@ -7,8 +7,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from openfl_aio.aggregator.closing import Arrays
-from openfl_aio.domain import Header
+from openfl_aio.domain import Header, Verdict
 from openfl_aio.errors import (
+    AlreadyExistsError,
     AuthenticationError,
     AuthorizationError,
     MalformedStreamError,
@@ -118,7 +119,10 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
     async def send_local_task_results(
         self, messages_: AsyncIterator[messages.DataStream]
     ) -> messages.aggregator.SendLocalTaskResultsResponse:
-        """Take in one upload, or the rest of one. A duplicate or a late one is answered like one that counts, as 1.6 does."""
+        """Take in one upload, or the rest of one. A duplicate or a late one is answered like one that counts, as 1.6 does.
+
+        Raises `AlreadyExistsError` where a peer of ours sends other results than those that count.
+        """
         continued = Continuation.from_metadata(current_metadata())
         checker = ChunkChecker(MAX_CHUNKS_BYTES, strict=True)
         head = bytearray()
@@ -148,7 +152,11 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
                     checker.finish()  # else all of it may have come before
                 if upload is None:
                     raise MalformedStreamError("the upload ended inside its header")
-                await upload.finish()
+                if await upload.finish() is Verdict.CONFLICT and continued is not None:
+                    # clients of 1.6, which give uploads no names, would send theirs again for ever
+                    raise AlreadyExistsError(
+                        f"other results of {header.sender!r} for this task came before, and count; these do not"
+                    )
             except OpenFLAioError:
                 raise
             except BaseException:

@@ -72,11 +72,11 @@ class Shelf:
         checkpoints: dict[int, Checkpoint | None] = {}
         for round_number, name, array in list(self._models.older()):
             if array.nbytes >= LEAST_BYTES and not is_put_away(array):
-                if round_number not in checkpoints and self._store is not None:
-                    checkpoints[round_number] = await self._store.look(round_number)
-                kept = checkpoints.get(round_number)
-                moved = None if kept is None else kept.arrays.get(("model", name))
                 try:
+                    if round_number not in checkpoints and self._store is not None:
+                        checkpoints[round_number] = await self._store.look(round_number)
+                    kept = checkpoints.get(round_number)
+                    moved = None if kept is None else kept.arrays.get(("model", name))
                     if moved is None:
                         moved = await self._offload(partial(put_away, array, self._folder))
                 except StorageError as exc:

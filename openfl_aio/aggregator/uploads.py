@@ -2,36 +2,33 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import anyio
 
-from openfl_aio.aggregator.closing import DELTA, METRIC, TRAINED, Arrays
 from openfl_aio.config import Limits
 from openfl_aio.domain import Verdict
 from openfl_aio.errors import (
     AlreadyExistsError,
-    CodecError,
     InvalidStateError,
     MessageTooLargeError,
-    ShapeMismatchError,
+    OpenFLAioError,
+    RemoteProtocolError,
     TensorError,
 )
 from openfl_aio.storage.journal import Entry, Spool, UploadRecord
-from openfl_aio.tensors.codec import COMPRESSED, LOSSY_COMPRESSED, TensorCodec
 from openfl_aio.wire.codec import Buffer
-from openfl_aio.wire.incremental import TaskResultsDecoder, TaskResultsIndex, TensorRecord
+from openfl_aio.wire.incremental import TaskResultsDecoder, TaskResultsIndex
 
-__all__ = ["Upload", "check_payloads", "check_results", "upload_limit"]
+__all__ = ["Turns", "Upload", "UploadCounts", "upload_limit"]
 
 T = TypeVar("T")
 
 MIB = 1024 * 1024
-_MOST_DIMENSIONS = 32  # that every numpy has
-_TAGS_OF_TRAINED: Final = frozenset({TRAINED, DELTA, COMPRESSED, LOSSY_COMPRESSED})
 
 
 def upload_limit(limits: Limits, model_bytes: int) -> int:
@@ -40,85 +37,6 @@ def upload_limit(limits: Limits, model_bytes: int) -> int:
     1.6 collaborators send their optimizer's state with the weights, which is twice the model more for Adam.
     """
     return limits.max_upload_bytes if limits.max_upload_bytes is not None else 4 * model_bytes + MIB
-
-
-def check_results(index: TaskResultsIndex, model: Arrays) -> None:
-    """Raise a `TensorError` unless every tensor of an upload can be aggregated into ``model``.
-
-    Exactly one coding tag each, a shape that fits its bytes and the model's tensor of that name, a base for every
-    delta, one number a metric, and a positive number of samples behind trained tensors. Tensors that the model does
-    not have are allowed: 1.6 collaborators send the state of their optimizer.
-    """
-    seen: set[tuple[str, tuple[str, ...]]] = set()
-    for record in index.tensors:
-        where = f"tensor {record.name!r} of task {index.task_name!r}"
-        key = (record.name, tuple(sorted(record.tags)))
-        if key in seen:
-            raise TensorError(f"{where} came twice with the tags {list(record.tags)!r}; send each tensor once")
-        seen.add(key)
-        shape = _check_coding(record, where)
-        if METRIC in record.tags:
-            if shape is not None and math.prod(shape) != 1:
-                raise ShapeMismatchError(f"{where} is a metric: expected one number, got the shape {shape!r}")
-        elif TRAINED in record.tags:
-            _check_trained(record, shape, model, where)
-            _check_samples(index)
-
-
-def check_payloads(entry: Entry, codec: TensorCodec, max_bytes: int) -> None:
-    """Raise `CodecError` unless every compressed tensor of an upload decodes: a round must not close over one that does not.
-
-    A few bytes may stand for many elements: raises `MessageTooLargeError` before all together take ``max_bytes``.
-    """
-    decoded = 0
-    for record in entry.record.tensors:
-        shape = record.metadata[0].int_list
-        if codec.checks_by_size(record.tags) and len(record.metadata) == 1 and len(shape) <= _MOST_DIMENSIONS:
-            continue  # `check_results` did
-        decoded += 4 * max(0, math.prod(shape))
-        if decoded > max_bytes:
-            raise MessageTooLargeError(
-                f"the upload has more than {max_bytes} bytes when it is decoded, which is all that this model can need; "
-                "raise limits.max_upload_bytes if it is meant"
-            )
-        codec.decode(entry.tensor(record))
-
-
-def _check_coding(record: TensorRecord, where: str) -> tuple[int, ...] | None:
-    """Return the shape that the metadata tells, None where it tells none."""
-    if sum(tag in record.tags for tag in (COMPRESSED, LOSSY_COMPRESSED)) != 1:
-        raise CodecError(
-            f"{where} must carry one of the tags {COMPRESSED!r} and {LOSSY_COMPRESSED!r}, got {list(record.tags)!r}"
-        )
-    if not record.metadata:
-        raise CodecError(f"{where} has no transformer metadata: expected its shape")
-    shape = record.metadata[0].int_list
-    if COMPRESSED in record.tags and record.nbytes != 4 * math.prod(shape):
-        raise CodecError(f"{where} has {record.nbytes} bytes: expected float32 values of the shape {shape!r}")
-    return shape
-
-
-def _check_trained(record: TensorRecord, shape: tuple[int, ...] | None, model: Arrays, where: str) -> None:
-    base = model.get(record.name)
-    if base is not None and (record.report or not {*record.tags} <= _TAGS_OF_TRAINED):
-        # it would be aggregated by itself, and one collaborator's values be the whole model's
-        raise TensorError(
-            f"{where} is the model's: expected no report and no tag but {TRAINED!r}, "
-            f"got report={record.report} and {list(record.tags)!r}"
-        )
-    if base is None and DELTA in record.tags:
-        raise TensorError(f"{where} is a delta, but the model has no such tensor to add it to")
-    if base is not None and shape != base.shape:
-        raise ShapeMismatchError(f"{where} has the shape {shape!r}: expected {base.shape!r} as in the model")
-
-
-def _check_samples(index: TaskResultsIndex) -> None:
-    # a 1.6 collaborator knows the size only of tasks with these words in their name, and sends -1 for others
-    unknown = index.data_size == -1 and "train" not in index.task_name and "valid" not in index.task_name
-    if index.data_size < 1 and not unknown:
-        raise TensorError(
-            f"task {index.task_name!r} sent trained tensors of {index.data_size} samples: expected at least 1"
-        )
 
 
 class _Apart(Generic[T]):
@@ -162,14 +80,62 @@ class _Apart(Generic[T]):
         return self._results[0]
 
 
+@dataclass(slots=True)
+class UploadCounts:
+    """What became of the uploads of a federation since this process has it.
+
+    ``duplicates`` had the same bytes as what was there, ``conflicting`` others; ``late`` were of another round, of a
+    straggler, or after the end. ``refused`` broke a rule.
+    """
+
+    accepted: int = 0
+    duplicates: int = 0
+    conflicting: int = 0
+    late: int = 0
+    refused: int = 0
+
+    def count(self, verdict: Verdict) -> None:
+        """Count an upload that was answered."""
+        if verdict is Verdict.ACCEPTED:
+            self.accepted += 1
+        elif verdict is Verdict.DUPLICATE:
+            self.duplicates += 1
+        elif verdict is Verdict.CONFLICT:
+            self.conflicting += 1
+        else:
+            self.late += 1
+
+
+class Turns:
+    """Lets one upload of a result be taken in at a time, so that the others are compared with the one that counts."""
+
+    def __init__(self) -> None:
+        self._locks: dict[object, tuple[anyio.Lock, list[None]]] = {}
+
+    @asynccontextmanager
+    async def of(self, result: object) -> AsyncIterator[None]:
+        """Wait until nobody else is inside for ``result``."""
+        lock, inside = self._locks.setdefault(result, (anyio.Lock(), []))
+        inside.append(None)
+        try:
+            async with lock:
+                yield
+        finally:
+            inside.pop()
+            if not inside:
+                del self._locks[result]
+
+
 class Upload:
     """Takes the serialized TaskResults of one collaborator in pieces of any size.
 
     ``judge`` looks at what an upload is before it is kept: it raises to refuse, or says what would become of it.
-    ``check`` then looks at every tensor, away from the event loop, and raises to refuse. ``accept`` gets the kept
-    entry. Any end but an accepted `finish` leaves nothing behind. ``start`` runs a coroutine function in a task that
-    outlives the caller. One that is ``resumable`` may be fed by one caller after another, with a `pause` between;
-    ``kept`` is called once nothing more need be sent.
+    What ``check`` returns then looks at every tensor, away from the event loop, and raises to refuse. ``accept`` gets
+    the kept entry; ``former`` returns the payload of one that was there before, with which others are compared.
+    Uploads of one result take ``turns``; ``ignored`` is told which did not count. Any end but an accepted `finish`
+    leaves nothing behind. ``start`` runs a coroutine function in a task that outlives the caller. One that is
+    ``resumable`` may be fed by one caller after another, with a `pause` between; ``kept`` is called once nothing more
+    need be sent.
     """
 
     def __init__(
@@ -181,8 +147,12 @@ class Upload:
         limits: Limits,
         max_bytes: int,
         judge: Callable[[TaskResultsIndex], Verdict],
-        check: Callable[[TaskResultsIndex, Entry], None],
+        check: Callable[[TaskResultsIndex], Callable[[Entry], None]],
         accept: Callable[[Entry], Awaitable[Verdict]],
+        former: Callable[[TaskResultsIndex], memoryview | None],
+        turns: Turns,
+        counts: UploadCounts,
+        ignored: Callable[[TaskResultsIndex, Verdict], object],
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
         resumable: bool = False,
         kept: Callable[[], object] = lambda: None,
@@ -194,6 +164,10 @@ class Upload:
         self._judge = judge
         self._check = check
         self._accept = accept
+        self._former = former
+        self._turns = turns
+        self._counts = counts
+        self._ignored = ignored
         self._start = start
         self._resumable = resumable
         self._kept = kept
@@ -245,21 +219,25 @@ class Upload:
     async def finish(self) -> Verdict:
         """Check the whole, keep it and count it. Only `Verdict.ACCEPTED` changed anything.
 
+        What is there already is compared byte by byte while its round collects; while that is aggregated, and
+        afterwards, it cannot be told from other content.
+
         Raises `EmptyStreamError`, `MalformedMessageError`, `TensorError`, `HeaderMismatchError`, `InvalidStateError`,
         `StorageFullError`.
         """
         self._check_open()
         try:
             index = self._decoder.finish()
-            index.check_names()
             verdict = self._judge(index)
-        except BaseException:
+        except BaseException as exc:
             await self.abort()
+            if isinstance(exc, OpenFLAioError):
+                self._counts.refused += 1
             raise
-        if verdict is not Verdict.ACCEPTED:
+        if verdict not in (Verdict.ACCEPTED, Verdict.DUPLICATE):
             await self.abort()
             self._kept()
-            return verdict
+            return self._told(index, verdict)
         self._open = False
         # a caller who hangs up now must not leave an upload that is kept and not counted
         keeping = _Apart(partial(self._keep, index))
@@ -267,15 +245,35 @@ class Upload:
         return await keeping.result()
 
     async def _keep(self, index: TaskResultsIndex) -> Verdict:
+        result = (self._collaborator, index.round_number, index.task_name)
         try:
-            entry = await self._spool.commit(self._record(index), inspect=partial(self._check, index))
-            verdict = await self._accept(entry)
+            async with self._turns.of(result):
+                verdict = self._judge(index)  # again: another one may have had its turn
+                if verdict is Verdict.ACCEPTED:
+                    entry = await self._spool.commit(self._record(index), inspect=self._check(index))
+                    verdict = await self._accept(entry)
+                elif verdict is Verdict.DUPLICATE and not await self._is_former(index):
+                    verdict = Verdict.CONFLICT
         except AlreadyExistsError:
-            verdict = Verdict.DUPLICATE  # another upload of the same results was faster
+            verdict = Verdict.DUPLICATE  # the journal has one that does not count
+        except (RemoteProtocolError, TensorError):
+            self._counts.refused += 1
+            raise
         finally:
             await self._spool.abort()  # does nothing after a commit
-        self._kept()
+        if verdict is not Verdict.CONFLICT:
+            self._kept()
+        return self._told(index, verdict)
+
+    def _told(self, index: TaskResultsIndex, verdict: Verdict) -> Verdict:
+        self._counts.count(verdict)
+        if verdict is not Verdict.ACCEPTED:
+            self._ignored(index, verdict)
         return verdict
+
+    async def _is_former(self, index: TaskResultsIndex) -> bool:
+        former = self._former(index)
+        return former is None or await self._spool.same_as(former)
 
     async def abort(self) -> None:
         """Forget what came; nothing happens after an end."""

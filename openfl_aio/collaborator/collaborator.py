@@ -15,7 +15,7 @@ from openfl_aio.aggregator.api import AggregatorAPI
 from openfl_aio.collaborator.resolver import Download, Encoding, Resolver
 from openfl_aio.collaborator.task_runner import AsyncTaskRunner, TaskContext, TaskOutput, check_output
 from openfl_aio.domain import CollaboratorProgress, Task, TaskKind
-from openfl_aio.errors import TaskError
+from openfl_aio.errors import AlreadyExistsError, TaskError
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.tensors.delta import apply_delta, delta
 from openfl_aio.tensors.key import TensorKey
@@ -151,13 +151,17 @@ class Collaborator:
                 self._state = tuple(sorted(output.state))
         # asked again although it is done: the results were lost on their way, and are sent as they were
         results = _Results(done, self._store, self._codec)
-        await self._aggregator.send_local_task_results(
-            round_number=self._round,
-            task_name=task.name,
-            data_size=done.samples,
-            # compressing may take seconds, and what comes out is small
-            tensors=await self._offload(lambda: tuple(results)) if self._compressing else results,
-        )
+        try:
+            await self._aggregator.send_local_task_results(
+                round_number=self._round,
+                task_name=task.name,
+                data_size=done.samples,
+                # compressing may take seconds, and what comes out is small
+                tensors=await self._offload(lambda: tuple(results)) if self._compressing else results,
+            )
+        except AlreadyExistsError as exc:
+            # sent by an earlier process of this name, whose reply was lost: the task is done all the same
+            logger.warning("collaborator %s: results of task %s do not count: %s", self._name, task.name, exc)
 
     async def _gather(self, keys: Mapping[str, TensorKey]) -> dict[str, np.ndarray]:
         """Return the tensors ``keys``, in their order: those that are here, and the others from the aggregator."""

@@ -43,7 +43,8 @@ class AggregatorGRPCServer:
     """Serves ``aggregator``, ours, on a port of its own; that has none then (``AggregatorConfig.listen`` unset).
 
     ``await server.serve()`` as in OpenFL, or ``async with server`` to serve beside other work. What a subclass
-    overrides is what the network calls. The three RPCs that OpenFL left out are answered too.
+    overrides is what the network calls. ``deny_list`` and ``crl``, files of certificates to deny, are keyword arguments
+    of ours, with which ``network`` sections of plans may come. The three RPCs that OpenFL left out are answered too.
     """
 
     def __init__(
@@ -67,6 +68,8 @@ class AggregatorGRPCServer:
         self.root_certificate = root_certificate
         self.certificate = certificate
         self.private_key = private_key
+        self.deny_list: File = kwargs.get("deny_list")
+        self.crl: File = kwargs.get("crl")
         self.server: Server | None = None
         self.server_credentials: TLSConfig | None = None
         self._stack: AsyncExitStack | None = None
@@ -156,6 +159,8 @@ class AggregatorGRPCServer:
                 self.certificate,
                 self.private_key,
                 require_client_certificate=not self.disable_client_auth,
+                deny_list=self.deny_list,
+                crl=self.crl,
             )
             config = self.aggregator.config
             self.server = Server(

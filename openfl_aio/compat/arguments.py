@@ -13,8 +13,10 @@ __all__ = ["NETWORK_SETTINGS", "File", "endpoint_of", "only", "server_host", "tl
 
 File: TypeAlias = str | Path | None
 
-NETWORK_SETTINGS: Final = frozenset({"agg_addr", "cert_folder", "client_reconnect_interval", "hash_salt"})
-"""The settings of a plan's section ``network`` that OpenFL hands on to the constructors, which have no use for all."""
+NETWORK_SETTINGS: Final = frozenset(
+    {"agg_addr", "cert_folder", "client_reconnect_interval", "crl", "deny_list", "hash_salt"}
+)
+"""The settings of a plan's section ``network`` that are handed on to the constructors, which have no use for all."""
 
 EVERYWHERE: Final = "[::]"
 
@@ -29,7 +31,14 @@ def only(what: str, given: Mapping[str, Any], known: Iterable[str]) -> None:
 
 
 def tls_of(
-    tls: bool, root_certificate: File, certificate: File, private_key: File, *, require_client_certificate: bool = True
+    tls: bool,
+    root_certificate: File,
+    certificate: File,
+    private_key: File,
+    *,
+    require_client_certificate: bool = True,
+    deny_list: File = None,
+    crl: File = None,
 ) -> TLSConfig | None:
     """Return the files of one side, None for plaintext. Raises `ConfigurationError` for TLS without all three."""
     if not tls:
@@ -44,6 +53,8 @@ def tls_of(
         certificate=Path(certificate),
         private_key=Path(private_key),
         require_client_certificate=require_client_certificate,
+        deny_list=Path(deny_list) if deny_list else None,
+        crl=Path(crl) if crl else None,
     )
 
 

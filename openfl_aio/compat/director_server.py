@@ -30,7 +30,9 @@ T = TypeVar("T")
 
 HEALTH_CHECK_PERIOD: Final = 60  # seconds, of OpenFL's director where none is given
 DIRECTOR_ARGUMENTS: Final = frozenset({"install_requirements", "sample_shape", "target_shape"})
-OWN_ARGUMENTS: Final = frozenset({"allow_plaintext_anywhere", "workspace"})  # fields of DirectorConfig
+OWN_ARGUMENTS: Final = frozenset(
+    {"allow_plaintext_anywhere", "crl", "deny_list", "workspace"}
+)  # fields of our configuration
 END: Final = object()
 
 
@@ -39,8 +41,9 @@ class DirectorGRPCServer:
 
     ``await server.start()`` serves until it is cancelled, ``async with server`` beside other work. What a subclass
     overrides is what the network calls. Keyword arguments are those of OpenFL's ``Director``, and of our
-    `DirectorConfig` ``workspace`` and ``allow_plaintext_anywhere``. ``review_plan_callback`` is called in a thread with
-    the plan's name and the path of a copy, or awaited with a `Plan` if it is a coroutine function.
+    `DirectorConfig` ``workspace`` and ``allow_plaintext_anywhere``, of our `TLSConfig` ``deny_list`` and ``crl``.
+    ``review_plan_callback`` is called in a thread with the plan's name and the path of a copy, or awaited with a `Plan`
+    if it is a coroutine function.
     ``envoy_health_check_period=0`` is 60 seconds.
     """
 
@@ -61,7 +64,8 @@ class DirectorGRPCServer:
         only(type(self).__name__, kwargs, DIRECTOR_ARGUMENTS | OWN_ARGUMENTS)
         anywhere = bool(kwargs.pop("allow_plaintext_anywhere", False))
         host = server_host(listen_host, tls=tls, allow_plaintext_anywhere=anywhere)
-        credentials = tls_of(tls, root_certificate, certificate, private_key)
+        deny_list, crl = kwargs.pop("deny_list", None), kwargs.pop("crl", None)
+        credentials = tls_of(tls, root_certificate, certificate, private_key, deny_list=deny_list, crl=crl)
         self.listen_uri = f"{host}:{listen_port}"
         self.tls = tls
         self.root_certificate = None if credentials is None else credentials.ca

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING, TypeAlias
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
+import numpy as np
 
 from openfl_aio.aggregator.service import Aggregator
-from openfl_aio.config import AssignerConfig, DirectorConfig, Endpoint
+from openfl_aio.config import AggregatorConfig, AssignerConfig, DirectorConfig, Endpoint
 from openfl_aio.director.experiments import Experiment, ExperimentEvent
 from openfl_aio.director.foreign import PickledFunctions, Table, run_assigner
-from openfl_aio.domain import Task
+from openfl_aio.domain import ExperimentStatus, Task, TaskKind
 from openfl_aio.errors import (
     ArchiveError,
     ConfigurationError,
@@ -40,7 +42,7 @@ from openfl_aio.plan.plan import Plan
 if TYPE_CHECKING:
     from openfl_aio.storage.archives import Archive, Archives
 
-__all__ = ["PLAN_MEMBER", "Assigned", "Execution", "Review", "assigned_tasks", "serve_plan"]
+__all__ = ["PLAN_MEMBER", "Assigned", "Execution", "Review", "assigned_tasks", "serve_plan", "served_plan", "stand_in"]
 
 PLAN_MEMBER = "plan/plan.yaml"
 
@@ -85,6 +87,29 @@ async def serve_plan(
     return plan, archive
 
 
+async def served_plan(archives: Archives, archive: Archive) -> Plan:
+    """Return the plan that `serve_plan` put into ``archive`` before a restart. Raises like that."""
+    data = await archives.read_member(archive, PLAN_MEMBER)
+    plan, _ = await anyio.to_thread.run_sync(_read, bytes(data).decode())
+    return plan
+
+
+def stand_in(experiment: Experiment) -> Aggregator:
+    """Return an aggregator that knows only that the experiment's federation is over, and tells everybody to quit.
+
+    A collaborator of OpenFL 1.6 that finds nobody asks for ever, without a pause.
+    """
+    uuid = experiment.federation_uuid
+    config = AggregatorConfig(
+        uuid=f"aggregator_{uuid}",
+        federation_uuid=uuid,
+        collaborators=experiment.collaborators,
+        rounds=1,
+        durability="memory",
+    )
+    return Aggregator(config, initial_model={"none": np.zeros(1, np.float32)}, initial_round=1)
+
+
 @dataclass(frozen=True)
 class Assigned:
     """What a frontend put into an archive beside its plan: tasks, who does them when, and how they are aggregated.
@@ -97,13 +122,27 @@ class Assigned:
     aggregation: dict[str, str]
     pickled: tuple[Task, ...] = ()
 
+    def dump(self) -> str:
+        """Return as JSON what a user's own assigner said: it may say something else when it is asked again."""
+        if self.assigner.kind != "table":
+            return ""
+        tasks = [[task.name, task.function_name, task.kind.value, task.apply_local] for task in self.tasks]
+        return json.dumps({"tasks": tasks, "table": self.assigner.table})
+
 
 async def assigned_tasks(
-    archives: Archives, archive: Archive, plan: Plan, *, collaborators: Sequence[str], config: DirectorConfig
+    archives: Archives,
+    archive: Archive,
+    plan: Plan,
+    *,
+    collaborators: Sequence[str],
+    config: DirectorConfig,
+    known: str = "",
 ) -> Assigned | None:
     """Return what OpenFL's frontend put into ``archive`` beside its plan; None if the tasks stand in the plan.
 
     An assigner of the user's own is run in a child process if ``config`` allows that, and so may aggregation functions be.
+    ``known`` is what `Assigned.dump` returned before a restart.
     Raises `NotFoundError` if there is no assigner, `ArchiveError` for what cannot be read, or not be run.
     """
     if plan.interactive is None or plan.tasks:
@@ -116,6 +155,11 @@ async def assigned_tasks(
     except ForeignCodeError:
         if not config.allow_pickled_code:
             raise
+        if known:
+            said = json.loads(known)
+            tasks = tuple(Task(name, function, TaskKind(kind), local) for name, function, kind, local in said["tasks"])
+            chosen = AssignerConfig(kind="table", table=said["table"])
+            return Assigned(tasks, chosen, functions.of(tasks), functions.foreign_tasks(tasks))
         logger.warning("running an assigner of a user's own in a child process, as allow_pickled_code says")
         tasks, table = await run_assigner(
             archive.path, collaborators, plan.rounds, limits=config.limits, process_limits=config.process_limits
@@ -147,7 +191,8 @@ def _read(text: str) -> tuple[Plan, str]:
 class Execution:
     """Runs one experiment. The aggregator stays mounted after the end, so that late collaborators are told to quit.
 
-    ``apply`` hands an event and its reason to the owner, which decides whether it changes the experiment;
+    ``apply`` hands an event and its reason to the owner, which decides whether it changes the experiment; ``ended`` is
+    called before the last of them, and ``told`` once every collaborator knows.
     ``linger`` is for how many seconds after `dismiss` collaborators may still come for their quit.
     """
 
@@ -156,11 +201,15 @@ class Execution:
         experiment: Experiment,
         *,
         apply: Callable[[ExperimentEvent, str], Awaitable[object]],
+        ended: Callable[[Aggregator], Awaitable[object]],
+        told: Callable[[], Awaitable[object]],
         linger: float,
     ) -> None:
         self.experiment = experiment
         self.aggregator: Aggregator | None = None
         self._apply = apply
+        self._ended = ended
+        self._told = told
         self._linger = linger
         self._scope = anyio.CancelScope()
         self._dismissed = anyio.Event()
@@ -206,19 +255,29 @@ class Execution:
 
     async def _serve(self, aggregator: Aggregator) -> None:
         self.aggregator = aggregator
-        await self._apply(ExperimentEvent.START, "")
+        if self.experiment.status is ExperimentStatus.PENDING:  # else it goes on after a restart
+            await self._apply(ExperimentEvent.START, "")
         if self.experiment.status.ended:  # cancelled while it was being prepared
             aggregator.stop(f"the experiment is {self.experiment.status.value}")
         try:
             await aggregator.wait_complete()
         except ExperimentFailedError as exc:
+            await self._ended(aggregator)
             await self._apply(ExperimentEvent.FAIL, str(exc))
         else:
+            await self._ended(aggregator)
             await self._apply(ExperimentEvent.FINISH, "")
         finally:
             if self._code is not None:
                 self._code.kill()  # nobody waits for what it may still compute
-        await self._dismissed.wait()
+        async with anyio.create_task_group() as group:
+            group.start_soon(self._tell, aggregator)
+            await self._dismissed.wait()
+            group.cancel_scope.cancel()
         # a collaborator of OpenFL 1.6 that finds nobody asks for ever, without a pause
         with anyio.move_on_after(self._linger):
             await aggregator.wait_quits_sent()
+
+    async def _tell(self, aggregator: Aggregator) -> None:
+        await aggregator.wait_quits_sent()
+        await self._told()

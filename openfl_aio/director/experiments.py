@@ -56,6 +56,8 @@ class Experiment:
     federation_uuid: str = ""
     created: float = 0.0
     error: str = ""
+    assigned: str = ""  # what a user's own assigner said, for a restart
+    told: bool = False  # every collaborator knows that it has ended
     done: set[str] = field(default_factory=set)
 
 
@@ -106,6 +108,10 @@ class Experiments:
     def restore(self, experiment: Experiment) -> None:
         """Add an experiment as it was before a restart, in whatever state."""
         self._experiments[experiment.name] = experiment
+
+    def all(self) -> tuple[Experiment, ...]:
+        """Return every experiment, oldest first."""
+        return tuple(self._experiments.values())
 
     def get(self, name: str) -> Experiment:
         """Return the experiment whoever owns it; `ExperimentNotFoundError` if there is none."""

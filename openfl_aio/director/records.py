@@ -10,11 +10,12 @@ import anyio
 import anyio.to_thread
 
 from openfl_aio.director.experiments import Experiment
-from openfl_aio.domain import ModelKind
+from openfl_aio.domain import Metric, ModelKind
+from openfl_aio.errors import NotFoundError
 from openfl_aio.storage.registry import ExperimentRecord
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
 
@@ -50,6 +51,8 @@ class Records:
                     federation_uuid=record.federation_uuid,
                     created=record.created,
                     error=record.error,
+                    assigned=record.assigned,
+                    told=record.told,
                 )
             )
         for archive_id in orphans:
@@ -69,8 +72,36 @@ class Records:
                     federation_uuid=experiment.federation_uuid,
                     created=experiment.created,
                     error=experiment.error,
+                    assigned=experiment.assigned,
+                    told=experiment.told,
                 )
             )
+
+    async def save_initial(self, experiment: Experiment, model: Mapping[str, np.ndarray]) -> None:
+        """Keep the model that an experiment begins with. Raises `StorageFullError`."""
+        path = self._initial_path(experiment)
+        if path is not None:
+            await self._storage.models.save(path, model, round_number=0)
+
+    async def initial(self, experiment: Experiment) -> dict[str, np.ndarray]:
+        """Return the model that an experiment begins with. Raises `NotFoundError`, `CorruptFileError`."""
+        path = self._initial_path(experiment)
+        if path is None or not await anyio.Path(path).exists():
+            raise NotFoundError(f"the initial model of experiment {experiment.name!r} is gone; submit it again")
+        return dict((await self._storage.models.load(path)).tensors)
+
+    async def save_metrics(self, experiment: Experiment, metrics: Sequence[Metric]) -> None:
+        """Keep all the metrics of an experiment that has ended; those that are kept already are not added again."""
+        kept = await self._storage.registry.metrics(experiment.name)
+        await self._storage.registry.append_metrics(experiment.name, metrics[len(kept) :])
+
+    async def metrics(self, experiment: Experiment) -> list[Metric]:
+        """Return the metrics of an experiment that has ended."""
+        return await self._storage.registry.metrics(experiment.name)
+
+    def _initial_path(self, experiment: Experiment) -> Path | None:
+        path = self.model_path(experiment, ModelKind.LAST)
+        return None if path is None else path.with_name("initial.pbuf")
 
     async def forget(self, experiment: Experiment) -> None:
         """Remove the row, then the files."""

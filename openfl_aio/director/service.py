@@ -23,7 +23,7 @@ from openfl_aio.aggregator.encoded import ModelEncoder
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.config import DirectorConfig, Endpoint
-from openfl_aio.director.execution import Execution, Review, assigned_tasks, serve_plan
+from openfl_aio.director.execution import Execution, Review, assigned_tasks, serve_plan, served_plan, stand_in
 from openfl_aio.director.experiments import Experiment, ExperimentEvent, Experiments
 from openfl_aio.director.foreign import PickledFunctions
 from openfl_aio.director.records import Records
@@ -40,7 +40,7 @@ from openfl_aio.domain import (
     ModelKind,
     ShardInfo,
 )
-from openfl_aio.errors import ConfigurationError, ExperimentNotFoundError
+from openfl_aio.errors import ConfigurationError, ExperimentNotFoundError, NotFoundError, NotReadyError
 from openfl_aio.storage.journal import ALL_ROUNDS
 from openfl_aio.storage.storage import Storage
 from openfl_aio.transport.identity import Caller, check_speaks_for
@@ -63,7 +63,8 @@ class Director:
     """A director in this event loop: ``async with Director(config) as director``.
 
     ``review`` is asked for every plan before it runs; False turns the experiment down. No signal handler is set and
-    no folder entered; several directors may share a loop. Leaving the context stops every experiment. What ``front``
+    no folder entered; several directors may share a loop. Leaving the context stops every experiment; with a workspace
+    the next director goes on with them where they were, as it does when this one was killed. What ``front``
     makes of the director's own service, if it is set before entering, is served instead of that.
     """
 
@@ -81,6 +82,7 @@ class Director:
         self._waiters: Waiters[tuple[str, str]] = Waiters()
         self._executions: dict[str, Execution] = {}  # by experiment name
         self._mounted: dict[str, Execution] = {}  # by federation uuid; outlives the experiment's entry a little
+        self._goodbyes: dict[str, Aggregator] = {}  # of experiments that ended under an earlier director
         self._archives: dict[str, Archive] = {}
         self._stack: AsyncExitStack | None = None
 
@@ -118,9 +120,9 @@ class Director:
         self._records = Records(self._storage, config.workspace)
         for experiment in await self._records.experiments():
             self._experiments.restore(experiment)
-            if not experiment.status.ended:
-                await self._apply(experiment, ExperimentEvent.FAIL, "the director was restarted; submit it again")
-                await self._storage.journal.drop(experiment.federation_uuid, ALL_ROUNDS)
+            await self._reopen(experiment)
+        for shard in await self._storage.registry.shards():
+            self._shards.restore(shard, anyio.current_time())
         self._tasks = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(self._tasks.cancel_scope.cancel)
         own = DirectorServicer(self, limits=config.limits)
@@ -136,6 +138,41 @@ class Director:
                 roles=Roles(envoys=config.envoys, users=config.users, operators=config.operators),
             )
         )
+        for execution in list(self._executions.values()):
+            self._tasks.start_soon(self._run, execution, [])
+        for experiment in self._experiments.all():
+            if experiment.status.ended and experiment.federation_uuid and not experiment.told:
+                self._tasks.start_soon(self._say_goodbye, experiment)
+
+    async def _reopen(self, experiment: Experiment) -> None:
+        """Make ready to go on with an experiment of an earlier director."""
+        try:
+            self._archives[experiment.name] = await self._storage.archives.get(experiment.archive_id)
+        except NotFoundError:
+            await self._apply(experiment, ExperimentEvent.FAIL, "its archive is gone; submit it again")
+            return
+        if not experiment.status.ended:
+            logger.warning("experiment %r goes on: it was %s", experiment.name, experiment.status.value)
+            execution = self._executions[experiment.name] = self._execution(experiment)
+            if experiment.federation_uuid:
+                self._mounted[experiment.federation_uuid] = execution
+
+    def _execution(self, experiment: Experiment) -> Execution:
+        return Execution(
+            experiment,
+            apply=partial(self._apply, experiment),
+            ended=partial(self._keep_metrics, experiment),
+            told=partial(self._all_told, experiment),
+            linger=self.config.timeouts.long_poll,
+        )
+
+    async def _say_goodbye(self, experiment: Experiment) -> None:
+        """Tell those to quit who had not heard of the end when an earlier director ended."""
+        async with stand_in(experiment) as aggregator:
+            self._goodbyes[experiment.federation_uuid] = aggregator
+            await aggregator.wait_quits_sent()
+            await self._all_told(experiment)
+            await anyio.sleep_forever()  # an answer may have been lost
 
     @property
     def endpoint(self) -> Endpoint:
@@ -165,8 +202,12 @@ class Director:
         The calls of the aggregator's service that carry no header give the experiment's name instead.
         """
         execution = self._mounted.get(federation_uuid) or self._executions.get(federation_uuid)
-        if execution is None or execution.aggregator is None:
+        if execution is None:
+            if federation_uuid in self._goodbyes:
+                return self._goodbyes[federation_uuid]
             raise ExperimentNotFoundError(f"no experiment serves the federation {federation_uuid!r}")
+        if execution.aggregator is None:
+            raise NotReadyError(f"the federation {federation_uuid!r} is being loaded; come again")
         return execution.aggregator
 
     # --- envoys ---------------------------------------------------------------------------------------------------
@@ -282,11 +323,13 @@ class Director:
 
         An ended experiment of the submitter with the same name is removed with its models.
         ``archive`` must have been kept, and belongs to the director from here on. Raises `ConfigurationError` for
-        names or an empty model, `AlreadyExistsError` for a taken name; the archive is removed then.
+        names or an empty model, `AlreadyExistsError` for a taken name, `ArchiveError` for an archive that must not be
+        unpacked; it is removed then.
         """
         try:
             if not model:
                 raise ConfigurationError(f"experiment {name!r} has an initial model without tensors; send at least one")
+            await self._storage.archives.check(archive)
             self.check_submission(caller, name, collaborators)
             await self.remove_experiment_data(caller, name)
             experiment = self._experiments.submit(
@@ -297,10 +340,16 @@ class Director:
                 await self._storage.archives.remove(archive.id)
             raise
         self._archives[name] = archive
-        execution = Execution(experiment, apply=partial(self._apply, experiment), linger=self.config.timeouts.long_poll)
-        self._executions[name] = execution
-        self._tasks.start_soon(self._run, execution, [model])
-        await self._records.save(experiment)
+        try:
+            await self._records.save_initial(experiment, model)
+            await self._records.save(experiment)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self.remove_experiment_data(caller, name)
+            raise
+        if self._experiments.holds(experiment):  # kept: now it may begin
+            execution = self._executions[name] = self._execution(experiment)
+            self._tasks.start_soon(self._run, execution, [model])
         return True
 
     async def get_experiment_status(self, caller: Caller, name: str) -> ExperimentStatus | None:
@@ -380,6 +429,9 @@ class Director:
                 lambda: True if experiment.status.ended or not self._experiments.holds(experiment) else None,
                 timeout=None,
             )
+        elif experiment.status.ended:
+            for metric in await self._records.metrics(experiment):
+                yield metric
 
     async def remove_experiment_data(self, caller: Caller, name: str) -> bool:
         """Stop and forget an experiment if it is the caller's. Always True, so that nothing is told of others'."""
@@ -419,6 +471,7 @@ class Director:
                 if experiment.status.ended or not self._experiments.holds(experiment):
                     # uploads of a round that never closed; no other federation has this uuid
                     await self._storage.journal.drop(experiment.federation_uuid, ALL_ROUNDS)
+                    await self._storage.federation(experiment.federation_uuid).forget()
                 if not self._experiments.holds(experiment):
                     # what was being written while the experiment was removed is there again
                     await self._records.remove_files(experiment)
@@ -426,14 +479,23 @@ class Director:
     async def _prepare(self, execution: Execution, initial: list[Mapping[str, np.ndarray]]) -> Aggregator | None:
         """Make the aggregator. ``initial`` is emptied: nobody else may hold the initial model all through the rounds."""
         experiment = execution.experiment
-        plan, archive = await serve_plan(
-            self._storage.archives, self._archives[experiment.name], endpoint=self.endpoint, config=self.config
-        )
-        self._archives[experiment.name] = archive
-        if self._review is not None and not await self._review(plan):
-            return None
+        archive = self._archives[experiment.name]
+        if experiment.federation_uuid:  # an earlier director got so far: envoys may have the plan already
+            plan = await served_plan(self._storage.archives, archive)
+        else:
+            plan, archive = await serve_plan(
+                self._storage.archives, archive, endpoint=self.endpoint, config=self.config
+            )
+            self._archives[experiment.name] = archive
+            if self._review is not None and not await self._review(plan):
+                return None
         assigned = await assigned_tasks(
-            self._storage.archives, archive, plan, collaborators=experiment.collaborators, config=self.config
+            self._storage.archives,
+            archive,
+            plan,
+            collaborators=experiment.collaborators,
+            config=self.config,
+            known=experiment.assigned,
         )
         config = plan.aggregator_config(
             collaborators=experiment.collaborators,
@@ -455,10 +517,24 @@ class Director:
             pickled = PickledFunctions(archive.path, assigned.pickled, limits=limits, process_limits=process_limits)
             await execution.open(pickled)
         functions = None if pickled is None else pickled.functions
-        aggregator = Aggregator(config, initial_model=initial.pop(), storage=self._storage, functions=functions)
-        experiment.federation_uuid = config.federation_uuid
+        if not experiment.federation_uuid:
+            # kept before any envoy has the plan: after a restart it finds the same federation
+            experiment.federation_uuid = config.federation_uuid
+            experiment.assigned = "" if assigned is None else assigned.dump()
+            await self._records.save(experiment)
         self._mounted[config.federation_uuid] = execution
-        return aggregator
+        if not initial:
+            initial.append(await self._records.initial(experiment))
+        return Aggregator(config, initial_model=initial.pop(), storage=self._storage, functions=functions)
+
+    async def _keep_metrics(self, experiment: Experiment, aggregator: Aggregator) -> None:
+        if self._experiments.holds(experiment):
+            await self._records.save_metrics(experiment, [metric async for metric in aggregator.metrics()])
+
+    async def _all_told(self, experiment: Experiment) -> None:
+        experiment.told = True
+        if self._experiments.holds(experiment):
+            await self._records.save(experiment)
 
     async def _apply(self, experiment: Experiment, event: ExperimentEvent, reason: str) -> bool:
         """Let ``event`` happen, tell everybody who waits, stop what has to stop, and keep it."""

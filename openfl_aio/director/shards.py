@@ -66,6 +66,11 @@ class Shards:
             known.info, known.seen, known.provisional = info, now, False
         return True
 
+    def restore(self, info: ShardInfo, now: float) -> None:
+        """Take a shard as it was before a restart: registered, and offline until it gives a sign of life."""
+        if (info.sample_shape, info.target_shape) == (self.sample_shape, self.target_shape):
+            self._shards[info.name] = _Shard(info, now - self.valid_seconds)
+
     def update(self, name: str, *, running: bool, devices: Iterable[DeviceInfo], now: float) -> float:
         """Note a sign of life and return the health check period. Devices overwrite those of the same index.
 

@@ -26,7 +26,7 @@ from openfl_aio.storage.files import (
     sweep_partials,
     writing_atomic,
 )
-from openfl_aio.storage.unpack import checked_members, member_info, opened, read_bounded
+from openfl_aio.storage.unpack import check, checked_members, member_info, opened, read_bounded
 
 __all__ = ["Archive", "ArchiveSink", "Archives"]
 
@@ -178,6 +178,10 @@ class Archives:
         """Remove an archive; one that is not there is no error."""
         if ID.fullmatch(id):
             await anyio.to_thread.run_sync(remove_quietly, self._path(id))
+
+    async def check(self, archive: Archive) -> None:
+        """Raise `ArchiveError` unless all of the archive can be unpacked within the limits. Reads it once."""
+        await check(archive.path, limits=self._limits)
 
     async def members(self, archive: Archive) -> list[str]:
         """Return the paths of the files in the archive, sorted. Raises `ArchiveError` if it must not be unpacked."""

@@ -199,8 +199,8 @@ class FileFederation:
             return Stored()
         with disk_errors(self.folder):
             sweep_partials(self.folder)
+            numbers = sorted(self._numbers(), reverse=True)
         lines = tuple(self._read_log())
-        numbers = sorted(self._numbers(), reverse=True)
         found = [self._checkpoint(self._path(number)) for number in numbers]
         best_path = self.folder / f"{BEST_NAME}{SUFFIX}"
         best = self._checkpoint(best_path) if best_path.exists() else None
@@ -275,7 +275,9 @@ class FileFederation:
         return read_checkpoint(path, check=False) if path.exists() else None
 
     def _drop(self, before_round: int) -> None:
-        for number in self._numbers():
+        with disk_errors(self.folder):
+            numbers = self._numbers()
+        for number in numbers:
             if number < before_round:
                 remove_quietly(self._path(number))
 

@@ -42,6 +42,7 @@ from openfl_aio.storage.journal import (
     as_bytes,
     check_record,
     ended,
+    equal,
 )
 from openfl_aio.storage.spares import SpareFiles
 from openfl_aio.storage.upload_file import read_record, trailer
@@ -51,6 +52,7 @@ __all__ = ["FileJournal"]
 
 SUFFIX: Final = ".upload"
 HELD_BYTES: Final = 64 * 1024  # an upload of at most so many bytes touches the disk once, when it is committed
+COMPARED_BYTES: Final = 1024 * 1024  # of two uploads at a time
 THREADS: Final = 4  # that write at a time: more do not make a disk faster, and others need threads too
 
 
@@ -102,7 +104,9 @@ class FileJournal:
     def _map_all(self, federation_uuid: str, round_number: int) -> list[Entry]:
         entries: list[Entry] = []
         try:
-            for number, path in self._files(federation_uuid):
+            with disk_errors(self.folder):
+                found = list(self._files(federation_uuid))
+            for number, path in found:
                 if number == round_number:
                     entries.append(self._read(path))
         except BaseException:
@@ -113,7 +117,9 @@ class FileJournal:
 
     def _drop(self, federation_uuid: str, before_round: int) -> None:
         left = False
-        for number, path in list(self._files(federation_uuid)):
+        with disk_errors(self.folder):
+            found = list(self._files(federation_uuid))
+        for number, path in found:
             if number >= before_round:
                 left = True
                 continue
@@ -235,6 +241,10 @@ class _FileSpool:
         else:
             await self._journal.run(partial(self._write, view, inspect))
 
+    async def same_as(self, payload: memoryview) -> bool:
+        self._check_open()
+        return await self._journal.run(partial(self._same_as, payload))
+
     async def commit(self, record: UploadRecord, *, inspect: InspectEntry | None = None) -> Entry:
         self._check_open()
         self._ended = True
@@ -272,6 +282,18 @@ class _FileSpool:
             self._journal.write(self._descriptor, held)
             self._written += len(held)
         return self._descriptor
+
+    def _same_as(self, payload: memoryview) -> bool:
+        with self._lock, disk_errors(self._journal.folder):
+            if self._written + len(self._held) != len(payload):
+                return False
+            if self._descriptor is None:
+                return equal(self._held, payload)
+            starts = range(0, len(payload), COMPARED_BYTES)
+            return all(
+                equal(os.pread(self._descriptor, COMPARED_BYTES, start), payload[start : start + COMPARED_BYTES])
+                for start in starts
+            )
 
     def _commit(self, record: UploadRecord, inspect: InspectEntry | None) -> Entry:
         try:

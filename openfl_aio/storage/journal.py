@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
+import numpy as np
+
 from openfl_aio.errors import AlreadyExistsError, InvalidStateError, LocalProtocolError
 from openfl_aio.storage.files import Buffer
 from openfl_aio.tensors.encoded import EncodedTensor
@@ -65,6 +67,11 @@ class Entry:
         record = self.record
         return f"<Entry round {record.round_number} {record.task_name!r} of {record.collaborator!r}, {record.total_bytes} bytes>"
 
+    @property
+    def payload(self) -> memoryview:
+        """The serialized TaskResults, nothing after `close`."""
+        return self._data
+
     def tensor(self, record: TensorRecord) -> EncodedTensor:
         """Return a tensor of this upload. Its ``data`` is a read-only view of the journal, without a copy.
 
@@ -102,6 +109,10 @@ class Spool(Protocol):
 
         Raises `StorageFullError`, `InvalidStateError` after the end.
         """
+        ...
+
+    async def same_as(self, payload: memoryview) -> bool:
+        """Return whether exactly ``payload`` was written. Raises `StorageError`, `InvalidStateError` after the end."""
         ...
 
     async def commit(self, record: UploadRecord, *, inspect: InspectEntry | None = None) -> Entry:
@@ -222,6 +233,14 @@ class _MemorySpool:
         else:
             await self._run(append)
 
+    async def same_as(self, payload: memoryview) -> bool:
+        data = self._open()
+        if len(data) <= INLINE_BYTES:
+            return equal(data, payload)
+        found: list[bool] = []
+        await self._run(lambda: found.append(equal(data, payload)))
+        return found[0]
+
     async def commit(self, record: UploadRecord, *, inspect: InspectEntry | None = None) -> Entry:
         data = self._open()
         self._data = None
@@ -251,6 +270,12 @@ def _append(kept: bytearray, data: memoryview, inspect: Inspect | None) -> None:
 def as_bytes(data: Buffer) -> memoryview:
     """Return a view of ``data`` whose elements are single bytes."""
     return memoryview(data).cast("B") if len(data) else memoryview(b"")
+
+
+def equal(data: Buffer, other: Buffer) -> bool:
+    """Return whether both hold the same bytes."""
+    # memoryviews are compared element by element, arrays as fast as memory is
+    return len(data) == len(other) and np.array_equal(np.frombuffer(data, np.uint8), np.frombuffer(other, np.uint8))
 
 
 def ended() -> InvalidStateError:

@@ -1,4 +1,4 @@
-"""What a director remembers: experiments, shards, metrics, and how far each federation is.
+"""What a director remembers: experiments, shards, and the metrics of experiments that have ended.
 
 Two flavours with one contract: `MemoryRegistry` for tests and short-lived embedders, `DatabaseRegistry` for the rest.
 """
@@ -16,9 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from openfl_aio.domain import DeviceInfo, ExperimentStatus, Metric, ShardInfo
 from openfl_aio.storage.database import Database
-from openfl_aio.storage.schema import EXPERIMENTS, METRICS, ROUNDS, SHARDS
+from openfl_aio.storage.schema import EXPERIMENTS, METRICS, SHARDS
 
-__all__ = ["DatabaseRegistry", "ExperimentRecord", "MemoryRegistry", "Registry", "RoundRecord"]
+__all__ = ["DatabaseRegistry", "ExperimentRecord", "MemoryRegistry", "Registry"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +33,8 @@ class ExperimentRecord:
     federation_uuid: str
     created: float
     error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RoundRecord:
-    """The round a federation is in. ``best_value`` is the metric of its best model, None before the first."""
-
-    federation_uuid: str
-    round_number: int
-    best_value: float | None = None
+    assigned: str = ""
+    told: bool = False
 
 
 class Registry(Protocol):
@@ -75,14 +68,6 @@ class Registry(Protocol):
         """Return an experiment's metrics in order, without the first ``after``."""
         ...
 
-    async def save_round(self, federation_uuid: str, round_number: int, *, best_value: float | None = None) -> None:
-        """Set the round a federation is in."""
-        ...
-
-    async def round_of(self, federation_uuid: str) -> RoundRecord | None:
-        """Return where a federation is, or None if it never said."""
-        ...
-
 
 class MemoryRegistry:
     """A `Registry` that ends with the process."""
@@ -91,7 +76,6 @@ class MemoryRegistry:
         self._experiments: dict[str, ExperimentRecord] = {}
         self._shards: dict[str, ShardInfo] = {}
         self._metrics: dict[str, list[Metric]] = {}
-        self._rounds: dict[str, RoundRecord] = {}
 
     def __repr__(self) -> str:
         return f"<MemoryRegistry experiments={len(self._experiments)} shards={len(self._shards)}>"
@@ -125,14 +109,6 @@ class MemoryRegistry:
         """See `Registry`."""
         return self._metrics.get(experiment, [])[after:]
 
-    async def save_round(self, federation_uuid: str, round_number: int, *, best_value: float | None = None) -> None:
-        """See `Registry`."""
-        self._rounds[federation_uuid] = RoundRecord(federation_uuid, round_number, best_value)
-
-    async def round_of(self, federation_uuid: str) -> RoundRecord | None:
-        """See `Registry`."""
-        return self._rounds.get(federation_uuid)
-
 
 class DatabaseRegistry:
     """A `Registry` in a `Database`, durable when a call returns. Calls raise `StorageError`."""
@@ -145,7 +121,11 @@ class DatabaseRegistry:
 
     async def save_experiment(self, record: ExperimentRecord) -> None:
         """See `Registry`."""
-        values = asdict(record) | {"collaborators": json.dumps(record.collaborators), "status": record.status.value}
+        values = asdict(record) | {
+            "collaborators": json.dumps(record.collaborators),
+            "status": record.status.value,
+            "told": int(record.told),
+        }
         del values["name"]
         async with self._database.begin() as connection:
             if not await _update(connection, EXPERIMENTS, {"name": record.name}, values):
@@ -205,20 +185,6 @@ class DatabaseRegistry:
             for row in rows
         ]
 
-    async def save_round(self, federation_uuid: str, round_number: int, *, best_value: float | None = None) -> None:
-        """See `Registry`."""
-        key = {"federation_uuid": federation_uuid}
-        values = {"round_number": round_number, "best_value": best_value}
-        async with self._database.begin() as connection:
-            if not await _update(connection, ROUNDS, key, values):
-                await connection.execute(ROUNDS.insert().values(**key, **values))
-
-    async def round_of(self, federation_uuid: str) -> RoundRecord | None:
-        """See `Registry`."""
-        async with self._database.begin() as connection:
-            row = (await connection.execute(select(ROUNDS).where(ROUNDS.c.federation_uuid == federation_uuid))).first()
-        return None if row is None else RoundRecord(row.federation_uuid, row.round_number, row.best_value)
-
 
 async def _update(connection: AsyncConnection, table: Table, key: dict[str, str], values: dict[str, Any]) -> bool:
     """Update the row of ``key``; False if there is none. (The "upsert" of each database differs; this works in all.)"""
@@ -238,6 +204,8 @@ def _experiment(row: Row[Any]) -> ExperimentRecord:
         federation_uuid=row.federation_uuid,
         created=row.created,
         error=row.error,
+        assigned=row.assigned,
+        told=bool(row.told),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy import BigInteger, Column, Double, MetaData, Table, Text
 
-__all__ = ["EXPERIMENTS", "METADATA", "METRICS", "ROUNDS", "SCHEMA_VERSION", "SHARDS"]
+__all__ = ["EXPERIMENTS", "METADATA", "METRICS", "SCHEMA_VERSION", "SHARDS"]
 
 METADATA: Final = MetaData()
 
@@ -24,6 +24,8 @@ EXPERIMENTS: Final = Table(
     Column("federation_uuid", Text, nullable=False),
     Column("created", Double, nullable=False),
     Column("error", Text, nullable=False),
+    Column("assigned", Text, nullable=False),  # JSON of what a user's own assigner said; empty if there is none
+    Column("told", BigInteger, nullable=False),  # 1 if every collaborator knows that it has ended
 )
 
 SHARDS: Final = Table(
@@ -43,12 +45,4 @@ METRICS: Final = Table(
     Column("name", Text, nullable=False),
     Column("value", Double),  # NULL is NaN: SQLite keeps no NaN
     Column("round_number", BigInteger, nullable=False),
-)
-
-ROUNDS: Final = Table(
-    "rounds",
-    METADATA,
-    Column("federation_uuid", Text, primary_key=True),
-    Column("round_number", BigInteger, nullable=False),
-    Column("best_value", Double),
 )

@@ -24,9 +24,11 @@ from openfl_aio.config import Limits
 from openfl_aio.errors import AlreadyExistsError, ArchiveError
 from openfl_aio.storage.files import disk_errors, fsync_folder, partial_path, remove_quietly, writing_atomic
 
-__all__ = ["DEFAULT_EXCLUDES", "checked_members", "opened", "pack", "read_bounded", "unpack"]
+__all__ = ["DEFAULT_EXCLUDES", "check", "checked_members", "opened", "pack", "read_bounded", "unpack"]
 
 MAX_PATH: Final = 240
+MAX_DEPTH: Final = 32  # folders in each other
+LOCAL_HEADER_BYTES: Final = 30  # before a member's name and data
 RATIO_FREE_BYTES: Final = 1024 * 1024  # below this a high compression ratio harms nobody
 BLOCK: Final = 256 * 1024
 
@@ -64,6 +66,11 @@ async def unpack(archive: Path, target: Path, *, limits: Limits) -> None:
         StorageFullError, StorageError: the disk refuses.
     """
     await anyio.to_thread.run_sync(_unpack, archive, target, limits)
+
+
+async def check(archive: Path, *, limits: Limits) -> None:
+    """Raise the `ArchiveError` that `unpack` would raise. Everything is read once, and nothing is written."""
+    await anyio.to_thread.run_sync(_check, archive, limits)
 
 
 async def pack(
@@ -137,6 +144,7 @@ def checked_members(zf: zipfile.ZipFile, *, limits: Limits) -> dict[str, zipfile
     Raises `ArchiveError`. Declared sizes may lie: `read_bounded` counts.
     """
     infos = zf.infolist()
+    _check_overlaps(infos)
     if len(infos) > limits.max_archive_files:
         raise ArchiveError(f"the archive holds {len(infos)} files, at most {limits.max_archive_files} are allowed")
     files: dict[str, zipfile.ZipInfo] = {}
@@ -144,6 +152,10 @@ def checked_members(zf: zipfile.ZipFile, *, limits: Limits) -> dict[str, zipfile
     total = 0
     for info in infos:
         path = _member_path(info)
+        if len(path.parts) > MAX_DEPTH:
+            raise ArchiveError(
+                f"the archive's member {info.filename[:40]!r}... lies {len(path.parts)} folders deep, {MAX_DEPTH} at most"
+            )
         folders.update(str(parent) for parent in path.parents)
         if info.is_dir():
             folders.add(str(path))
@@ -157,6 +169,15 @@ def checked_members(zf: zipfile.ZipFile, *, limits: Limits) -> dict[str, zipfile
     if total > limits.max_unpacked_bytes:
         raise ArchiveError(f"the archive unpacks to {total} bytes, at most {limits.max_unpacked_bytes} are allowed")
     return files
+
+
+def _check_overlaps(infos: Sequence[zipfile.ZipInfo]) -> None:
+    """Refuse members that share their bytes: that is how a small archive unpacks to a million times its size."""
+    end = 0
+    for info in sorted(infos, key=lambda info: info.header_offset):
+        if info.header_offset < end:
+            raise ArchiveError(f"the archive's member {info.filename[:40]!r} lies within another one")
+        end = info.header_offset + LOCAL_HEADER_BYTES + info.compress_size
 
 
 def _member_path(info: zipfile.ZipInfo) -> PurePosixPath:
@@ -208,6 +229,22 @@ def read_bounded(zf: zipfile.ZipFile, info: zipfile.ZipInfo, *, limit: int) -> b
     return data
 
 
+def _check(archive: Path, limits: Limits) -> None:
+    with opened(archive, limits=limits) as zf:
+        budget = _Budget(archive.stat().st_size, limits)
+        for info in checked_members(zf, limits=limits).values():
+            for _ in _blocks(zf, info, budget):
+                pass
+
+
+def _blocks(zf: zipfile.ZipFile, info: zipfile.ZipInfo, budget: _Budget) -> Iterator[bytes]:
+    """Yield what comes out of one member, paid for."""
+    with _seek_errors(), zf.open(info) as source:
+        while block := source.read(BLOCK):
+            budget.spend(len(block))
+            yield block
+
+
 def _unpack(archive: Path, target: Path, limits: Limits) -> None:
     if target.exists() or target.is_symlink():
         raise AlreadyExistsError(f"{str(target)!r} exists already; unpack into a new folder")
@@ -231,9 +268,8 @@ def _extract(zf: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path, budget: _Bu
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file, _seek_errors(), zf.open(info) as source:
-            while block := source.read(BLOCK):
-                budget.spend(len(block))
+        with open(descriptor, "wb") as file:
+            for block in _blocks(zf, info, budget):
                 file.write(block)
 
 

@@ -29,6 +29,7 @@ from openfl_aio.transport.http2.stream import CompressedMessageError
 from openfl_aio.transport.http2.stream import Stream as H2Stream
 from openfl_aio.transport.identity import Caller, as_caller, identify
 from openfl_aio.transport.metadata import as_request
+from openfl_aio.transport.refusals import Refusals, peer_of
 from openfl_aio.transport.roles import Roles
 from openfl_aio.transport.status import is_internal, status_of
 from openfl_aio.wire import codec
@@ -50,9 +51,9 @@ WAITING_METHODS: Final = frozenset(
 # messages that hold a model, every other request is bounded by Limits.max_request_bytes
 LARGE_REQUESTS: Final = (director.ExperimentInfo,)
 
-# a 1.6 client repeats a refused call at once and for ever: its refusals are slowed down, in seconds
-REFUSAL_PAUSE: Final = (0.5, 1.5)
-FULL_PAUSE: Final = (5.0, 15.0)  # with every try it sends a model, which a full disk does not take
+FULL_PAUSE: Final = (5.0, 15.0)  # seconds: with every try a 1.6 client sends a model, which a full disk does not take
+JITTER: Final = (0.75, 1.25)  # of a refusal's delay: peers that were refused together shall not come again together
+LOGGED_CHARACTERS: Final = 300  # of a refusal's reason, which may have a peer's text in it
 STOCK_AGENT: Final = "grpc-python/"  # with the slash: grpclib, and so we, are "grpc-python-grpclib/"
 REFUSALS: Final = frozenset(
     {
@@ -63,8 +64,10 @@ REFUSALS: Final = frozenset(
         Status.FAILED_PRECONDITION,
         Status.RESOURCE_EXHAUSTED,
         Status.INTERNAL,
+        Status.UNIMPLEMENTED,
     }
 )
+STRANGERS: Final = frozenset({Status.PERMISSION_DENIED, Status.UNAUTHENTICATED})  # whom an operator wants to hear of
 _ANSWER: Final = [(":status", "200"), ("content-type", f"{GRPC_CONTENT_TYPE}+{StrictCodec.__content_subtype__}")]
 _CONTENT_TYPES: Final = frozenset({GRPC_CONTENT_TYPE, f"{GRPC_CONTENT_TYPE}+{StrictCodec.__content_subtype__}"})
 
@@ -194,6 +197,7 @@ class Calls:
         roles: Roles | None = None,
     ) -> None:
         self._roles = roles
+        self._refusals = Refusals()
         self._mapping = mapping
         self._limits = limits
         self._dispatch = dispatch
@@ -277,7 +281,7 @@ class Calls:
             timer = connection.loop.call_later(stream.deadline.time_remaining(), call.end, _late())
         refusal: GRPCError | None = None
         extra: Headers | None = None
-        pause = REFUSAL_PAUSE
+        full = False
         try:
             await self._handle(stream, handler, fields, connection)
             if not stream._send_message_done and not handler.cardinality.server_streaming:
@@ -291,9 +295,8 @@ class Calls:
             error = _single(exc)
             # else the peer gave the call up, before or while it was answered
             if not isinstance(error, (StreamTerminatedError, StreamClosedError)):
-                refusal = _answer_for(error, call.method, connection.address)
-                if isinstance(error, StorageFullError):
-                    pause = FULL_PAUSE
+                refusal = self._answer_for(error, call.method, connection)
+                full = isinstance(error, StorageFullError)
                 if isinstance(error, CompressedMessageError):
                     refusal = GRPCError(Status.UNIMPLEMENTED, str(error))
                     extra = [("grpc-accept-encoding", "identity")]
@@ -308,8 +311,8 @@ class Calls:
             call.stream.handled()
             await stream.finish(Status.OK, None)
             return
-        if refusal.status in REFUSALS and STOCK_AGENT in (stream.user_agent or "") and not self._stopping:
-            await _pause(call, pause)
+        if refusal.status in REFUSALS and not self._stopping:
+            await self._pause(call, impatient=STOCK_AGENT in (stream.user_agent or ""), full=full)
         call.stream.handled()
         await stream.finish(refusal.status, refusal.message, extra)
 
@@ -366,6 +369,54 @@ class Calls:
             connection.caller = caller
         return caller
 
+    async def _pause(self, call: _Call, *, impatient: bool, full: bool) -> None:
+        """Let a peer that is refused often wait; a call that is ended from outside meanwhile still gets its answer."""
+        connection: Connection = call.stream.connection
+        peer = peer_of(connection.caller, connection.address)
+        delay = self._refusals.delay(peer, connection.now(), impatient=impatient)
+        if not delay:
+            return
+        seconds = random.uniform(*FULL_PAUSE) if full and impatient else delay * random.uniform(*JITTER)
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            if call.verdict is None or call.task is None:
+                raise
+            call.task.uncancel()
+        finally:
+            self._refusals.end_wait(peer)
+
+    def _answer_for(self, exc: Exception, method: str, connection: Connection) -> GRPCError:
+        """Return what the peer is told about ``exc``; only what is nobody's fault but ours is logged with a traceback."""
+        if isinstance(exc, GRPCError):
+            return exc
+        if isinstance(exc, OpenFLAioError) and not is_internal(exc):
+            status, text = status_of(exc)
+            level = logging.WARNING if status in STRANGERS else logging.DEBUG
+            reason = f"{method} refused: {status.name}: {str(exc)[:LOGGED_CHARACTERS]!r}"
+            self._log(level, reason, connection)
+            return GRPCError(status, text)
+        if isinstance(exc, TimeoutError):
+            return GRPCError(*status_of(DeadlineExceededError("the server did not finish in time")))
+        correlation = secrets.token_hex(8)
+        self._log(logging.ERROR, f"internal error {correlation}: {method}", connection, exc)
+        return GRPCError(Status.INTERNAL, f"internal error {correlation}")
+
+    def _log(self, level: int, what: str, connection: Connection, exc: Exception | None = None) -> None:
+        """Write one line, unless its peer has caused too many."""
+        if not logger.isEnabledFor(level):
+            return
+        peer = peer_of(connection.caller, connection.address)
+        left_out = self._refusals.may_log(peer, connection.now())
+        if left_out is not None:
+            more = f" (and {left_out:,} more)" if left_out else ""
+            logger.log(level, "%s from %s at %s%s", what, peer, connection.address, more, exc_info=exc)
+
+    def tell_left_out(self, now: float) -> None:
+        """Say of how many refusals no line was written, once a flood of them is over."""
+        for peer, count in self._refusals.left_out(now):
+            logger.warning("%s: and %s more refused calls", peer, f"{count:,}")
+
     def deny(self, connection: Connection) -> None:
         """End every call of ``connection``, whose certificate is denied from now on. Those that come are refused."""
         for call in list(self._active):
@@ -389,16 +440,6 @@ class Calls:
             while self._active:
                 self._idle.clear()
                 await self._idle.wait()
-
-
-async def _pause(call: _Call, seconds: tuple[float, float]) -> None:
-    """Let an impatient peer wait; a call that is ended from outside meanwhile still gets its answer."""
-    try:
-        await asyncio.sleep(random.uniform(*seconds))
-    except asyncio.CancelledError:
-        if call.verdict is None or call.task is None:
-            raise
-        call.task.uncancel()
 
 
 def _late() -> GRPCError:
@@ -451,18 +492,3 @@ def _let_go(exc: BaseException | None) -> None:
     while exc is not None:
         exc.__traceback__ = None
         exc = exc.__context__
-
-
-def _answer_for(exc: Exception, method: str, address: str) -> GRPCError:
-    """Return what the peer is told about ``exc``; only what is nobody's fault but ours is logged with a traceback."""
-    if isinstance(exc, GRPCError):
-        return exc
-    if isinstance(exc, OpenFLAioError) and not is_internal(exc):
-        status, text = status_of(exc)
-        logger.debug("call refused: %s from %s: %s: %r", method, address, status.name, str(exc))
-        return GRPCError(status, text)
-    if isinstance(exc, TimeoutError):
-        return GRPCError(*status_of(DeadlineExceededError("the server did not finish in time")))
-    correlation = secrets.token_hex(8)
-    logger.error("internal error %s: %s from %s", correlation, method, address, exc_info=exc)
-    return GRPCError(Status.INTERNAL, f"internal error {correlation}")

@@ -26,6 +26,7 @@ from openfl_aio.transport.budgets import LogLimiter
 from openfl_aio.transport.calls import Calls
 from openfl_aio.transport.codec import StrictCodec
 from openfl_aio.transport.credentials import Credentials
+from openfl_aio.transport.descriptors import within_descriptors
 from openfl_aio.transport.http2.connection import Connection
 from openfl_aio.transport.http2.memory import collect, give_back
 from openfl_aio.transport.http2.shared import Shared
@@ -76,7 +77,7 @@ class _Plane:
         self._credentials = credentials
         self._denials = LogLimiter()
         self.denied = 0
-        self.gate = Gate(limits)
+        self.gate = Gate(within_descriptors(limits))
         self.shared = Shared(limits)
         self.calls = Calls(
             handler._mapping, limits, dispatch=handler.__dispatch__, buffers=self.shared.buffers, roles=roles
@@ -163,6 +164,7 @@ class _Plane:
             connection.check(now)
             if connection.denied_since is not None:
                 _usher_out(connection, now - connection.denied_since)
+        self.calls.tell_left_out(now)
         self.shared.buffers.trim()
         if self.shared.tide.is_out():
             collect()

@@ -8,7 +8,9 @@ raised by a service                            status                text that t
 `UnsupportedCallError`                         UNIMPLEMENTED         the message
 other `RemoteProtocolError`, `TensorError`     INVALID_ARGUMENT      the message
 `ConfigurationError`, `ArchiveError`           INVALID_ARGUMENT      the message
-`InvalidStateError`, `ExperimentFailedError`   FAILED_PRECONDITION   the message
+`NotReadyError`                                UNAVAILABLE           the message
+other `InvalidStateError`                      FAILED_PRECONDITION   the message
+`ExperimentFailedError`                        FAILED_PRECONDITION   the message
 `NotFoundError`                                NOT_FOUND             the message
 `AlreadyExistsError`                           ALREADY_EXISTS        the message
 `AuthenticationError`                          UNAUTHENTICATED       a fixed sentence
@@ -45,6 +47,7 @@ STATUSES: Final[tuple[tuple[type[errors.OpenFLAioError], Status], ...]] = (
     (errors.TensorError, Status.INVALID_ARGUMENT),
     (errors.ConfigurationError, Status.INVALID_ARGUMENT),
     (errors.ArchiveError, Status.INVALID_ARGUMENT),
+    (errors.NotReadyError, Status.UNAVAILABLE),
     (errors.InvalidStateError, Status.FAILED_PRECONDITION),
     (errors.ExperimentFailedError, Status.FAILED_PRECONDITION),
     (errors.NotFoundError, Status.NOT_FOUND),

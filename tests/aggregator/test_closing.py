@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from openfl_aio.aggregator.closing import Arrays, RoundOutcome, States, aggregate_round
+from openfl_aio.aggregator.closing import Arrays, RoundOutcome, States, aggregate_round, shared_weights
 from openfl_aio.errors import TensorError
 from openfl_aio.tensors.aggregation import (
     AggregationContext,
@@ -60,7 +62,12 @@ def trained(model: Mapping[str, Any], *, base: Arrays | None = None, samples: in
 
 
 def close(
-    function: str, uploads: Mapping[str, Upload], *, model: Arrays = MODEL, states: States | None = None
+    function: str,
+    uploads: Mapping[str, Upload],
+    *,
+    model: Arrays = MODEL,
+    states: States | None = None,
+    max_share: float = 1.0,
 ) -> RoundOutcome:
     return aggregate_round(
         0,
@@ -70,6 +77,7 @@ def close(
         function_of=lambda _: get_aggregation(function),
         origin="aggregator",
         states=states,
+        max_share=max_share,
     )
 
 
@@ -290,3 +298,48 @@ def test_a_privileged_function_sees_models_and_what_all_collaborators_sent() -> 
     ]
     with pytest.raises(TensorError, match="'looking' needs the history"):
         function.aggregate([], AggregationContext("w", 0))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "share", "expected"),
+    [
+        ((1, 2, 3), 1.0, (1, 2, 3)),
+        ((1, 1, 98), 0.5, (1, 1, 2)),
+        ((100_000_000, 10, 20, 30), 0.3, (22.5, 10, 20, 22.5)),
+        ((4, 3, 3), 0.4, (4, 3, 3)),
+        ((1, 2, 3), 0.3, (1, 1, 1)),  # three cannot have less than a third each
+        ((5, 0), 0.3, (1, 0)),
+        ((0, 0), 0.3, (1, 1)),
+        ((0, 0), 1.0, (1, 1)),
+    ],
+)
+def test_nobody_weighs_more_than_the_share(sizes: tuple[float, ...], share: float, expected: tuple[float, ...]) -> None:
+    assert shared_weights(sizes, share) == pytest.approx(expected)
+
+
+@given(
+    sizes=st.lists(st.integers(0, 2**31 - 1), min_size=1, max_size=8),
+    share=st.floats(0.01, 0.99),
+)
+def test_weights_are_cut_as_little_as_the_share_wants(sizes: list[int], share: float) -> None:
+    weights = shared_weights(sizes, share)
+    having = [(size, weight) for size, weight in zip(sizes, weights, strict=True) if size]
+    if share * len(having) > 1:
+        assert all(weight <= size for size, weight in having)
+        assert max(weights) <= share * sum(weights) * (1 + 1e-9)
+        cut = [weight for size, weight in having if weight < size]
+        assert not cut or max(weights) == pytest.approx(share * sum(weights))
+        assert len({*cut}) <= 1
+    assert sum(weights) > 0
+    # the order of who comes first decides nothing
+    assert shared_weights(sizes[::-1], share) == weights[::-1]
+
+
+def test_a_result_that_claims_to_be_everything_has_its_share() -> None:
+    uploads = {
+        "liar": trained({"b": [9, 9]}, samples=10**8),
+        "one": trained({"b": [1, 1]}, samples=10),
+        "two": trained({"b": [3, 3]}, samples=10),
+    }
+    outcome = close("weighted_average", uploads, max_share=0.5)
+    np.testing.assert_array_equal(outcome.model["b"], np.float32(0.5 * 9 + 0.25 * 1 + 0.25 * 3))

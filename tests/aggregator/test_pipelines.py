@@ -91,10 +91,25 @@ def header(target: Aggregator) -> Header:
     return Header("one", target.uuid, target.federation_uuid)
 
 
+def completed(target: Aggregator, tensors: list[EncodedTensor]) -> list[EncodedTensor]:
+    """Add what the model has besides, as it is."""
+    codec, named = TensorCodec(target.config.pipeline), {tensor.name for tensor in tensors}
+    more = [
+        codec.encode(TensorKey.of(name, "one", 0, tags=("trained",)), values)
+        for name, values in MODEL.items()
+        if name not in named
+    ]
+    return [*tensors, *more]
+
+
 async def send(target: Aggregator, tensors: list[EncodedTensor], *, round_number: int = 0) -> Verdict:
     upload = target.upload("one")
     for part in encode_task_results(
-        header=header(target), round_number=round_number, task_name="train", data_size=1, tensors=tensors
+        header=header(target),
+        round_number=round_number,
+        task_name="train",
+        data_size=1,
+        tensors=completed(target, tensors),
     ):
         await upload.feed(part)
     return await upload.finish()
@@ -116,7 +131,7 @@ async def test_an_upload_is_added_to_the_model_as_it_decodes(pipeline: str) -> N
     config = AggregatorConfig(collaborators=("one",), rounds=2, pipeline=pipeline)
     async with Aggregator(config, initial_model=MODEL, offload=inline) as target:
         for task in (await target.get_tasks("one")).tasks:
-            tensors = [coded(pipeline)] if task.kind is TaskKind.TRAIN else []
+            tensors = completed(target, [coded(pipeline)]) if task.kind is TaskKind.TRAIN else []
             upload = target.upload("one")
             for part in encode_task_results(
                 header=header(target), round_number=0, task_name=task.name, data_size=1, tensors=tensors

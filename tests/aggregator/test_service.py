@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from openfl_aio.aggregator.rounds import Phase
 from openfl_aio.aggregator.service import Aggregator
-from openfl_aio.aggregator.uploads import upload_limit
-from openfl_aio.config import AggregatorConfig, Durability, Limits, StragglerConfig
+from openfl_aio.aggregator.uploads import UploadCounts, upload_limit
+from openfl_aio.config import AggregatorConfig, Durability, Limits, StragglerConfig, UploadRules
 from openfl_aio.domain import ExperimentStatus, Header, Metric, ModelKind, TensorQuery, Verdict
 from openfl_aio.errors import (
     AuthorizationError,
@@ -24,6 +24,7 @@ from openfl_aio.errors import (
     HeaderMismatchError,
     InvalidStateError,
     MessageTooLargeError,
+    RemoteProtocolError,
     ShapeMismatchError,
     StorageError,
     TensorError,
@@ -203,16 +204,23 @@ async def test_tensors_of_the_model_deltas_and_metrics() -> None:
 
 async def test_a_delta_upload_and_an_optimizer_tensor() -> None:
     async with aggregator() as service:
-        deltas = [tensor("w", np.full((2, 2), 2.0), "trained", "delta"), tensor("m", 5.0, "trained")]
+        deltas = [
+            tensor("b", np.zeros(3), "trained"),
+            tensor("w", np.full((2, 2), 2.0), "trained", "delta"),
+            tensor("m", 5.0, "trained"),
+            tensor("only one's", 5.0, "trained"),
+        ]
         assert await send(service, "one", TRAIN, deltas) is Verdict.ACCEPTED
-        for task in (VALIDATE, TUNED):
-            await send(service, "one", task, [])
-        await play(service, "two", 1.0)
+        assert await send(service, "two", TRAIN, [*trained(1.0), tensor("m", 7.0, "trained")]) is Verdict.ACCEPTED
+        for name in ("one", "two"):
+            for task in (VALIDATE, TUNED):
+                await send(service, name, task, [])
         await service.get_tasks("one")
         np.testing.assert_array_equal(values(service), np.full((2, 2), 2.0))
         model = service.model(ModelKind.LAST)
         assert model is not None
-        np.testing.assert_array_equal(model["m"], 5.0)
+        assert set(model) == {"b", "m", "w"}
+        np.testing.assert_array_equal(model["m"], 6.0)
 
 
 def raw(**changes: Any) -> EncodedTensor:
@@ -251,7 +259,8 @@ async def test_uploads_that_are_refused_change_nothing(
         with pytest.raises(error, match=sentence):
             await send(service, "one", TRAIN, tensors, data_size=data_size)
         assert await send(service, "one", TRAIN, trained(1)) is Verdict.ACCEPTED
-        assert await send(service, "one", TRAIN, trained(9)) is Verdict.DUPLICATE
+        assert await send(service, "one", TRAIN, trained(1)) is Verdict.DUPLICATE
+        assert await send(service, "one", TRAIN, trained(9)) is Verdict.CONFLICT
         assert await send(service, "one", TRAIN, trained(9), round_number=5) is Verdict.WRONG_ROUND
 
 
@@ -268,8 +277,42 @@ async def test_an_upload_ends_once() -> None:
             await upload.feed(b"x")
         with pytest.raises(AuthorizationError):
             service.upload("mallory")
-        with pytest.raises(InvalidStateError, match="not assigned"):
+        with pytest.raises(RemoteProtocolError, match="not assigned"):
             await send(service, "one", "fly", [])
+
+
+async def test_what_came_twice_is_counted_and_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    async with aggregator() as service:
+        for value in (1, 1, 9, 9, 1):
+            await send(service, "one", TRAIN, trained(value))
+        await send(service, "one", TRAIN, trained(1), round_number=1)
+        with pytest.raises(TensorError):
+            await send(service, "one", VALIDATE, [tensor("acc", np.nan, "metric", report=True)])
+        with pytest.raises(RemoteProtocolError):
+            await send(service, "one", "fly", [])
+        assert service.upload_counts() == UploadCounts(accepted=1, duplicates=2, conflicting=2, late=1, refused=2)
+    lines = [record.message for record in caplog.records if "ignored" in record.message]
+    assert [line.partition(": ")[2] for line in lines] == ["duplicate", "other results came before", "wrong round"]
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("floats", [3, 30_000], ids=["small", "in a file"])
+@pytest.mark.parametrize("different", [False, True])
+async def test_one_of_a_hundred_at_once_counts(tmp_path: Path, floats: int, different: bool) -> None:
+    verdicts: list[Verdict] = []
+    config = configuration(collaborators=("one", "two"), workspace=tmp_path)
+    async with Aggregator(config, initial_model={"w": np.zeros(floats, np.float32)}) as service:
+
+        async def upload(number: int) -> None:
+            values = np.full(floats, number if different else 7)
+            verdicts.append(await send(service, "one", TRAIN, [tensor("w", values, "trained")]))
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(100):
+                tasks.start_soon(upload, number)
+        other = Verdict.CONFLICT if different else Verdict.DUPLICATE
+        assert {verdict: verdicts.count(verdict) for verdict in verdicts} == {Verdict.ACCEPTED: 1, other: 99}
+        assert len(list((tmp_path / "journal").rglob("*.upload"))) == 1
 
 
 async def test_two_uploads_of_one_task_at_once() -> None:
@@ -358,7 +401,8 @@ async def test_the_callers_exception_comes_out_alone() -> None:
 
 
 async def test_an_overflow_fails_the_federation_with_a_sentence() -> None:
-    async with aggregator(configuration(collaborators=("one",))) as service:
+    config = configuration(collaborators=("one",), uploads=UploadRules(max_value=3.5e38))
+    async with aggregator(config) as service:
         for task in (VALIDATE, TUNED):
             await send(service, "one", task, [])
         await send(service, "one", TRAIN, trained(3.4e38))

@@ -8,9 +8,11 @@ import pytest
 
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.aggregator.servicer import AggregatorServicer, peek_header
+from openfl_aio.aggregator.uploads import UploadCounts
 from openfl_aio.config import AggregatorConfig, Limits
 from openfl_aio.domain import Header
 from openfl_aio.errors import (
+    AlreadyExistsError,
     AuthenticationError,
     AuthorizationError,
     EmptyStreamError,
@@ -23,8 +25,10 @@ from openfl_aio.tensors.codec import TensorCodec
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.testing.federation import inline
 from openfl_aio.transport.identity import Caller, as_caller
+from openfl_aio.transport.metadata import as_request
 from openfl_aio.wire import convert, messages
 from openfl_aio.wire.codec import decode, encode
+from openfl_aio.wire.continuation import Continuation, new_upload_id
 from openfl_aio.wire.framing import data_stream
 from openfl_aio.wire.incremental import encode_task_results
 
@@ -233,3 +237,22 @@ async def test_calls_of_later_releases() -> None:
             await servicer.ping(foreign)
         with pytest.raises(UnsupportedCallError, match="no messages of other frameworks"):
             await servicer.interop_relay(messages.aggregator.InteropMessage())
+
+
+async def test_other_results_than_those_that_count_are_refused_to_our_own_peers_only() -> None:
+    async with aggregator() as service:
+        servicer = AggregatorServicer(service.find)
+        await servicer.send_local_task_results(upload(service, "train"))
+
+        def others() -> AsyncIterator[messages.DataStream]:
+            parts = encode_task_results(
+                header=header(service), round_number=0, task_name="train", data_size=4, tensors=[]
+            )
+            return stream(data_stream(parts, chunk_bytes=2**20))
+
+        await servicer.send_local_task_results(others())  # a client of 1.6 would send it again for ever
+        with as_request(Continuation(new_upload_id()).metadata()):
+            await servicer.send_local_task_results(upload(service, "train"))
+            with pytest.raises(AlreadyExistsError, match="came before"):
+                await servicer.send_local_task_results(others())
+        assert service.upload_counts() == UploadCounts(accepted=1, duplicates=1, conflicting=2)

@@ -27,8 +27,9 @@ class Attack:
 
     ``ends``: how the server must end its connections, within ``within`` seconds of their first byte; empty: it need
     not. ``outcomes``: the only ways in which its calls may end, of which one must be seen; empty: not looked at.
-    ``memory``: MiB that it may cost. ``limits``: what the server is configured with, so that a deadline of minutes
-    can be seen in seconds. ``files``: how many file descriptors the server has. ``honest``: whose calls count.
+    ``memory``: MiB that it may cost; ``processor``: which share of one it and the honest client may take together.
+    ``limits``: what the server is configured with, so that a deadline of minutes can be seen in seconds. ``files``:
+    how many file descriptors the server has. ``honest``: whose calls count.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Attack:
     bounded: tuple[str, ...] = ()  # the links with which the bounded run plays it
     service: str = "aggregator"
     memory: float = 64.0
+    processor: float | None = None
     lasts: float = 0.0  # seconds that it needs at least
     limits: dict[str, Any] = field(default_factory=dict)
     files: int | None = None

@@ -91,6 +91,25 @@ def in_another_name(stage: Stage) -> None:
     calls(stage, stage.fields(TASKS), payloads.get_tasks(other), at_once=50)
 
 
+@attack(outcomes=("status:3",), processor=0.25, bounded=(MTLS,))
+def peers_that_never_learn(stage: Stage) -> None:
+    """Twenty collaborators of OpenFL 1.6 with another plan: refused, they ask again at once, each time anew connected."""
+    fields = stage.fields(TASKS, [("user-agent", "grpc-python/1.60.0 grpc-c/37.0.0 (linux; chttp2)")])
+    header = payloads.field(1, stage.target.name) + payloads.field(2, payloads.AGGREGATOR_UUID)
+    request = payloads.message(payloads.field(1, header + payloads.field(3, "another federation")))
+    call = frames.headers(1, fields) + frames.data(1, request, end=True)
+    peers: list[Wire] = []
+    while stage.going():
+        for wire in peers:
+            if wire.over:
+                wire.drop()
+        peers = [wire for wire in peers if wire.ended is None]
+        while len(peers) < 20 and stage.going():
+            peers.append(stage.connect(answers=True))
+            peers[-1].send(call)
+        stage.watch(peers, 0.02)
+
+
 @attack(outcomes=("status:7", "status:16", "status:3", "rst:8", "rst:11"))
 def upload_in_another_name(stage: Stage) -> None:
     """Uploads of a megabyte in another's name."""

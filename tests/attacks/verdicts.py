@@ -78,6 +78,8 @@ def judge(attack: Attack, seen: Seen, promises: Promises) -> list[str]:
         broken.append(f"R2: +{seen.memory_after:.0f} MiB afterwards")
     if seen.stall * 1e3 > promises.stall * promises.slack:
         broken.append(f"R3: stall {seen.stall * 1e3:.0f} ms")
+    if attack.processor is not None and seen.processor > attack.processor * seen.seconds * promises.slack:
+        broken.append(f"R9: {100 * seen.processor / seen.seconds:.0f} % of a processor")
     broken += _ends(attack, seen, promises)
     if seen.log_bytes > promises.log_kib * 1024:
         broken.append(f"R18: {seen.log_bytes / 1024:.0f} KiB of log")

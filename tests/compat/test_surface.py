@@ -177,6 +177,18 @@ def test_the_attributes_of_a_director_server() -> None:
     assert server.director.config.envoy_health_check_period == 60
 
 
+def test_servers_take_the_lists_of_denied_certificates() -> None:
+    lists: dict[str, Any] = {"deny_list": "deny.txt", "crl": Path("ca.crl")}
+    server = compat.AggregatorGRPCServer(an_aggregator(), 5, True, False, "ca", "crt", "key", **lists)
+    server.get_server()
+    director = compat.DirectorGRPCServer(
+        director_cls=Director, root_certificate="ca", private_key="key", certificate="crt", **lists
+    )
+    for tls in (server.server_credentials, director.director.config.tls):
+        assert tls is not None
+        assert (tls.deny_list, tls.crl) == (Path("deny.txt"), Path("ca.crl"))
+
+
 def test_without_tls_only_this_machine_is_served_unless_the_caller_insists() -> None:
     assert compat.AggregatorGRPCServer(an_aggregator(), 5, tls=False).uri == "localhost:5"
     assert compat.DirectorGRPCServer(director_cls=Director, tls=False).listen_uri == "localhost:50051"
@@ -186,7 +198,12 @@ def test_without_tls_only_this_machine_is_served_unless_the_caller_insists() -> 
 
 def test_keyword_arguments_that_openfl_had_no_use_for_are_refused() -> None:
     # what a plan's section `network` hands on is taken
-    network: dict[str, Any] = {"cert_folder": "cert", "hash_salt": "auto", "client_reconnect_interval": 5}
+    network: dict[str, Any] = {
+        "cert_folder": "cert",
+        "hash_salt": "auto",
+        "client_reconnect_interval": 5,
+        "crl": "ca.crl",
+    }
     compat.AggregatorGRPCClient("host", 1, False, "ca", "crt", "key", **network)
     compat.AggregatorGRPCServer(an_aggregator(), 5, agg_addr="host", **network)
     with pytest.raises(TypeError, match="'reconnect'"):

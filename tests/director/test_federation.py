@@ -238,19 +238,31 @@ async def test_a_restarted_director_still_has_the_models(ca: ThrowawayCA, tmp_pa
     assert not list((tmp_path / "models").rglob("*"))
 
 
-async def test_a_stopped_director_remembers_and_fails_what_it_ran(ca: ThrowawayCA, tmp_path: Path) -> None:
-    config = DirectorConfig(tls=ca.server(), timeouts=TIMEOUTS, workspace=tmp_path)
+async def test_a_director_goes_on_with_what_an_earlier_one_ran(ca: ThrowawayCA, tmp_path: Path) -> None:
+    config = DirectorConfig(
+        sample_shape=("2",), target_shape=("1",), tls=ca.server(), timeouts=TIMEOUTS, workspace=tmp_path
+    )
     async with Director(config) as director, client_of(director, ca, "ada") as ada:
         await submit(ada, "exp", rounds=1, collaborators=["one"])
         with anyio.fail_after(5):
             while await ada.get_experiment_status("exp") is not ExperimentStatus.IN_PROGRESS:
                 await anyio.sleep(0.01)
+        config = config.model_copy(update={"listen": director.endpoint})  # the served plan names it
     async with Director(config) as director, client_of(director, ca, "ada") as ada:
-        assert await ada.get_experiment_status("exp") is ExperimentStatus.FAILED
+        assert await ada.get_experiment_status("exp") is ExperimentStatus.IN_PROGRESS
+        async with client_of(director, ca, "one") as envoy:
+            await take_part(envoy, ca, "one")
+        with anyio.fail_after(5):
+            metrics = [metric async for metric in ada.get_metric_stream("exp")]
+        assert metrics
+        assert await ada.get_experiment_status("exp") is ExperimentStatus.FINISHED
+    async with Director(config) as director, client_of(director, ca, "ada") as ada:
+        assert [metric async for metric in ada.get_metric_stream("exp")] == metrics
         with pytest.raises(NotFoundError):
             await ada.get_experiment_description("other")
         await ada.remove_experiment_data("exp")
         await submit(ada, "exp", rounds=1, collaborators=["one"])
+    assert not list((tmp_path / "federations").iterdir())
 
 
 HALF = """

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import sqlite3
 import zipfile
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -26,12 +28,15 @@ from openfl_aio.errors import (
     MalformedMessageError,
     MalformedStreamError,
     NotFoundError,
+    NotReadyError,
     OpenFLAioError,
     ProtocolError,
     ShardNotFoundError,
     TransportError,
 )
 from openfl_aio.plan.plan import Plan
+from openfl_aio.tensors.codec import TensorCodec
+from openfl_aio.tensors.key import TensorKey
 from openfl_aio.transport.identity import Caller, as_caller
 from openfl_aio.wire.incremental import encode_task_results
 from openfl_aio.wire.messages import director as messages
@@ -212,33 +217,93 @@ async def test_a_failure_report_ends_the_experiment_and_is_never_refused(directo
     assert director.error_of(Caller("ada", False), "exp") == "envoy one failed with code 3: ValueError: bad"
 
 
-@pytest.mark.parametrize("restarted", [False, True])
-async def test_uploads_of_a_round_that_never_closes_go_with_the_experiment(tmp_path: Path, restarted: bool) -> None:
+async def hand_in(director: Director, uuid: str, name: str) -> Verdict:
+    """Hand in the model itself as the result of the only task."""
+    aggregator = director.find_aggregator(uuid)
+    upload = aggregator.upload(name)
+    header = Header(name, aggregator.uuid, uuid)
+    key = partial(TensorKey.of, origin=name, round_number=0, tags=("trained",))
+    trained = [TensorCodec().encode(key(tensor), values) for tensor, values in MODEL.items()]
+    for part in encode_task_results(header=header, round_number=0, task_name="train", data_size=1, tensors=trained):
+        await upload.feed(part)
+    return await upload.finish()
+
+
+async def uuid_of(director: Director) -> str:
+    """Return the federation of `exp` as the envoy `one` finds it in its archive."""
+    caller = Caller("one", authenticated=False)
+    data = b"".join([bytes(chunk) async for chunk in director.get_experiment_data(caller, "exp", "one")])
+    with zipfile.ZipFile(io.BytesIO(data)) as zf:
+        return Plan.parse(zf.read("plan/plan.yaml").decode()).federation_uuid
+
+
+async def test_uploads_of_a_round_that_never_closes_go_with_the_experiment(tmp_path: Path) -> None:
     config = DirectorConfig(workspace=tmp_path, timeouts=Timeouts(drain=1.0, long_poll=0.1))
     journal = tmp_path / "journal"
     async with Director(config) as director, DirectorClient(director.endpoint, client_id="ada") as ada:
         await submit(ada, collaborators=("one", "two"))
         await until(ada, "exp", ExperimentStatus.IN_PROGRESS)
-        caller = Caller("one", authenticated=False)
-        archive = b"".join([bytes(chunk) async for chunk in director.get_experiment_data(caller, "exp", "one")])
-        with zipfile.ZipFile(io.BytesIO(archive)) as zf:
-            uuid = Plan.parse(zf.read("plan/plan.yaml").decode()).federation_uuid
-        aggregator = director.find_aggregator(uuid)
-        upload = aggregator.upload("one")
-        header = Header("one", aggregator.uuid, uuid)
-        for part in encode_task_results(header=header, round_number=0, task_name="train", data_size=1, tensors=[]):
-            await upload.feed(part)
-        assert await upload.finish() is Verdict.ACCEPTED
+        assert await hand_in(director, await uuid_of(director), "one") is Verdict.ACCEPTED
         assert list(journal.rglob("*.upload"))
-        if not restarted:
-            await ada.remove_experiment_data("exp")
-            with anyio.fail_after(10):
-                while list(journal.iterdir()):
+        await ada.remove_experiment_data("exp")
+        with anyio.fail_after(10):
+            while list(journal.iterdir()) or list((tmp_path / "federations").iterdir()):
+                await anyio.sleep(0.01)
+
+
+def told(workspace: Path) -> list[tuple[int]]:
+    """Return what the database says of each experiment."""
+    with closing(sqlite3.connect(workspace / "openfl_aio.db")) as connection:
+        return connection.execute("SELECT told FROM experiments").fetchall()
+
+
+async def test_after_a_restart_the_same_results_count_and_the_late_are_told_to_quit(tmp_path: Path) -> None:
+    config = DirectorConfig(workspace=tmp_path, timeouts=Timeouts(drain=1.0, long_poll=0.1))
+    async with Director(config) as director, DirectorClient(director.endpoint, client_id="ada") as ada:
+        await submit(ada, collaborators=("one", "two"))
+        await until(ada, "exp", ExperimentStatus.IN_PROGRESS)
+        uuid = await uuid_of(director)
+        assert await hand_in(director, uuid, "one") is Verdict.ACCEPTED
+    async with Director(config) as director, DirectorClient(director.endpoint, client_id="ada") as ada:
+        assert await uuid_of(director) == uuid
+        with anyio.fail_after(10):
+            while True:
+                try:
+                    assert await hand_in(director, uuid, "one") is Verdict.DUPLICATE
+                    break
+                except NotReadyError:
                     await anyio.sleep(0.01)
-    if restarted:
-        assert list(journal.rglob("*.upload"))
-        async with Director(config):
-            assert list(journal.iterdir()) == []
+        assert await hand_in(director, uuid, "two") is Verdict.ACCEPTED
+        await until(ada, "exp", ExperimentStatus.FINISHED)
+        assert (await director.find_aggregator(uuid).get_tasks("one")).quit
+    async with Director(config) as director:
+        with anyio.fail_after(10):
+            while True:
+                try:
+                    aggregator = director.find_aggregator(uuid)
+                    break
+                except NotFoundError:
+                    await anyio.sleep(0.01)
+        assert (await aggregator.get_tasks("two")).quit
+        assert (await aggregator.get_tasks("one")).quit
+        with anyio.fail_after(10):
+            while told(tmp_path) != [(1,)]:
+                await anyio.sleep(0.01)
+
+
+async def test_a_waiting_envoy_is_known_after_a_restart(tmp_path: Path) -> None:
+    config = DirectorConfig(
+        workspace=tmp_path, sample_shape=("8", "8"), target_shape=("10",), timeouts=Timeouts(drain=1.0, long_poll=0.1)
+    )
+    one = Caller("one", authenticated=False)
+    async with Director(config) as director:
+        assert await director.update_shard_info(one, shard("one"))
+    async with Director(config) as director:
+        (envoy,) = await director.get_envoys(Caller("ada", authenticated=False))
+        assert (envoy.shard, envoy.is_online) == (shard("one"), False)
+        await director.update_envoy_status(one, "one", is_experiment_running=False)
+        (envoy,) = await director.get_envoys(Caller("ada", authenticated=False))
+        assert envoy.is_online
 
 
 async def test_an_experiment_is_its_owners(director: Director, connect: Connect) -> None:
@@ -300,7 +365,6 @@ async def test_cancelling_is_for_the_owner(director: Director, connect: Connect)
     ("data", "why"),
     [
         (archive(None), "plan/plan.yaml"),
-        (b"no zip at all", "zip"),
         (archive(PLAN.replace("tls: false", "tls: true")), "set it to false"),
         (archive("aggregator: ["), "plan/plan.yaml"),
         (archive(PLAN.replace("rounds_to_train: 1", "rounds_to_train: 0")), "rounds_to_train"),

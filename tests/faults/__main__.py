@@ -15,12 +15,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import anyio
 
 from openfl_aio.testing.ca import ThrowawayCA
-from tests.faults import networks
+from tests.faults import hosts, networks
+from tests.faults.hosts import HOSTS
 from tests.faults.job import NAMES
 from tests.faults.networks import MTLS, NETWORKS, PLAINTEXT
 from tests.faults.table import Seen, heading, row
@@ -60,6 +62,26 @@ def through_networks(options: argparse.Namespace, ca: ThrowawayCA, seed: int) ->
                 )
 
 
+def on_hosts(options: argparse.Namespace, ca: ThrowawayCA, seed: int, folder: Path) -> Iterator[Seen]:
+    """Play the faults of hosts."""
+    for host in HOSTS.values():
+        for link in host.links:
+            if wanted(options, host.name, link) and (host.bounded or not options.bounded):
+                expected = anyio.run(networks.reference, host.job)
+                yield anyio.run(
+                    partial(
+                        hosts.play,
+                        host,
+                        link,
+                        ca,
+                        seed=seed,
+                        bounded=options.bounded,
+                        expected=expected,
+                        folder=folder / f"{host.name}-{link}",
+                    )
+                )
+
+
 def wanted(options: argparse.Namespace, name: str, link: str) -> bool:
     return options.link in (None, link) and (not options.only or any(word in name for word in options.only))
 
@@ -67,8 +89,10 @@ def wanted(options: argparse.Namespace, name: str, link: str) -> bool:
 def main() -> int:
     options = arguments()
     if options.list:
-        for fault in NETWORKS.values():
-            sys.stdout.write(f"{fault.name:20} {fault.what}\n")
+        for name, what in [(one.name, one.what) for one in NETWORKS.values()] + [
+            (one.name, one.what) for one in HOSTS.values()
+        ]:
+            sys.stdout.write(f"{name:20} {what}\n")
         return 0
     logging.getLogger("openfl_aio").addHandler(logging.NullHandler())
     logging.getLogger("openfl_aio").propagate = False
@@ -79,16 +103,17 @@ def main() -> int:
         ca = ThrowawayCA(Path(temporary) / "certificates")
         for name in NAMES:
             ca.client(name)
-        for seen in through_networks(options, ca, seed):
+        played = chain(through_networks(options, ca, seed), on_hosts(options, ca, seed, Path(temporary)))
+        for seen in played:
             everything.append(seen)
             sys.stdout.write(row(seen) + "\n")
             sys.stdout.flush()
     broken = [seen for seen in everything if seen.broken]
-    played = [seen for seen in everything if not seen.skipped]
+    judged = [seen for seen in everything if not seen.skipped]
     for seen in broken:
         sys.stdout.write(f"BROKEN {seen.fault} ({seen.link}): {'; '.join(seen.broken)}\n")
-    sys.stdout.write(f"{len(played) - len(broken)} of {len(played)} jobs ended as if nothing had happened\n")
-    return 1 if broken or not played else 0
+    sys.stdout.write(f"{len(judged) - len(broken)} of {len(judged)} jobs ended as if nothing had happened\n")
+    return 1 if broken or not judged else 0
 
 
 if __name__ == "__main__":

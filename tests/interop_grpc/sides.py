@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
 import pytest
@@ -27,13 +28,15 @@ PeerServer = Callable[[str, str], Started]
 
 
 @asynccontextmanager
-async def our_server(ca: ThrowawayCA, *, tls: bool, case: str = "", drain: float = 5.0) -> AsyncIterator[Server]:
+async def our_server(
+    ca: ThrowawayCA, *, tls: bool, case: str = "", drain: float = 5.0, deny_list: Path | None = None
+) -> AsyncIterator[Server]:
     """Serve the test service and the probe, with a limit that lets the huge messages in."""
     limits = Limits(max_request_bytes=65 * MIB) if case == "huge_messages" else Limits()
     server = Server(
         [TestService(), Probe()],
         listen=Endpoint(),
-        tls=ca.server() if tls else None,
+        tls=ca.server().model_copy(update={"deny_list": deny_list}) if tls else None,
         limits=limits,
         timeouts=Timeouts(drain=drain),
     )

@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, inspect, select, text
 from openfl_aio.errors import StorageError, StorageFullError
 from openfl_aio.storage.database import CURRENT_VERSION, Database
 from openfl_aio.storage.migrations import MIGRATIONS
-from openfl_aio.storage.schema import METADATA, ROUNDS, SHARDS
+from openfl_aio.storage.schema import METADATA, SHARDS
 
 pytestmark = pytest.mark.real_time
 
@@ -93,13 +93,13 @@ async def test_an_error_rolls_back(path: Path) -> None:
 
     async def half_way() -> None:
         async with database.begin() as connection:
-            await connection.execute(ROUNDS.insert().values(federation_uuid="f", round_number=1))
+            await connection.execute(SHARDS.insert().values(name="f", body="1"))
             raise RuntimeError("half way")
 
     with pytest.raises(RuntimeError, match="half way"):
         await half_way()
     async with database.begin() as connection:
-        assert (await connection.execute(ROUNDS.select())).all() == []
+        assert (await connection.execute(SHARDS.select())).all() == []
     await database.close()
 
 
@@ -122,9 +122,9 @@ async def test_commits_are_durable_and_readable_beside(path: Path) -> None:
     await database.open()
     async with database.begin() as connection:
         assert await connection.scalar(text("PRAGMA synchronous")) == 2
-        await connection.execute(ROUNDS.insert().values(federation_uuid="f", round_number=3))
+        await connection.execute(SHARDS.insert().values(name="f", body="3"))
     beside = sqlite3.connect(path)
-    assert beside.execute("SELECT round_number FROM rounds").fetchall() == [(3,)]
+    assert beside.execute("SELECT body FROM shards").fetchall() == [("3",)]
     beside.close()
     await database.close()
 

@@ -10,7 +10,7 @@ import pytest
 
 from openfl_aio.domain import DeviceInfo, ExperimentStatus, Metric, ShardInfo
 from openfl_aio.storage.database import Database
-from openfl_aio.storage.registry import DatabaseRegistry, ExperimentRecord, MemoryRegistry, Registry, RoundRecord
+from openfl_aio.storage.registry import DatabaseRegistry, ExperimentRecord, MemoryRegistry, Registry
 
 pytestmark = pytest.mark.real_time
 
@@ -77,13 +77,6 @@ async def test_values_that_are_no_numbers(registry: Registry) -> None:
     nan, infinite = await registry.metrics("e")
     assert math.isnan(nan.value)
     assert infinite.value == math.inf
-
-
-async def test_rounds(registry: Registry) -> None:
-    assert await registry.round_of("f") is None
-    await registry.save_round("f", 0)
-    await registry.save_round("f", 1, best_value=0.5)
-    assert await registry.round_of("f") == RoundRecord("f", 1, 0.5)
 
 
 async def test_many_at_once(registry: Registry) -> None:

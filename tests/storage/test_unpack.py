@@ -5,6 +5,7 @@ import os
 import resource
 import stat
 import struct
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from openfl_aio.config import Limits
 from openfl_aio.errors import AlreadyExistsError, ArchiveError, StorageError, StorageFullError
-from openfl_aio.storage.unpack import opened, pack, unpack
+from openfl_aio.storage.unpack import check, opened, pack, unpack
 
 pytestmark = pytest.mark.real_time
 
@@ -69,12 +70,30 @@ def zip64() -> bytes:
     return plain[:-22] + b"PK\x06\x07" + bytes(16) + plain[-22:]
 
 
+def overlapping() -> bytes:
+    """Let the second member be the first one's bytes too: a hundred such are a hundred times as much."""
+    data = zip_of(("a", b"x" * 500), ("b", b"x" * 500))
+    second = data.index(b"PK\x01\x02", data.index(b"PK\x01\x02") + 4)
+    return data[: second + 42] + struct.pack("<L", 0) + data[second + 46 :]
+
+
+def tar(kind: bytes = tarfile.REGTYPE) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        member = tarfile.TarInfo("link")
+        member.type, member.linkname = kind, "/etc/passwd"
+        archive.addfile(member)
+    return out.getvalue()
+
+
 HOSTILE = {
+    "tar with a hard link": (tar(tarfile.LNKTYPE), "no table of contents"),
+    "tar with a device": (tar(tarfile.CHRTYPE), "no table of contents"),
     "no zip": (b"hello" * 10, "no table of contents"),
     "empty": (b"", "no table of contents"),
     "truncated": (zip_of(("a", b"a" * 100))[:-5], "no table of contents"),
     "damaged": (flipped(zip_of((squeezed("a", zipfile.ZIP_STORED), b"payload"))), "CRC"),
-    "shifted": (shifted(zip_of(("a", b"x"))), "outside the file|not a usable zip"),
+    "shifted": (shifted(zip_of(("a", b"x"))), "lies within another one"),
     "zip64": (zip64(), "zip64"),
     "dot-dot": (zip_of(("../evil", b"x")), "leads out"),
     "dot-dot inside": (zip_of(("a/../../evil", b"x")), "leads out"),
@@ -87,6 +106,8 @@ HOSTILE = {
     "device": (zip_of((special("dev", stat.S_IFCHR), b"")), "no regular file"),
     "long path": (zip_of(("a/" * 120 + "b", b"x")), "characters, 240 at most"),
     "long part": (zip_of(("ü" * 130, b"x")), "240 at most"),
+    "deep path": (zip_of(("/".join("abcdefgh" * 4) + "/file", b"x")), "33 folders deep, 32 at most"),
+    "overlapping": (overlapping(), "lies within another one"),
     "many files": (zip_of(*((f"f{i}", b"") for i in range(21))), "21 files"),
     "large table": (zip_of(*((f"f{i}", b"") for i in range(250))), "table of contents has"),
     "declared large": (zip_of(("a", os.urandom(4 * 1024 * 1024))), "unpacks to 4194304"),
@@ -106,7 +127,18 @@ async def test_hostile_archive_is_refused_and_nothing_stays(case: str, tmp_path:
     archive.write_bytes(data)
     with pytest.raises(ArchiveError, match=sentence):
         await unpack(archive, tmp_path / "target", limits=LIMITS)
+    with pytest.raises(ArchiveError, match=sentence):
+        await check(archive, limits=LIMITS)
     assert list(tmp_path.iterdir()) == [archive]
+
+
+async def test_an_archive_in_an_archive_is_a_file_like_any_other(tmp_path: Path) -> None:
+    archive = tmp_path / "a.zip"
+    inner = zip_of(("bomb", bytes(2 * 1024 * 1024)))
+    archive.write_bytes(zip_of(("inner.zip", inner)))
+    await check(archive, limits=LIMITS)
+    await unpack(archive, tmp_path / "target", limits=LIMITS)
+    assert (tmp_path / "target/inner.zip").read_bytes() == inner
 
 
 async def test_the_same_name_twice_is_refused(tmp_path: Path) -> None:

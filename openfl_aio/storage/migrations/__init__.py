@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from openfl_aio.storage.migrations import v001, v002
+from openfl_aio.storage.migrations import v001, v002, v003
 
 __all__ = ["MIGRATIONS", "Migration"]
 
@@ -18,4 +18,4 @@ class Migration:
     statements: tuple[str, ...]
 
 
-MIGRATIONS: Final = (Migration(1, v001.STATEMENTS), Migration(2, v002.STATEMENTS))
+MIGRATIONS: Final = (Migration(1, v001.STATEMENTS), Migration(2, v002.STATEMENTS), Migration(3, v003.STATEMENTS))

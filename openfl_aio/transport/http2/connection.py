@@ -384,6 +384,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def response_received(self, record: StreamRecord, headers: Headers) -> None:
         """See `Owner`."""
+        if self.keepalive is not None:
+            self.keepalive.answered()
         if record.user is not None:
             record.user.headers_received(headers)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Keepalive"]
 
 POLITE_SECONDS: Final = 310.0
-"""Between two questions to any other server: gRPC's end a connection for more than one in 300 s while they send no data."""
+"""Between two questions to a server of others that answers no call meanwhile: gRPC's allow one in 300 s."""
 
 
 class Keepalive:
@@ -41,11 +41,20 @@ class Keepalive:
         self._unsent = 0
 
     def watch(self) -> None:
-        """A call is under way. Does nothing while another one was already."""
+        """A call is begun."""
+        now = self._connection.now()
+        due = now + self._limits.keepalive_seconds
         if self._timer is None:
-            self._began = self._connection.now()
+            self._began = now
             self._asked = None
-            self._schedule(self._began + self._limits.keepalive_seconds)
+            self._schedule(due)
+        elif self._timer.when() > due:  # set when nothing might be asked for long; there were answers since
+            self._timer.cancel()
+            self._schedule(due)
+
+    def answered(self) -> None:
+        """The server said something about a call: gRPC's begin to count questions anew then."""
+        self._next_question = 0.0
 
     def stop(self) -> None:
         """The connection is gone."""

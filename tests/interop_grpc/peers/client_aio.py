@@ -463,6 +463,18 @@ async def drain(peer: Peer) -> dict[str, str]:
     return ends
 
 
+@case
+async def denied(peer: Peer) -> dict[str, str]:
+    """Hold a call while our certificate is denied: say when it runs, and return how it ended, and one after it."""
+    key = uuid.uuid4().hex
+    parked = peer.probe.Park(probe.ParkRequest(key=key, milliseconds=15_000), timeout=SECONDS)
+    await peer.until_running(key)
+    say(event="running")
+    ends = {"parked": (await parked.code()).name}
+    ends["new"] = await status(peer.test.EmptyCall(empty.Empty(), timeout=SECONDS))
+    return ends
+
+
 async def main() -> None:
     """Run what standard input asks for."""
     while line := await asyncio.to_thread(sys.stdin.readline):

@@ -470,6 +470,18 @@ def drain(peer: Peer) -> dict[str, str]:
     return ends
 
 
+@case
+def denied(peer: Peer) -> dict[str, str]:
+    """Hold a call while our certificate is denied: say when it runs, and return how it ended, and one after it."""
+    key = uuid.uuid4().hex
+    parked = peer.probe.Park.future(probe.ParkRequest(key=key, milliseconds=15_000), timeout=SECONDS)
+    peer.until_running(key)
+    say(event="running")
+    ends = {"parked": parked.code().name}
+    ends["new"] = status(lambda: peer.test.EmptyCall(empty.Empty(), timeout=SECONDS))
+    return ends
+
+
 def main() -> None:
     """Run what standard input asks for."""
     for line in sys.stdin:

@@ -18,6 +18,7 @@ from openfl_aio.transport.http2.shared import Shared
 from openfl_aio.transport.http2.stream import Stream
 from openfl_aio.transport.sockets import unsent_bytes
 from tests.transport.http2.pipes import Pipe
+from tests.transport.http2.recording import RESPONSE, TRAILERS, head
 
 LIMITS = Limits()
 SILENCE, PATIENCE = LIMITS.keepalive_seconds, LIMITS.keepalive_timeout
@@ -89,6 +90,18 @@ async def test_who_answers_is_asked_again_but_not_so_often_that_servers_of_other
     assert len(asked) == 3
     assert asked[0] <= SILENCE + 1
     assert all(later - earlier >= 300 for earlier, later in pairwise(asked))
+
+
+async def test_after_an_answer_a_server_may_be_asked_again() -> None:
+    connection, pipe = client()
+    for number in range(1, 6, 2):
+        stream = await call(connection, pipe)
+        await asyncio.sleep(SILENCE + 1)
+        assert pings(pipe) == [OUR_PING]
+        pipe.give(frame(PING, ACK, 0, OUR_PING))
+        await asyncio.sleep(PATIENCE)
+        pipe.give(head(number, fields=RESPONSE + TRAILERS, end=True))
+        stream.release()
 
 
 async def test_a_server_that_asks_as_ours_do_is_asked_as_often() -> None:
