@@ -139,6 +139,8 @@ async def play(
         played.broken += unfit
     else:
         expected = reference_of(played.history) if reference is None else reference
+    if all(life.first_answer is None for life in played.lives):
+        played.broken.append("no start was ever measured: the probe's calls are not answered")
     if not played.broken:
         played.broken += judge(played.history, expected)
     played.reference = expected
