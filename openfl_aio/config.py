@@ -24,6 +24,7 @@ __all__ = [
     "Frozen",
     "Limits",
     "ProcessLimits",
+    "Quotas",
     "RetryPolicy",
     "StragglerConfig",
     "TLSConfig",
@@ -185,6 +186,15 @@ class ProcessLimits(Frozen):
     task_seconds: float | None = Field(default=86_400.0, gt=0)  # of each task, and of loading
     environment: tuple[str, ...] = ()
     run_as: str | None = None
+
+
+class Quotas(Frozen):
+    """What one user may have at a director. None: no limit. Beyond one a submission is RESOURCE_EXHAUSTED at once."""
+
+    experiments: int | None = Field(default=1_000, ge=1)  # ended ones too, until they are removed
+    active: int | None = Field(default=64, ge=1)  # pending or in progress
+    submissions: int | None = Field(default=4, ge=1)  # being received
+    disk_bytes: int | None = Field(default=65_536 * MIB, ge=1)  # of archives and models
 
 
 class Timeouts(Frozen):
@@ -372,6 +382,7 @@ class DirectorConfig(Frozen):
     envoys: tuple[str, ...] | None = None  # who may register and work
     users: tuple[str, ...] | None = None  # who may submit experiments, and follow and remove them
     operators: tuple[str, ...] = ()  # who may follow and remove the experiments of all users
+    quotas: Quotas = Quotas()
     # of a user's own assigner; ``task_seconds`` for all rounds together
     process_limits: ProcessLimits = ProcessLimits(
         memory_bytes=1024 * MIB,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
@@ -26,6 +26,7 @@ from openfl_aio.config import DirectorConfig, Endpoint
 from openfl_aio.director.execution import Execution, Review, assigned_tasks, serve_plan, served_plan, stand_in
 from openfl_aio.director.experiments import Experiment, ExperimentEvent, Experiments
 from openfl_aio.director.foreign import PickledFunctions
+from openfl_aio.director.quotas import QuotaKeeper
 from openfl_aio.director.records import Records
 from openfl_aio.director.servicer import DirectorServicer
 from openfl_aio.director.shards import Shards
@@ -74,6 +75,7 @@ class Director:
         self.config = config
         self._review = review
         self._experiments = Experiments(operators=config.operators)
+        self._quotas = QuotaKeeper(config.quotas)
         self._shards = Shards(
             sample_shape=config.sample_shape,
             target_shape=config.target_shape,
@@ -302,13 +304,22 @@ class Director:
         """Return the shapes that every shard of this director has."""
         return ShardInfo("", sample_shape=self._shards.sample_shape, target_shape=self._shards.target_shape)
 
-    def receive_archive(self) -> AbstractAsyncContextManager[ArchiveSink]:
-        """Return a sink for an archive's bytes, limited in size; what is not kept is removed."""
-        return self._storage.archives.receive(self.config.limits.max_archive_bytes)
-
     def check_submission(self, caller: Caller, name: str, collaborators: Sequence[str]) -> None:
         """Raise what `set_new_experiment` would raise for these names, before an archive is received for nothing."""
         self._experiments.check_submission(name, caller.name, collaborators)
+        self._quotas.check_experiments(caller.name, name, self._experiments.owned_by(caller.name))
+
+    @asynccontextmanager
+    async def submission(self, caller: Caller) -> AsyncIterator[ArchiveSink]:
+        """Give a sink for the archive of one submission, unless ``caller`` has all that a user may have.
+
+        What is not kept is removed. Raises `MessageTooLargeError`.
+        """
+        with self._quotas.submission(caller.name):
+            own = [one for one in self._experiments.owned_by(caller.name) if one.owner == caller.name]
+            self._quotas.check_bytes(caller.name, await self._records.nbytes(own))
+            async with self._storage.archives.receive(self.config.limits.max_archive_bytes) as sink:
+                yield sink
 
     async def set_new_experiment(
         self,

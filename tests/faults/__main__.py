@@ -22,6 +22,7 @@ import anyio
 
 from openfl_aio.testing.ca import ThrowawayCA
 from tests.faults import hosts, networks
+from tests.faults.director import OWNER
 from tests.faults.hosts import HOSTS
 from tests.faults.job import NAMES
 from tests.faults.networks import MTLS, NETWORKS, PLAINTEXT
@@ -101,7 +102,7 @@ def main() -> int:
     everything: list[Seen] = []
     with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
         ca = ThrowawayCA(Path(temporary) / "certificates")
-        for name in NAMES:
+        for name in (*NAMES, OWNER):
             ca.client(name)
         played = chain(through_networks(options, ca, seed), on_hosts(options, ca, seed, Path(temporary)))
         for seen in played:
