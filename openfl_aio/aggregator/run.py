@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 
 from openfl_aio.aggregator.service import Aggregator
-from openfl_aio.config import AggregatorConfig, Endpoint, TLSConfig
+from openfl_aio.config import DURABILITIES, AggregatorConfig, Durability, Endpoint, TLSConfig
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.exit_codes import report
 from openfl_aio.plan.files import load_collaborators
@@ -37,12 +37,14 @@ def configure(
     allow_plaintext_anywhere: bool = False,
     deny_list: Path | None = None,
     crl: Path | None = None,
+    durability: Durability | None = None,
 ) -> AggregatorConfig:
     """Return the configuration of the aggregator of ``plan`` in the workspace folder ``root``. Reads files.
 
     Certificates are where OpenFL puts them, below the plan's ``cert_folder``. Without ``listen`` the port is the
     plan's; over TLS every interface is served, in plaintext only this machine's own, unless that is allowed too.
-    ``deny_list`` and ``crl`` replace what the plan names; in plaintext, where they mean nothing, they are refused.
+    ``deny_list``, ``crl`` and ``durability`` replace what the plan names; the first two are refused in plaintext, where
+    they mean nothing.
     """
     endpoint = plan.endpoint
     if listen is None:
@@ -70,7 +72,9 @@ def configure(
     names = load_collaborators(collaborators)
     if not names:
         raise ConfigurationError(f"{collaborators}: collaborators: expected at least one name, got none")
-    return plan.aggregator_config(collaborators=names, models_folder=root, listen=listen, tls=tls)
+    return plan.aggregator_config(
+        collaborators=names, models_folder=root, listen=listen, tls=tls, durability=durability
+    )
 
 
 @asynccontextmanager
@@ -83,6 +87,7 @@ async def open_aggregator(
     allow_plaintext_anywhere: bool = False,
     deny_list: Path | None = None,
     crl: Path | None = None,
+    durability: Durability | None = None,
     release: str | None = None,
     new: bool = False,
 ) -> AsyncIterator[Aggregator]:
@@ -104,6 +109,7 @@ async def open_aggregator(
             allow_plaintext_anywhere=allow_plaintext_anywhere,
             deny_list=deny_list,
             crl=crl,
+            durability=durability,
         )
 
     config = await anyio.to_thread.run_sync(configured)
@@ -149,6 +155,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     start.add_argument("--crl", type=Path, help="the authority's revocation list; read again when it changes")
     start.add_argument(
+        "--durability",
+        choices=DURABILITIES,
+        help="what survives of results: a killed process, the loss of power too, or nothing; instead of the plan's",
+    )
+    start.add_argument(
         "--openfl-release",
         choices=RELEASES,
         help="whose default sections the plan means, if its keys do not tell; the port may follow from it",
@@ -171,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     allow_plaintext_anywhere=options.allow_plaintext_anywhere,
                     deny_list=options.deny_list,
                     crl=options.crl,
+                    durability=options.durability,
                     release=options.openfl_release,
                     new=options.new,
                 )
