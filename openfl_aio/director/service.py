@@ -41,7 +41,7 @@ from openfl_aio.domain import (
     ModelKind,
     ShardInfo,
 )
-from openfl_aio.errors import ConfigurationError, ExperimentNotFoundError, NotFoundError, NotReadyError
+from openfl_aio.errors import ConfigurationError, ExperimentNotFoundError, NotFoundError, NotReadyError, StorageError
 from openfl_aio.storage.journal import ALL_ROUNDS
 from openfl_aio.storage.storage import Storage
 from openfl_aio.transport.identity import Caller, check_speaks_for
@@ -82,6 +82,7 @@ class Director:
             health_check_period=config.envoy_health_check_period,
         )
         self._waiters: Waiters[tuple[str, str]] = Waiters()
+        self._changing = anyio.Lock()  # an experiment's row and its state change together
         self._executions: dict[str, Execution] = {}  # by experiment name
         self._mounted: dict[str, Execution] = {}  # by federation uuid; outlives the experiment's entry a little
         self._goodbyes: dict[str, Aggregator] = {}  # of experiments that ended under an earlier director
@@ -165,6 +166,7 @@ class Director:
             apply=partial(self._apply, experiment),
             ended=partial(self._keep_metrics, experiment),
             told=partial(self._all_told, experiment),
+            ready=partial(self._waiters.notify, ("experiment", experiment.name)),
             linger=self.config.timeouts.long_poll,
         )
 
@@ -425,7 +427,7 @@ class Director:
             ("experiment", name),
             lambda: (
                 True
-                if experiment.status is not ExperimentStatus.PENDING or not self._experiments.holds(experiment)
+                if self._is_served(name) or experiment.status.ended or not self._experiments.holds(experiment)
                 else None
             ),
             timeout=None,
@@ -468,9 +470,18 @@ class Director:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _aggregator(self, name: str) -> Aggregator | None:
+    def _is_served(self, name: str) -> bool:
         execution = self._executions.get(name)
-        return None if execution is None else execution.aggregator
+        return execution is not None and execution.aggregator is not None
+
+    def _aggregator(self, name: str) -> Aggregator | None:
+        """Return the experiment's aggregator, None if there is none. Raises `NotReadyError` while it is loaded."""
+        execution = self._executions.get(name)
+        if execution is None:
+            return None
+        if execution.aggregator is None and execution.experiment.status is ExperimentStatus.IN_PROGRESS:
+            raise NotReadyError(f"experiment {name!r} is being loaded; come again")
+        return execution.aggregator
 
     async def _run(self, execution: Execution, model: list[Mapping[str, np.ndarray]]) -> None:
         try:
@@ -550,12 +561,22 @@ class Director:
             await self._records.save(experiment)
 
     async def _apply(self, experiment: Experiment, event: ExperimentEvent, reason: str) -> bool:
-        """Let ``event`` happen, tell everybody who waits, stop what has to stop, and keep it."""
+        """Keep ``event``, let it happen, tell everybody who waits, and stop what has to stop.
+
+        What is told is kept before: a restart must not take it back.
+        """
         name = experiment.name
-        if not self._experiments.holds(experiment):
-            return False  # removed: nobody is left to be told
-        if not self._experiments.handle(name, event, error=reason):
-            return False
+        with anyio.CancelScope(shield=True):  # one row; half-way it would be ahead of what is told
+            async with self._changing:
+                if not self._experiments.holds(experiment):
+                    return False  # removed: nobody is left to be told
+                target = self._experiments.after(name, event)
+                if target is None:
+                    return False
+                await self._keep_change(replace(experiment, status=target, error=reason), event)
+                if not self._experiments.holds(experiment):
+                    return False
+                self._experiments.handle(name, event, error=reason)
         if reason:
             logger.warning("experiment %r is %s: %r", name, experiment.status.value, reason)
         else:
@@ -564,8 +585,16 @@ class Director:
         execution = self._executions.get(name)
         if execution is not None and event in (ExperimentEvent.FAIL, ExperimentEvent.CANCEL):
             execution.stop(reason)
-        await self._records.save(experiment)
         return True
+
+    async def _keep_change(self, changed: Experiment, event: ExperimentEvent) -> None:
+        try:
+            await self._records.save(changed)
+        except StorageError as exc:
+            if event is ExperimentEvent.START:
+                raise  # nothing was promised yet
+            # an end cannot be put off; the next row that is kept says it, or the experiment goes on after a restart
+            logger.error("the end of experiment %r is not kept: %s", changed.name, exc)
 
     def _describe(self, experiment: Experiment) -> ExperimentDescription:
         aggregator = self._aggregator(experiment.name)
