@@ -18,6 +18,7 @@ from openfl_aio.exit_codes import report
 from openfl_aio.plan.files import load_collaborators
 from openfl_aio.plan.plan import Plan
 from openfl_aio.plan.releases import RELEASES
+from openfl_aio.storage.journal import ALL_ROUNDS
 from openfl_aio.storage.keys import CertificateLayout
 from openfl_aio.storage.models import ModelFiles
 from openfl_aio.storage.storage import Storage
@@ -88,11 +89,13 @@ async def open_aggregator(
     crl: Path | None = None,
     durability: Durability | None = None,
     release: str | None = None,
+    new: bool = False,
 ) -> AsyncIterator[Aggregator]:
     """Give a serving aggregator of the federation that ``plan_path`` and ``collaborators`` (cols.yaml) describe.
 
     Paths in the plan are relative to ``root``. Uploads are kept in ``root/state``. The initial model is the plan's
-    ``init_state_path``; a model of a later round resumes there. ``release`` is the release of OpenFL whose default
+    ``init_state_path``; a model of a later round resumes there. A federation that was interrupted goes on where it was,
+    unless it is to begin ``new``. ``release`` is the release of OpenFL whose default
     sections the plan means; without it the plan's keys tell. Raises `ConfigurationError` and `StorageError`.
     """
     plan = await anyio.to_thread.run_sync(lambda: Plan.load(plan_path, release=release))
@@ -113,6 +116,9 @@ async def open_aggregator(
     if plan.init_model_path is None:
         raise ConfigurationError(f"{plan_path}: aggregator.settings.init_state_path is missing: expected a model file")
     async with Storage(root / "state") as storage:
+        if new:
+            await storage.journal.drop(config.federation_uuid, ALL_ROUNDS)
+            await storage.federation(config.federation_uuid).forget()
         # OpenFL's `fx plan initialize` codes the initial model as the plan says
         saved = await ModelFiles(pipeline=plan.pipeline).load(root / plan.init_model_path)
         aggregator = Aggregator(config, initial_model=saved.tensors, initial_round=saved.round_number, storage=storage)
@@ -158,6 +164,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=RELEASES,
         help="whose default sections the plan means, if its keys do not tell; the port may follow from it",
     )
+    start.add_argument(
+        "--new",
+        action="store_true",
+        help="begin with the initial model, and forget the rounds of a run that was interrupted; "
+        "without it the federation goes on where it was",
+    )
     start.add_argument("--debug", action="store_true", help="log more, and show where an error came from")
     options = parser.parse_args(arguments)
     configure_logging("DEBUG" if options.debug else "INFO")
@@ -172,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     crl=options.crl,
                     durability=options.durability,
                     release=options.openfl_release,
+                    new=options.new,
                 )
             )
         )
