@@ -6,7 +6,7 @@ Every field that is wrong is named in one `ConfigurationError`. Times are second
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -14,6 +14,7 @@ from openfl_aio.domain import COMMON_NAME_PATTERN, Task, TaskKind, check_name
 from openfl_aio.errors import ConfigurationError
 
 __all__ = [
+    "DURABILITIES",
     "AggregatorConfig",
     "AssignerConfig",
     "CollaboratorConfig",
@@ -278,6 +279,8 @@ begins once the disk has the model: on an ordinary disk that is a second for som
 ``memory``: nothing. No file is written, and uploads stay in memory until their round is aggregated.
 """
 
+DURABILITIES: Final[tuple[Durability, ...]] = get_args(Durability)
+
 
 class UploadRules(Frozen):
     """What the values of an upload may be; whatever is beyond is refused before it counts.
@@ -378,6 +381,8 @@ class DirectorConfig(Frozen):
     public_host: str | None = None  # what served plans name; None: what the frontend wrote
     allow_plaintext_anywhere: bool = False
     workspace: Path | None = None  # None: a temporary directory that ends with the director
+    uploads: UploadRules = UploadRules()  # where an experiment's plan does not say otherwise
+    durability: Durability = "process"  # of all experiments, whatever their plans say
     # names in certificates, of which envoys and users exclude each other where one of the lists is None: everybody else
     envoys: tuple[str, ...] | None = None  # who may register and work
     users: tuple[str, ...] | None = None  # who may submit experiments, and follow and remove them

@@ -139,6 +139,7 @@ class Aggregator:
         self._store: FederationStore = MemoryFederation()
         self._durable = config.durability == "power"
         self._stopped = False
+        self._recovered = False
         self._timers = Timers(self._rounds, self._react)
         self._ledger: Ledger  # from entering on
         self._server: Server | None = None
@@ -149,55 +150,63 @@ class Aggregator:
         return f"<Aggregator {self.federation_uuid}: {self._rounds!r}>"
 
     async def __aenter__(self) -> Self:
-        async with AsyncExitStack() as stack:
-            storage = self._given_storage
-            if storage is None and self._config.workspace is not None and self._config.durability != "memory":
-                storage = await stack.enter_async_context(Storage(self._config.workspace))
-            # in memory nothing is opened at all: no file, no database
-            if storage is not None and self._config.durability != "memory":
-                self._journal, self._store = storage.journal, storage.federation(self.federation_uuid)
-            self._folder = self._journal.folder if isinstance(self._journal, FileJournal) else None
-            self._shelf = Shelf(self._models, self._codec, self._offload, self._folder, self._store)
-            stack.push_async_callback(self._leave)
-            self._tasks = await stack.enter_async_context(anyio.create_task_group())
-            stack.callback(self._tasks.cancel_scope.cancel)
-            self.suspended = SuspendedUploads(
-                self._config.limits, per_collaborator=len(self._config.tasks), start=self._tasks.start_soon
-            )
-            stack.callback(self.suspended.close)
-            self._saver = Saver(
-                ModelFiles() if storage is None else storage.models,
-                durable=self._durable,
-                start=self._tasks.start_soon,
-                failed=self._not_saved,
-            )
-            stack.callback(self._saver.close)
-            self._ledger = Ledger(
-                self._config,
-                store=self._store,
-                journal=self._journal,
-                models=self._models,
-                metrics=self._metrics,
-                codec=self._codec,
-                saver=self._saver,
-            )
-            # before anybody is served: a round that is told must not turn out to be over
-            await self._recover()
-            self._tasks.start_soon(self._timers.run)
-            if self._config.listen is not None:
-                self._server = Server(
-                    [AggregatorServicer(self.find)],
-                    listen=self._config.listen,
-                    tls=self._config.tls,
-                    limits=self._config.limits,
-                    timeouts=self._config.timeouts,
-                    allow_plaintext_anywhere=self._allow_plaintext_anywhere,
-                    roles=Roles(collaborators=(*self.collaborators, self._config.single_col_cert_common_name)),
-                )
-                await stack.enter_async_context(self._server)
-            self._react()
-            self._stack = stack.pop_all()
+        stack = AsyncExitStack()
+        try:
+            await self._open(stack)
+        except BaseException:
+            await stack.aclose()  # without the error, which would come out in a group
+            raise
+        self._stack = stack
         return self
+
+    async def _open(self, stack: AsyncExitStack) -> None:
+        storage = self._given_storage
+        if storage is None and self._config.workspace is not None and self._config.durability != "memory":
+            storage = await stack.enter_async_context(Storage(self._config.workspace))
+        # in memory nothing is opened at all: no file, no database
+        if storage is not None and self._config.durability != "memory":
+            self._journal, self._store = storage.journal, storage.federation(self.federation_uuid)
+        self._folder = self._journal.folder if isinstance(self._journal, FileJournal) else None
+        self._shelf = Shelf(self._models, self._codec, self._offload, self._folder, self._store)
+        stack.push_async_callback(self._leave)
+        self._tasks = await stack.enter_async_context(anyio.create_task_group())
+        stack.callback(self._tasks.cancel_scope.cancel)
+        self.suspended = SuspendedUploads(
+            self._config.limits, per_collaborator=len(self._config.tasks), start=self._tasks.start_soon
+        )
+        stack.callback(self.suspended.close)
+        self._saver = Saver(
+            ModelFiles() if storage is None else storage.models,
+            durable=self._durable,
+            start=self._tasks.start_soon,
+            failed=self._not_saved,
+        )
+        stack.callback(self._saver.close)
+        self._ledger = Ledger(
+            self._config,
+            store=self._store,
+            journal=self._journal,
+            models=self._models,
+            metrics=self._metrics,
+            codec=self._codec,
+            saver=self._saver,
+        )
+        # before anybody is served: a round that is told must not turn out to be over
+        await self._recover()
+        self._tasks.start_soon(self._timers.run)
+        if self._config.listen is not None:
+            self._server = Server(
+                [AggregatorServicer(self.find)],
+                listen=self._config.listen,
+                tls=self._config.tls,
+                limits=self._config.limits,
+                timeouts=self._config.timeouts,
+                allow_plaintext_anywhere=self._allow_plaintext_anywhere,
+                roles=Roles(collaborators=(*self.collaborators, self._config.single_col_cert_common_name)),
+            )
+            await stack.enter_async_context(self._server)
+        self._react()
+        self._recovered = True
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -464,7 +473,7 @@ class Aggregator:
         return self._told | self._rounds.quits_before >= set(self.collaborators)
 
     async def _leave(self) -> None:
-        if (self.phase is Phase.COMPLETE and self._all_told()) or self._stopped:
+        if self._recovered and ((self.phase is Phase.COMPLETE and self._all_told()) or self._stopped):
             await self._ledger.forget()
 
     def _judge(self, collaborator: str, index: TaskResultsIndex) -> Verdict:

@@ -515,6 +515,8 @@ class Director:
             task_aggregation=None if assigned is None else assigned.aggregation,
             limits=self.config.limits,
             timeouts=self.config.timeouts,
+            uploads=self.config.uploads,
+            durability=self.config.durability,
         )
         config = config.model_copy(
             update={

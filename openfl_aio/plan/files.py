@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from openfl_aio.config import DirectorConfig, Endpoint, EnvoyConfig, ProcessLimits, Quotas, TLSConfig
+from openfl_aio.config import DirectorConfig, Endpoint, EnvoyConfig, ProcessLimits, Quotas, TLSConfig, UploadRules
 from openfl_aio.domain import check_name
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan.document import Document
 from openfl_aio.plan.plan import read_text
+from openfl_aio.plan.sections import durability, upload_rules
 from openfl_aio.plan.templates import check_class_path
 
 __all__ = [
@@ -48,7 +49,12 @@ _DIRECTOR_SETTINGS: Final = frozenset(
         "allow_plaintext_anywhere",
         "crl",
         "deny_list",
+        "durability",
         "envoys",
+        "max_data_size",
+        "max_share",
+        "max_update_norm",
+        "max_value",
         "operators",
         "process_limits",
         "public_host",
@@ -161,6 +167,8 @@ def load_director_file(path: Path) -> DirectorFile:
         users=_names(document, "users"),
         operators=_names(document, "operators") or (),
         workspace=named("workspace"),
+        uploads=upload_rules(document, ("settings",), UploadRules()),
+        durability=durability(document, ("settings",)),
         process_limits=_changed(document, ("settings", "process_limits"), DirectorConfig().process_limits),
         quotas=_changed(document, ("settings", "quotas"), Quotas()),
         tls=None if tls is None else tls.model_copy(update={"deny_list": deny_list, "crl": crl}),

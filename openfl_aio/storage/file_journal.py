@@ -141,10 +141,11 @@ class FileJournal:
         if before_round >= ALL_ROUNDS:
             self._spares.clear()
         if not left:
-            try:
-                self._of_federation(federation_uuid).rmdir()
-            except OSError:
-                pass  # there was none, or an upload came meanwhile
+            with self._naming:  # not between the folder that an upload makes and its name there
+                try:
+                    self._of_federation(federation_uuid).rmdir()
+                except OSError:
+                    pass  # there was none, or an upload came meanwhile
 
     def _files(self, federation_uuid: str) -> Iterator[tuple[int, Path]]:
         for path in self._of_federation(federation_uuid).glob(f"*{SUFFIX}"):
