@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[1] / "openfl_aio"
 WALL = {("time", "time"), ("time", "time_ns"), ("datetime", "now"), ("datetime", "utcnow"), ("datetime", "today")}
 MAY_ASK = {
-    "cli/pki.py": "shows how many days a certificate has left",
+    "cli/pki.py": "dates the entries of a deny list",
     "compat/director_client.py": "tells the time at which an envoy was described, as OpenFL does",
     "director/service.py": "tells when an experiment was made, and when an envoy was last seen",
     "pki/ca.py": "an authority begins and ends by the calendar",

@@ -337,7 +337,7 @@ async def test_while_an_experiment_is_loaded_nothing_is_made_up(director: Direct
         await submit(owner)
         with anyio.fail_after(5):
             await envoy.wait_experiment("one")
-        execution = director._executions["exp"]
+        execution = director._runs._executions["exp"]
         loaded, execution.aggregator = execution.aggregator, None  # as between a restart and its end
         caller = Caller("ada", authenticated=False)
         for call in (
