@@ -6,7 +6,7 @@ Every field that is wrong is named in one `ConfigurationError`. Times are second
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Final, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -14,6 +14,7 @@ from openfl_aio.domain import COMMON_NAME_PATTERN, Task, TaskKind, check_name
 from openfl_aio.errors import ConfigurationError
 
 __all__ = [
+    "DURABILITIES",
     "AggregatorConfig",
     "AssignerConfig",
     "CollaboratorConfig",
@@ -24,6 +25,7 @@ __all__ = [
     "Frozen",
     "Limits",
     "ProcessLimits",
+    "Quotas",
     "RetryPolicy",
     "StragglerConfig",
     "TLSConfig",
@@ -187,6 +189,15 @@ class ProcessLimits(Frozen):
     run_as: str | None = None
 
 
+class Quotas(Frozen):
+    """What one user may have at a director. None: no limit. Beyond one a submission is RESOURCE_EXHAUSTED at once."""
+
+    experiments: int | None = Field(default=1_000, ge=1)  # ended ones too, until they are removed
+    active: int | None = Field(default=64, ge=1)  # pending or in progress
+    submissions: int | None = Field(default=4, ge=1)  # being received
+    disk_bytes: int | None = Field(default=65_536 * MIB, ge=1)  # of archives and models
+
+
 class Timeouts(Frozen):
     """How long things may take, in seconds."""
 
@@ -267,6 +278,8 @@ model is written while the next round runs.
 begins once the disk has the model: on an ordinary disk that is a second for some hundred MiB, each.
 ``memory``: nothing. No file is written, and uploads stay in memory until their round is aggregated.
 """
+
+DURABILITIES: Final[tuple[Durability, ...]] = get_args(Durability)
 
 
 class UploadRules(Frozen):
@@ -368,10 +381,13 @@ class DirectorConfig(Frozen):
     public_host: str | None = None  # what served plans name; None: what the frontend wrote
     allow_plaintext_anywhere: bool = False
     workspace: Path | None = None  # None: a temporary directory that ends with the director
+    uploads: UploadRules = UploadRules()  # where an experiment's plan does not say otherwise
+    durability: Durability = "process"  # of all experiments, whatever their plans say
     # names in certificates, of which envoys and users exclude each other where one of the lists is None: everybody else
     envoys: tuple[str, ...] | None = None  # who may register and work
     users: tuple[str, ...] | None = None  # who may submit experiments, and follow and remove them
     operators: tuple[str, ...] = ()  # who may follow and remove the experiments of all users
+    quotas: Quotas = Quotas()
     # of a user's own assigner; ``task_seconds`` for all rounds together
     process_limits: ProcessLimits = ProcessLimits(
         memory_bytes=1024 * MIB,

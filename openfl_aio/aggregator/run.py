@@ -12,12 +12,13 @@ import anyio
 import anyio.to_thread
 
 from openfl_aio.aggregator.service import Aggregator
-from openfl_aio.config import AggregatorConfig, Endpoint, TLSConfig
+from openfl_aio.config import DURABILITIES, AggregatorConfig, Durability, Endpoint, TLSConfig
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.exit_codes import report
 from openfl_aio.plan.files import load_collaborators
 from openfl_aio.plan.plan import Plan
 from openfl_aio.plan.releases import RELEASES
+from openfl_aio.storage.journal import ALL_ROUNDS
 from openfl_aio.storage.keys import CertificateLayout
 from openfl_aio.storage.models import ModelFiles
 from openfl_aio.storage.storage import Storage
@@ -36,12 +37,14 @@ def configure(
     allow_plaintext_anywhere: bool = False,
     deny_list: Path | None = None,
     crl: Path | None = None,
+    durability: Durability | None = None,
 ) -> AggregatorConfig:
     """Return the configuration of the aggregator of ``plan`` in the workspace folder ``root``. Reads files.
 
     Certificates are where OpenFL puts them, below the plan's ``cert_folder``. Without ``listen`` the port is the
     plan's; over TLS every interface is served, in plaintext only this machine's own, unless that is allowed too.
-    ``deny_list`` and ``crl`` replace what the plan names; in plaintext, where they mean nothing, they are refused.
+    ``deny_list``, ``crl`` and ``durability`` replace what the plan names; the first two are refused in plaintext, where
+    they mean nothing.
     """
     endpoint = plan.endpoint
     if listen is None:
@@ -69,7 +72,9 @@ def configure(
     names = load_collaborators(collaborators)
     if not names:
         raise ConfigurationError(f"{collaborators}: collaborators: expected at least one name, got none")
-    return plan.aggregator_config(collaborators=names, models_folder=root, listen=listen, tls=tls)
+    return plan.aggregator_config(
+        collaborators=names, models_folder=root, listen=listen, tls=tls, durability=durability
+    )
 
 
 @asynccontextmanager
@@ -82,12 +87,15 @@ async def open_aggregator(
     allow_plaintext_anywhere: bool = False,
     deny_list: Path | None = None,
     crl: Path | None = None,
+    durability: Durability | None = None,
     release: str | None = None,
+    new: bool = False,
 ) -> AsyncIterator[Aggregator]:
     """Give a serving aggregator of the federation that ``plan_path`` and ``collaborators`` (cols.yaml) describe.
 
     Paths in the plan are relative to ``root``. Uploads are kept in ``root/state``. The initial model is the plan's
-    ``init_state_path``; a model of a later round resumes there. ``release`` is the release of OpenFL whose default
+    ``init_state_path``; a model of a later round resumes there. A federation that was interrupted goes on where it was,
+    unless it is to begin ``new``. ``release`` is the release of OpenFL whose default
     sections the plan means; without it the plan's keys tell. Raises `ConfigurationError` and `StorageError`.
     """
     plan = await anyio.to_thread.run_sync(lambda: Plan.load(plan_path, release=release))
@@ -101,12 +109,16 @@ async def open_aggregator(
             allow_plaintext_anywhere=allow_plaintext_anywhere,
             deny_list=deny_list,
             crl=crl,
+            durability=durability,
         )
 
     config = await anyio.to_thread.run_sync(configured)
     if plan.init_model_path is None:
         raise ConfigurationError(f"{plan_path}: aggregator.settings.init_state_path is missing: expected a model file")
     async with Storage(root / "state") as storage:
+        if new:
+            await storage.journal.drop(config.federation_uuid, ALL_ROUNDS)
+            await storage.federation(config.federation_uuid).forget()
         # OpenFL's `fx plan initialize` codes the initial model as the plan says
         saved = await ModelFiles(pipeline=plan.pipeline).load(root / plan.init_model_path)
         aggregator = Aggregator(config, initial_model=saved.tensors, initial_round=saved.round_number, storage=storage)
@@ -143,9 +155,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     start.add_argument("--crl", type=Path, help="the authority's revocation list; read again when it changes")
     start.add_argument(
+        "--durability",
+        choices=DURABILITIES,
+        help="what survives of results: a killed process, the loss of power too, or nothing; instead of the plan's",
+    )
+    start.add_argument(
         "--openfl-release",
         choices=RELEASES,
         help="whose default sections the plan means, if its keys do not tell; the port may follow from it",
+    )
+    start.add_argument(
+        "--new",
+        action="store_true",
+        help="begin with the initial model, and forget the rounds of a run that was interrupted; "
+        "without it the federation goes on where it was",
     )
     start.add_argument("--debug", action="store_true", help="log more, and show where an error came from")
     options = parser.parse_args(arguments)
@@ -159,7 +182,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     allow_plaintext_anywhere=options.allow_plaintext_anywhere,
                     deny_list=options.deny_list,
                     crl=options.crl,
+                    durability=options.durability,
                     release=options.openfl_release,
+                    new=options.new,
                 )
             )
         )

@@ -192,7 +192,8 @@ class Execution:
     """Runs one experiment. The aggregator stays mounted after the end, so that late collaborators are told to quit.
 
     ``apply`` hands an event and its reason to the owner, which decides whether it changes the experiment; ``ended`` is
-    called before the last of them, and ``told`` once every collaborator knows.
+    called before the last of them, ``told`` once every collaborator knows, and ``resumed`` when one that ran before serves
+    again.
     ``linger`` is for how many seconds after `dismiss` collaborators may still come for their quit.
     """
 
@@ -203,6 +204,7 @@ class Execution:
         apply: Callable[[ExperimentEvent, str], Awaitable[object]],
         ended: Callable[[Aggregator], Awaitable[object]],
         told: Callable[[], Awaitable[object]],
+        resumed: Callable[[], object],
         linger: float,
     ) -> None:
         self.experiment = experiment
@@ -210,6 +212,7 @@ class Execution:
         self._apply = apply
         self._ended = ended
         self._told = told
+        self._resumed = resumed
         self._linger = linger
         self._scope = anyio.CancelScope()
         self._dismissed = anyio.Event()
@@ -255,8 +258,10 @@ class Execution:
 
     async def _serve(self, aggregator: Aggregator) -> None:
         self.aggregator = aggregator
-        if self.experiment.status is ExperimentStatus.PENDING:  # else it goes on after a restart
+        if self.experiment.status is ExperimentStatus.PENDING:
             await self._apply(ExperimentEvent.START, "")
+        else:
+            self._resumed()  # it goes on after a restart
         if self.experiment.status.ended:  # cancelled while it was being prepared
             aggregator.stop(f"the experiment is {self.experiment.status.value}")
         try:

@@ -116,6 +116,16 @@ class Records:
         if path is not None:
             await anyio.to_thread.run_sync(lambda: shutil.rmtree(path.parent, ignore_errors=True))
 
+    async def nbytes(self, experiments: Sequence[Experiment]) -> int:
+        """Return how many bytes the archives and models of ``experiments`` have on the disk."""
+        paths = [self.model_path(experiment, kind) for experiment in experiments for kind in ModelKind]
+        sizes = await self._storage.archives.nbytes(experiment.archive_id for experiment in experiments)
+
+        def models() -> int:
+            return sum(path.stat().st_size for path in paths if path is not None and path.is_file())
+
+        return sizes + await anyio.to_thread.run_sync(models)
+
     def model_path(self, experiment: Experiment, kind: ModelKind) -> Path | None:
         """Return where a model of the experiment is kept; None without a workspace."""
         if self._workspace is None:

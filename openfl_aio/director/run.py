@@ -9,7 +9,7 @@ from pathlib import Path
 
 import anyio
 
-from openfl_aio.config import DirectorConfig, TLSConfig
+from openfl_aio.config import DURABILITIES, DirectorConfig, Durability, TLSConfig
 from openfl_aio.director.service import Director
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.exit_codes import report
@@ -30,16 +30,19 @@ def director_config(
     deny_list: Path | None = None,
     crl: Path | None = None,
     allow_pickled_code: bool = False,
+    durability: Durability | None = None,
 ) -> DirectorConfig:
     """Return the configuration in OpenFL's ``director_config.yaml`` at ``path``, with the certificate files added.
 
-    Files given here replace those that the file names, and ``allow_pickled_code`` is on if either says so. Raises
+    Files and ``durability`` given here replace what the file names, and ``allow_pickled_code`` is on if either says so. Raises
     `ConfigurationError` for a wrong file, and unless exactly the certificates that ``tls`` asks for are given.
     """
     file = load_director_file(path)
     config = file.unattended()
     if allow_pickled_code:
         config = config.model_copy(update={"allow_pickled_code": True})
+    if durability is not None:
+        config = config.model_copy(update={"durability": durability})
     files = {"-rc": root_ca, "-pk": private_key, "-oc": certificate}
     lists = {"deny_list": deny_list or file.deny_list, "crl": crl or file.crl}
     if not tls:
@@ -89,6 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="run assigners that users of OpenFL's frontend wrote, in a child process that may do what this one may",
     )
+    parser.add_argument(
+        "--durability",
+        choices=DURABILITIES,
+        help="what survives of results: a killed process, the loss of power too, or nothing; instead of the file's",
+    )
     parser.add_argument("--debug", action="store_true", help="log more, and show where an error came from")
     options = parser.parse_args(arguments)
     configure_logging("DEBUG" if options.debug else "INFO")
@@ -102,6 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             deny_list=options.deny_list,
             crl=options.crl,
             allow_pickled_code=options.allow_pickled_code,
+            durability=options.durability,
         )
         anyio.run(lambda: run_director(config, announce=announce))
     except Exception as exc:

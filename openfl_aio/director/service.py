@@ -9,9 +9,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,10 +22,11 @@ from openfl_aio.aggregator.encoded import ModelEncoder
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.config import DirectorConfig, Endpoint
-from openfl_aio.director.execution import Execution, Review, assigned_tasks, serve_plan, served_plan, stand_in
+from openfl_aio.director.execution import Review
 from openfl_aio.director.experiments import Experiment, ExperimentEvent, Experiments
-from openfl_aio.director.foreign import PickledFunctions
+from openfl_aio.director.quotas import QuotaKeeper
 from openfl_aio.director.records import Records
+from openfl_aio.director.runs import Runs
 from openfl_aio.director.servicer import DirectorServicer
 from openfl_aio.director.shards import Shards
 from openfl_aio.domain import (
@@ -40,8 +40,7 @@ from openfl_aio.domain import (
     ModelKind,
     ShardInfo,
 )
-from openfl_aio.errors import ConfigurationError, ExperimentNotFoundError, NotFoundError, NotReadyError
-from openfl_aio.storage.journal import ALL_ROUNDS
+from openfl_aio.errors import ConfigurationError, ExperimentNotFoundError
 from openfl_aio.storage.storage import Storage
 from openfl_aio.transport.identity import Caller, check_speaks_for
 from openfl_aio.transport.roles import Roles
@@ -74,16 +73,13 @@ class Director:
         self.config = config
         self._review = review
         self._experiments = Experiments(operators=config.operators)
+        self._quotas = QuotaKeeper(config.quotas)
         self._shards = Shards(
             sample_shape=config.sample_shape,
             target_shape=config.target_shape,
             health_check_period=config.envoy_health_check_period,
         )
         self._waiters: Waiters[tuple[str, str]] = Waiters()
-        self._executions: dict[str, Execution] = {}  # by experiment name
-        self._mounted: dict[str, Execution] = {}  # by federation uuid; outlives the experiment's entry a little
-        self._goodbyes: dict[str, Aggregator] = {}  # of experiments that ended under an earlier director
-        self._archives: dict[str, Archive] = {}
         self._stack: AsyncExitStack | None = None
 
     def __repr__(self) -> str:
@@ -118,9 +114,17 @@ class Director:
             logger.warning("install_requirements has no effect: a director runs no code of an experiment")
         self._storage = await stack.enter_async_context(Storage(config.workspace, limits=config.limits))
         self._records = Records(self._storage, config.workspace)
+        self._runs = Runs(
+            config,
+            storage=self._storage,
+            records=self._records,
+            experiments=self._experiments,
+            waiters=self._waiters,
+            review=self._review,
+        )
         for experiment in await self._records.experiments():
             self._experiments.restore(experiment)
-            await self._reopen(experiment)
+            await self._runs.reopen(experiment)
         for shard in await self._storage.registry.shards():
             self._shards.restore(shard, anyio.current_time())
         self._tasks = await stack.enter_async_context(anyio.create_task_group())
@@ -138,41 +142,7 @@ class Director:
                 roles=Roles(envoys=config.envoys, users=config.users, operators=config.operators),
             )
         )
-        for execution in list(self._executions.values()):
-            self._tasks.start_soon(self._run, execution, [])
-        for experiment in self._experiments.all():
-            if experiment.status.ended and experiment.federation_uuid and not experiment.told:
-                self._tasks.start_soon(self._say_goodbye, experiment)
-
-    async def _reopen(self, experiment: Experiment) -> None:
-        """Make ready to go on with an experiment of an earlier director."""
-        try:
-            self._archives[experiment.name] = await self._storage.archives.get(experiment.archive_id)
-        except NotFoundError:
-            await self._apply(experiment, ExperimentEvent.FAIL, "its archive is gone; submit it again")
-            return
-        if not experiment.status.ended:
-            logger.warning("experiment %r goes on: it was %s", experiment.name, experiment.status.value)
-            execution = self._executions[experiment.name] = self._execution(experiment)
-            if experiment.federation_uuid:
-                self._mounted[experiment.federation_uuid] = execution
-
-    def _execution(self, experiment: Experiment) -> Execution:
-        return Execution(
-            experiment,
-            apply=partial(self._apply, experiment),
-            ended=partial(self._keep_metrics, experiment),
-            told=partial(self._all_told, experiment),
-            linger=self.config.timeouts.long_poll,
-        )
-
-    async def _say_goodbye(self, experiment: Experiment) -> None:
-        """Tell those to quit who had not heard of the end when an earlier director ended."""
-        async with stand_in(experiment) as aggregator:
-            self._goodbyes[experiment.federation_uuid] = aggregator
-            await aggregator.wait_quits_sent()
-            await self._all_told(experiment)
-            await anyio.sleep_forever()  # an answer may have been lost
+        self._runs.begin(self._tasks, self._server.endpoint)
 
     @property
     def endpoint(self) -> Endpoint:
@@ -201,14 +171,7 @@ class Director:
 
         The calls of the aggregator's service that carry no header give the experiment's name instead.
         """
-        execution = self._mounted.get(federation_uuid) or self._executions.get(federation_uuid)
-        if execution is None:
-            if federation_uuid in self._goodbyes:
-                return self._goodbyes[federation_uuid]
-            raise ExperimentNotFoundError(f"no experiment serves the federation {federation_uuid!r}")
-        if execution.aggregator is None:
-            raise NotReadyError(f"the federation {federation_uuid!r} is being loaded; come again")
-        return execution.aggregator
+        return self._runs.find(federation_uuid)
 
     # --- envoys ---------------------------------------------------------------------------------------------------
 
@@ -270,7 +233,7 @@ class Director:
         """Yield the archive of an experiment in which ``envoy`` takes part; `ExperimentNotFoundError` otherwise."""
         check_speaks_for(caller, envoy)
         experiment = self._experiments.takes_part(name, envoy)
-        archive = self._archives.get(name)
+        archive = self._runs.archives.get(name)
         if archive is None or experiment.status is ExperimentStatus.PENDING:
             raise ExperimentNotFoundError(
                 f"experiment {name!r} is {experiment.status.value}: its archive is not served"
@@ -294,7 +257,7 @@ class Director:
         self._experiments.envoy_done(name, envoy)
         description = error_description.strip()[-MAX_DESCRIPTION:] or "no description"
         reason = f"envoy {envoy} failed with code {error_code}: {description}"
-        await self._apply(experiment, ExperimentEvent.FAIL, reason)
+        await self._runs.apply(experiment, ExperimentEvent.FAIL, reason)
 
     # --- frontends ------------------------------------------------------------------------------------------------
 
@@ -302,13 +265,22 @@ class Director:
         """Return the shapes that every shard of this director has."""
         return ShardInfo("", sample_shape=self._shards.sample_shape, target_shape=self._shards.target_shape)
 
-    def receive_archive(self) -> AbstractAsyncContextManager[ArchiveSink]:
-        """Return a sink for an archive's bytes, limited in size; what is not kept is removed."""
-        return self._storage.archives.receive(self.config.limits.max_archive_bytes)
-
     def check_submission(self, caller: Caller, name: str, collaborators: Sequence[str]) -> None:
         """Raise what `set_new_experiment` would raise for these names, before an archive is received for nothing."""
         self._experiments.check_submission(name, caller.name, collaborators)
+        self._quotas.check_experiments(caller.name, name, self._experiments.owned_by(caller.name))
+
+    @asynccontextmanager
+    async def submission(self, caller: Caller) -> AsyncIterator[ArchiveSink]:
+        """Give a sink for the archive of one submission, unless ``caller`` has all that a user may have.
+
+        What is not kept is removed. Raises `MessageTooLargeError`.
+        """
+        with self._quotas.submission(caller.name):
+            own = [one for one in self._experiments.owned_by(caller.name) if one.owner == caller.name]
+            self._quotas.check_bytes(caller.name, await self._records.nbytes(own))
+            async with self._storage.archives.receive(self.config.limits.max_archive_bytes) as sink:
+                yield sink
 
     async def set_new_experiment(
         self,
@@ -339,7 +311,7 @@ class Director:
             with anyio.CancelScope(shield=True):
                 await self._storage.archives.remove(archive.id)
             raise
-        self._archives[name] = archive
+        self._runs.archives[name] = archive
         try:
             await self._records.save_initial(experiment, model)
             await self._records.save(experiment)
@@ -348,8 +320,7 @@ class Director:
                 await self.remove_experiment_data(caller, name)
             raise
         if self._experiments.holds(experiment):  # kept: now it may begin
-            execution = self._executions[name] = self._execution(experiment)
-            self._tasks.start_soon(self._run, execution, [model])
+            self._runs.start(experiment, model)
         return True
 
     async def get_experiment_status(self, caller: Caller, name: str) -> ExperimentStatus | None:
@@ -385,7 +356,7 @@ class Director:
             experiment = self._experiments.visible(name, caller.name)
         except ExperimentNotFoundError:
             return None
-        aggregator = self._aggregator(name)
+        aggregator = self._runs.aggregator(name)
         if aggregator is not None:
             return aggregator.model(kind) or {}
         return await self._records.model(experiment, kind)
@@ -401,7 +372,7 @@ class Director:
             experiment = self._experiments.visible(name, caller.name)
         except ExperimentNotFoundError:
             return None
-        aggregator = self._aggregator(name)
+        aggregator = self._runs.aggregator(name)
         if aggregator is not None:
             return await aggregator.encoded_model(kind, encode) or EncodedMessage(())
         model = await self._records.model(experiment, kind)
@@ -410,17 +381,19 @@ class Director:
     async def get_metric_stream(self, caller: Caller, name: str) -> AsyncIterator[Metric]:
         """Yield every metric of an experiment of the caller from the first on, live, until it ends."""
         experiment = self._experiments.visible(name, caller.name)
-        ready = await self._waiters.wait_for(
+        await self._waiters.wait_for(
             ("experiment", name),
             lambda: (
                 True
-                if experiment.status is not ExperimentStatus.PENDING or not self._experiments.holds(experiment)
+                if self._runs.aggregator(name) is not None
+                or experiment.status.ended
+                or not self._experiments.holds(experiment)
                 else None
             ),
             timeout=None,
         )
-        aggregator = self._aggregator(name)
-        if ready and aggregator is not None:
+        aggregator = self._runs.aggregator(name)
+        if aggregator is not None:
             async for metric in aggregator.metrics():
                 yield metric
             # the rounds are over, the status follows: who reads to the end finds it settled
@@ -438,124 +411,21 @@ class Director:
         experiment = self._experiments.remove(name, caller.name)
         if experiment is None:
             return True
-        execution = self._executions.pop(name, None)
-        self._archives.pop(name, None)
-        self._waiters.notify(("experiment", name))
-        if execution is not None:
-            execution.dismiss("the experiment was removed")
+        self._runs.dismiss(name, "the experiment was removed")
         await self._records.forget(experiment)
         return True
 
     async def cancel(self, caller: Caller, name: str) -> bool:
         """Cancel an experiment of the caller and return whether that changed anything; its collaborators quit."""
         experiment = self._experiments.visible(name, caller.name)
-        return await self._apply(experiment, ExperimentEvent.CANCEL, "cancelled by its owner")
+        return await self._runs.apply(experiment, ExperimentEvent.CANCEL, "cancelled by its owner")
 
     def error_of(self, caller: Caller, name: str) -> str:
         """Return why an experiment of the caller failed, was turned down or cancelled; empty if it was not."""
         return self._experiments.visible(name, caller.name).error
 
-    # --- inside ---------------------------------------------------------------------------------------------------
-
-    def _aggregator(self, name: str) -> Aggregator | None:
-        execution = self._executions.get(name)
-        return None if execution is None else execution.aggregator
-
-    async def _run(self, execution: Execution, model: list[Mapping[str, np.ndarray]]) -> None:
-        try:
-            await execution.run(partial(self._prepare, execution, model))
-        finally:
-            experiment = execution.experiment
-            self._mounted.pop(experiment.federation_uuid, None)
-            with anyio.CancelScope(shield=True):
-                if experiment.status.ended or not self._experiments.holds(experiment):
-                    # uploads of a round that never closed; no other federation has this uuid
-                    await self._storage.journal.drop(experiment.federation_uuid, ALL_ROUNDS)
-                    await self._storage.federation(experiment.federation_uuid).forget()
-                if not self._experiments.holds(experiment):
-                    # what was being written while the experiment was removed is there again
-                    await self._records.remove_files(experiment)
-
-    async def _prepare(self, execution: Execution, initial: list[Mapping[str, np.ndarray]]) -> Aggregator | None:
-        """Make the aggregator. ``initial`` is emptied: nobody else may hold the initial model all through the rounds."""
-        experiment = execution.experiment
-        archive = self._archives[experiment.name]
-        if experiment.federation_uuid:  # an earlier director got so far: envoys may have the plan already
-            plan = await served_plan(self._storage.archives, archive)
-        else:
-            plan, archive = await serve_plan(
-                self._storage.archives, archive, endpoint=self.endpoint, config=self.config
-            )
-            self._archives[experiment.name] = archive
-            if self._review is not None and not await self._review(plan):
-                return None
-        assigned = await assigned_tasks(
-            self._storage.archives,
-            archive,
-            plan,
-            collaborators=experiment.collaborators,
-            config=self.config,
-            known=experiment.assigned,
-        )
-        config = plan.aggregator_config(
-            collaborators=experiment.collaborators,
-            tasks=None if assigned is None else assigned.tasks,
-            assigner=None if assigned is None else assigned.assigner,
-            task_aggregation=None if assigned is None else assigned.aggregation,
-            limits=self.config.limits,
-            timeouts=self.config.timeouts,
-        )
-        config = config.model_copy(
-            update={
-                "best_model_path": self._records.model_path(experiment, ModelKind.BEST),
-                "last_model_path": self._records.model_path(experiment, ModelKind.LAST),
-            }
-        )
-        pickled = None
-        if assigned is not None and assigned.pickled:
-            limits, process_limits = self.config.limits, self.config.process_limits
-            pickled = PickledFunctions(archive.path, assigned.pickled, limits=limits, process_limits=process_limits)
-            await execution.open(pickled)
-        functions = None if pickled is None else pickled.functions
-        if not experiment.federation_uuid:
-            # kept before any envoy has the plan: after a restart it finds the same federation
-            experiment.federation_uuid = config.federation_uuid
-            experiment.assigned = "" if assigned is None else assigned.dump()
-            await self._records.save(experiment)
-        self._mounted[config.federation_uuid] = execution
-        if not initial:
-            initial.append(await self._records.initial(experiment))
-        return Aggregator(config, initial_model=initial.pop(), storage=self._storage, functions=functions)
-
-    async def _keep_metrics(self, experiment: Experiment, aggregator: Aggregator) -> None:
-        if self._experiments.holds(experiment):
-            await self._records.save_metrics(experiment, [metric async for metric in aggregator.metrics()])
-
-    async def _all_told(self, experiment: Experiment) -> None:
-        experiment.told = True
-        if self._experiments.holds(experiment):
-            await self._records.save(experiment)
-
-    async def _apply(self, experiment: Experiment, event: ExperimentEvent, reason: str) -> bool:
-        """Let ``event`` happen, tell everybody who waits, stop what has to stop, and keep it."""
-        name = experiment.name
-        if not self._experiments.holds(experiment):
-            return False  # removed: nobody is left to be told
-        if not self._experiments.handle(name, event, error=reason):
-            return False
-        if reason:
-            logger.warning("experiment %r is %s: %r", name, experiment.status.value, reason)
-        else:
-            logger.info("experiment %r is %s", name, experiment.status.value)
-        self._waiters.notify(("experiment", name), *(("envoy", envoy) for envoy in experiment.collaborators))
-        execution = self._executions.get(name)
-        if execution is not None and event in (ExperimentEvent.FAIL, ExperimentEvent.CANCEL):
-            execution.stop(reason)
-        await self._records.save(experiment)
-        return True
-
     def _describe(self, experiment: Experiment) -> ExperimentDescription:
-        aggregator = self._aggregator(experiment.name)
+        aggregator = self._runs.aggregator(experiment.name)
         if aggregator is not None:
             return replace(aggregator.describe(), name=experiment.name, status=experiment.status)
         return ExperimentDescription(

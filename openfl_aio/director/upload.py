@@ -29,12 +29,13 @@ async def receive_experiment(
     """Take one submission from its stream and return whether it was accepted.
 
     Every message repeats the whole model; only the last is kept, as OpenFL does. Names that cannot be taken are
-    refused at the first message. Raises `EmptyStreamError`, `MalformedStreamError`, `MessageTooLargeError`, and what
-    `Director.set_new_experiment` raises; nothing stays on disk then.
+    refused at the first message, and a user who has all that a user may have before it. Raises `EmptyStreamError`,
+    `MalformedStreamError`, `MessageTooLargeError`, and what `Director.set_new_experiment` raises; nothing stays on disk
+    then.
     """
     checker = ChunkChecker(limits.max_archive_bytes, strict=True)
     last: director_messages.ExperimentInfo | None = None
-    async with director.receive_archive() as sink:
+    async with director.submission(caller) as sink:
         async for info in stream:
             if last is None:
                 director.check_submission(caller, info.name, info.collaborator_names)

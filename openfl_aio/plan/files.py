@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from openfl_aio.config import DirectorConfig, Endpoint, EnvoyConfig, ProcessLimits, TLSConfig
+from openfl_aio.config import DirectorConfig, Endpoint, EnvoyConfig, ProcessLimits, Quotas, TLSConfig, UploadRules
 from openfl_aio.domain import check_name
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan.document import Document
 from openfl_aio.plan.plan import read_text
+from openfl_aio.plan.sections import durability, upload_rules
 from openfl_aio.plan.templates import check_class_path
 
 __all__ = [
@@ -27,6 +28,8 @@ __all__ = [
     "load_director_file",
     "load_envoy_config",
 ]
+
+Limited = TypeVar("Limited", ProcessLimits, Quotas)
 
 _DIRECTOR_PORT: Final = 50051  # OpenFL's default
 _DAY: Final = 24 * 60 * 60
@@ -46,10 +49,16 @@ _DIRECTOR_SETTINGS: Final = frozenset(
         "allow_plaintext_anywhere",
         "crl",
         "deny_list",
+        "durability",
         "envoys",
+        "max_data_size",
+        "max_share",
+        "max_update_norm",
+        "max_value",
         "operators",
         "process_limits",
         "public_host",
+        "quotas",
         "users",
         "workspace",
     }
@@ -158,7 +167,10 @@ def load_director_file(path: Path) -> DirectorFile:
         users=_names(document, "users"),
         operators=_names(document, "operators") or (),
         workspace=named("workspace"),
-        process_limits=_process_limits(document, "settings", DirectorConfig().process_limits),
+        uploads=upload_rules(document, ("settings",), UploadRules()),
+        durability=durability(document, ("settings",)),
+        process_limits=_changed(document, ("settings", "process_limits"), DirectorConfig().process_limits),
+        quotas=_changed(document, ("settings", "quotas"), Quotas()),
         tls=None if tls is None else tls.model_copy(update={"deny_list": deny_list, "crl": crl}),
     )
     review = document.boolean("settings", "review_experiment", default=False)
@@ -188,7 +200,7 @@ def load_envoy_config(path: Path) -> EnvoyFile:
         install_requirements=document.boolean("params", "install_requirements", default=False),
         review_experiment=document.boolean("params", "review_experiment", default=False),
         optional_plugin_components=document.mapping("optional_plugin_components"),
-        process_limits=_process_limits(document, "params", ProcessLimits()),
+        process_limits=_changed(document, ("params", "process_limits"), ProcessLimits()),
         tls=_tls(document, path),
     )
 
@@ -237,13 +249,13 @@ def _names(document: Document, role: str) -> tuple[str, ...] | None:
     return None if document.get("settings", role) is None else document.strings("settings", role)
 
 
-def _process_limits(document: Document, section: str, default: ProcessLimits) -> ProcessLimits:
-    """Return ``default`` with what ``process_limits`` in a section says; null takes a limit away."""
-    written = document.mapping(section, "process_limits")
+def _changed(document: Document, path: tuple[str, str], default: Limited) -> Limited:
+    """Return ``default`` with what the mapping at ``path`` says; null takes a limit away."""
+    written = document.mapping(*path)
     try:
-        return ProcessLimits(**{**dict(default), **{str(key): value for key, value in written.items()}})
+        return type(default)(**{**dict(default), **{str(key): value for key, value in written.items()}})
     except ConfigurationError as exc:
-        raise document.error((section, "process_limits"), str(exc)) from None
+        raise document.error(path, str(exc)) from None
 
 
 def _tls(document: Document, path: Path) -> TLSConfig | None:

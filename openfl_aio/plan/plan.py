@@ -27,12 +27,14 @@ from openfl_aio.config import (
     AggregatorConfig,
     AssignerConfig,
     CollaboratorConfig,
+    Durability,
     Endpoint,
     Limits,
     RetryPolicy,
     StragglerConfig,
     Timeouts,
     TLSConfig,
+    UploadRules,
 )
 from openfl_aio.domain import Task
 from openfl_aio.errors import ConfigurationError
@@ -270,13 +272,16 @@ class Plan:
         tls: TLSConfig | None = None,
         limits: Limits | None = None,
         timeouts: Timeouts | None = None,
+        uploads: UploadRules | None = None,
+        durability: Durability | None = None,
     ) -> AggregatorConfig:
         """Return the configuration of this plan's aggregator.
 
         ``tasks`` replaces the plan's (a plan of the interactive frontend has none); then the assigner is ``assigner``
         or gives everybody everything, and ``task_aggregation`` names the functions that are not the default. Best and
         last model are written as the plan says when ``models_folder``, to which its paths are relative, is given; give
-        it only for a plan that this host's operator wrote.
+        it only for a plan that this host's operator wrote. ``uploads`` are the rules where the plan has none of its own,
+        ``durability`` is instead of the plan's.
         """
         chosen = self.tasks if tasks is None else tuple(tasks)
         if not chosen:
@@ -296,6 +301,8 @@ class Plan:
             task_aggregation=self.task_aggregation if tasks is None else dict(task_aggregation or {}),
             pipeline=self.pipeline,
             store_rounds=sections.store_rounds(self._document, "aggregator", minimum=2),
+            uploads=sections.upload_rules(self._document, ("aggregator", "settings"), uploads or UploadRules()),
+            durability=durability or sections.durability(self._document, ("aggregator", "settings")),
             single_col_cert_common_name=sections.single_common_name(self._document, "aggregator"),
             write_logs=self._document.boolean("aggregator", "settings", "write_logs", default=False),
             workspace=workspace,

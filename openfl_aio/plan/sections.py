@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Final
 
-from openfl_aio.config import AssignerConfig, StragglerConfig, TaskGroup
+from openfl_aio.config import DURABILITIES, AssignerConfig, Durability, StragglerConfig, TaskGroup, UploadRules
 from openfl_aio.domain import MAX_LABEL, Task, TaskKind, is_label
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan.document import Document, Key
@@ -26,6 +26,7 @@ __all__ = [
     "assigner",
     "check_groups",
     "check_outline",
+    "durability",
     "ignored",
     "pipeline",
     "single_common_name",
@@ -33,6 +34,7 @@ __all__ = [
     "stragglers",
     "task_aggregation",
     "tasks",
+    "upload_rules",
 ]
 
 # the keys of each section's settings; None: they belong to a class of the user, or to the block that is named
@@ -41,8 +43,13 @@ _SETTINGS: Final[dict[str, frozenset[str] | None]] = {
         {
             "best_state_path",
             "db_store_rounds",
+            "durability",
             "init_state_path",
             "last_state_path",
+            "max_data_size",
+            "max_share",
+            "max_update_norm",
+            "max_value",
             "rounds_to_train",
             "secure_aggregation",
             "single_col_cert_common_name",
@@ -249,6 +256,31 @@ def store_rounds(document: Document, section: str, *, minimum: int) -> int:
     """Return how many rounds of tensors are kept: at least ``minimum``, below which OpenFL fails; negative is for ever."""
     rounds = document.integer(section, "settings", "db_store_rounds", default=minimum)
     return _FOR_EVER if rounds < 0 else max(rounds, minimum)
+
+
+def upload_rules(document: Document, path: tuple[Key, ...], default: UploadRules) -> UploadRules:
+    """Return what uploads may be: the settings of those names below ``path``, which OpenFL passes over, else ``default``."""
+    found: dict[str, float] = {}
+    if document.get(*path, "max_data_size") is not None:
+        found["max_data_size"] = document.integer(*path, "max_data_size", minimum=1, maximum=_FOR_EVER)
+    for key in ("max_share", "max_update_norm", "max_value"):
+        if document.get(*path, key) is None:
+            continue
+        found[key] = document.number(*path, key)
+        if found[key] <= 0 or (key == "max_share" and found[key] > 1):
+            bounds = "above 0 and at most 1" if key == "max_share" else "above 0"
+            raise document.error((*path, key), f"expected a number {bounds}, got {found[key]:g}")
+    return default.model_copy(update=found)
+
+
+def durability(document: Document, section: tuple[Key, ...]) -> Durability:
+    """Return what of results survives, by the setting of that name below ``section``, which OpenFL passes over."""
+    path = (*section, "durability")
+    written = document.string(*path, default="process")
+    for level in DURABILITIES:
+        if written == level:
+            return level
+    raise document.error(path, f"expected one of {', '.join(DURABILITIES)}, got {written[:60]!r}")
 
 
 def single_common_name(document: Document, section: str) -> str:

@@ -7,7 +7,7 @@ import re
 import secrets
 import threading
 import zipfile
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +144,11 @@ class Archives:
     async def ids(self) -> list[str]:
         """Return the ids of all kept archives, sorted."""
         return await anyio.to_thread.run_sync(self._ids)
+
+    async def nbytes(self, ids: Iterable[str]) -> int:
+        """Return how many bytes the archives of these ids have together; one that is not there has none."""
+        paths = [self._path(id) for id in ids if ID.fullmatch(id)]
+        return await anyio.to_thread.run_sync(lambda: sum(path.stat().st_size for path in paths if path.is_file()))
 
     async def chunks(self, archive: Archive, chunk_bytes: int) -> AsyncGenerator[bytes]:
         """Yield the archive's bytes in pieces of ``chunk_bytes``, the last one shorter.

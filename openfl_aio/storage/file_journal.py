@@ -7,6 +7,7 @@ start. Only one process uses the folder at a time.
 from __future__ import annotations
 
 import hashlib
+import logging
 import mmap
 import os
 import threading
@@ -45,10 +46,12 @@ from openfl_aio.storage.journal import (
     equal,
 )
 from openfl_aio.storage.spares import SpareFiles
-from openfl_aio.storage.upload_file import read_record, trailer
+from openfl_aio.storage.upload_file import checksum, read_record, trailer
 from openfl_aio.storage.workers import Workers
 
 __all__ = ["FileJournal"]
+
+logger = logging.getLogger(__name__)
 
 SUFFIX: Final = ".upload"
 HELD_BYTES: Final = 64 * 1024  # an upload of at most so many bytes touches the disk once, when it is committed
@@ -107,8 +110,14 @@ class FileJournal:
             with disk_errors(self.folder):
                 found = list(self._files(federation_uuid))
             for number, path in found:
-                if number == round_number:
+                if number != round_number:
+                    continue
+                try:
                     entries.append(self._read(path))
+                except CorruptFileError as exc:
+                    # the name must be free for the result to be sent again
+                    logger.error("%s", exc)
+                    remove_quietly(path)
         except BaseException:
             for entry in entries:
                 entry.close()
@@ -132,10 +141,11 @@ class FileJournal:
         if before_round >= ALL_ROUNDS:
             self._spares.clear()
         if not left:
-            try:
-                self._of_federation(federation_uuid).rmdir()
-            except OSError:
-                pass  # there was none, or an upload came meanwhile
+            with self._naming:  # not between the folder that an upload makes and its name there
+                try:
+                    self._of_federation(federation_uuid).rmdir()
+                except OSError:
+                    pass  # there was none, or an upload came meanwhile
 
     def _files(self, federation_uuid: str) -> Iterator[tuple[int, Path]]:
         for path in self._of_federation(federation_uuid).glob(f"*{SUFFIX}"):
@@ -207,15 +217,19 @@ class FileJournal:
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                return self.map(path, descriptor, read_record(descriptor))
+                record, expected = read_record(descriptor)
+                entry = self.map(path, descriptor, record)
+                if checksum(entry.payload) != expected:
+                    entry.close()
+                    raise ValueError("has a payload that does not fit its checksum")
+                return entry
             finally:
                 os.close(descriptor)
         except OSError as exc:
             raise disk_error(exc, path) from exc
         except ValueError as exc:
             raise CorruptFileError(
-                f"the journal's file {path.name!r} {exc}; restore the workspace from a copy, or remove that file "
-                "to have the result sent again"
+                f"the journal's file {path.name!r} {exc}; it is removed, and the result has to be sent again"
             ) from None
 
 
@@ -315,7 +329,7 @@ class _FileSpool:
             if inspect is not None:
                 inspect(entry)
             # what can fail comes before the name: a name is an acknowledgement
-            self._finish(self._opened(), record)
+            self._finish(self._opened(), record, entry.payload)
             assert self._partial is not None, "it was opened above"
             self._journal.name(self._partial, path, record, durable=self._durable)
             self._close()
@@ -327,8 +341,8 @@ class _FileSpool:
             raise
         return entry
 
-    def _finish(self, descriptor: int, record: UploadRecord) -> None:
-        end = trailer(record)
+    def _finish(self, descriptor: int, record: UploadRecord, payload: memoryview) -> None:
+        end = trailer(record, payload)
         self._journal.write(descriptor, end)
         os.ftruncate(descriptor, record.total_bytes + len(end))  # a file that is used again may be longer
         if self._durable:

@@ -141,7 +141,11 @@ class Journal(Protocol):
         ...
 
     async def entries(self, federation_uuid: str, round_number: int) -> list[Entry]:
-        """Return a round's uploads by task and collaborator. Close each. Raises `CorruptFileError`."""
+        """Return a round's uploads by task and collaborator. Close each.
+
+        One that was altered since it was committed is left out and removed, with a line in the log. Raises
+        `StorageError`.
+        """
         ...
 
     async def drop(self, federation_uuid: str, before_round: int) -> None:

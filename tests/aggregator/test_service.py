@@ -659,3 +659,22 @@ async def test_a_function_that_is_given_sees_earlier_models() -> None:
                 await play(service, name, 9.0)
             await anyio.sleep(1)
             np.testing.assert_array_equal(values(service), np.full((2, 2), expected))
+
+
+@pytest.mark.real_time
+async def test_a_result_that_was_altered_on_the_disk_is_asked_for_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = configuration(workspace=tmp_path)
+    async with Aggregator(config, initial_model=MODEL) as service:
+        assert await send(service, "one", TRAIN, trained(1)) is Verdict.ACCEPTED
+        assert await send(service, "two", TRAIN, trained(2)) is Verdict.ACCEPTED
+    altered = next(path for path in (tmp_path / "journal").rglob("*.upload") if b'"one"' in path.read_bytes())
+    content = bytearray(altered.read_bytes())
+    content[content.index(np.float32(1).tobytes() * 2)] ^= 1
+    altered.write_bytes(content)
+    async with Aggregator(config, initial_model=MODEL) as service:
+        assert TRAIN in [task.name for task in (await service.get_tasks("one")).tasks]
+        assert TRAIN not in [task.name for task in (await service.get_tasks("two")).tasks]
+        assert await send(service, "one", TRAIN, trained(1)) is Verdict.ACCEPTED
+    assert [record.levelname for record in caplog.records if "payload" in record.message] == ["ERROR"]

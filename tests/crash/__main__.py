@@ -129,7 +129,7 @@ def main() -> int:
         if session.cases:
             say(heading())
             anyio.run(lambda: session.run(cycles, deaths=options.deaths, until=until))
-            failed = summary(session)
+            failed = summary(session, every_point=not options.bounded)
         for name, measure in MEASURES.items():
             if name in options.only or not (options.only or options.bounded):
                 anyio.run(measure, folder / name)
@@ -160,8 +160,11 @@ def _seconds(values: tuple[float, ...]) -> str:
     return f"{', '.join(f'{value:.2f}' for value in values)} s"
 
 
-def summary(session: Session) -> int:
-    """Print what the whole session came to, and return the exit code."""
+def summary(session: Session, *, every_point: bool) -> int:
+    """Print what the whole session came to, and return the exit code.
+
+    ``every_point``: say at which failpoints nobody died.
+    """
     played = session.played
     known = sum(len(targets.known) for targets in session.targets.values())
     starts = sorted(life.first_answer for each in played for life in each.lives if life.first_answer is not None)
@@ -170,7 +173,7 @@ def summary(session: Session) -> int:
         f"{session.cycles} deaths, {sum(each.at_points for each in played)} of them at {known - len(session.left)} of "
         f"{known} failpoints; {sum(each.answered for each in played)} uploads answered in {len(played)} federations"
     )
-    for name in session.left:
+    for name in session.left if every_point else ():
         say(f"  nobody died at {name}")
     if starts:
         say(f"first answer after a start: {starts[len(starts) // 2]:.2f} s in the middle, {starts[-1]:.2f} s at most")

@@ -180,7 +180,7 @@ class Server:
     async def answers(self) -> bool:
         """Return whether a call is answered right now."""
         try:
-            async with open_channel(self.endpoint, tls=None, metadata={"client_id": "probe"}) as channel:
+            async with open_channel(self.endpoint, tls=None, metadata={"client_id": WITNESS}) as channel:
                 with translate():
                     if self.case.director:
                         stub = director.DirectorStub(channel)

@@ -49,12 +49,15 @@ class Targets:
         self.known: Counter[str] = Counter()  # how often it was reached in one life, at most
         self.killed: Counter[str] = Counter()
         self._missed: Counter[str] = Counter()
+        self._later: set[str] = set()  # reached in a life that was not a server's first
         self._after: dict[str, tuple[str, int]] = {}  # the death after which a failpoint was first reached
         self._queued: list[tuple[str, int]] = []
         self._random = random.Random(seed)
 
-    def learn(self, life: Life, *, after: tuple[str, int] | None = None) -> None:
-        """Take in which failpoints a life reached; the life before it ended at ``after``."""
+    def learn(self, life: Life, *, first: bool = True, after: tuple[str, int] | None = None) -> None:
+        """Take in which failpoints a life reached: a server's first one, or one after another that ended at ``after``."""
+        if not first:
+            self._later |= set(life.reached)
         if after is not None:
             self._after |= {name: after for name in life.reached if name not in self.known}
         self.known |= life.reached
@@ -72,20 +75,21 @@ class Targets:
         """The failpoints at which no process was killed yet."""
         return sorted(set(self.known) - set(self.killed))
 
-    def next(self) -> tuple[str, int] | None:
-        """Return where the next life is to end; None while no failpoint is known."""
+    def next(self, *, first: bool = True) -> tuple[str, int] | None:
+        """Return where the next life is to end, a server's first one or another; None while no failpoint is known."""
         if self._queued:
             return self._queued.pop()
         if not self.known:
             return None
-        names = sorted(self.known)
+        # folders are made once: what only a first life reaches is no target for another
+        names = sorted(self.known if first or not self._later else self._later)
         # what is hard to reach is tried as often as the rest, not until it is reached
         name = min(names, key=lambda name: (self.killed[name] + self._missed[name], self._random.random()))
         if self._missed[name] and name in self._after:
             self._queued.append((name, 1))  # it is part of what follows a certain death, so that one first
             return self._after[name]
-        # what was missed is tried at its first time: later ones are not reached in every life
-        most = 1 if self._missed[name] else min(self.known[name], 12)
+        # not too far on: a life that begins in the middle reaches less, and one that misses its target is lost
+        most = 1 if self._missed[name] else max(1, min(self.known[name] // 4, 8))
         return name, self._random.randint(1, most)
 
 
@@ -139,6 +143,8 @@ async def play(
         played.broken += unfit
     else:
         expected = reference_of(played.history) if reference is None else reference
+    if all(life.first_answer is None for life in played.lives):
+        played.broken.append("no start was ever measured: the probe's calls are not answered")
     if not played.broken:
         played.broken += judge(played.history, expected)
     played.reference = expected
@@ -190,14 +196,14 @@ class _Player:
             at_random = False
             if self.played.kills < self._kills and len(self.server.lives) < 3 * self._kills:
                 at_random = self._random.random() < 0.25
-                target = None if at_random else self._targets.next()
+                target = None if at_random else self._targets.next(first=not self.server.lives)
             async with self.server.life(target) as life, anyio.create_task_group() as group:
                 if at_random:
                     group.start_soon(self._kill_soon, life)
                 group.start_soon(self._end_with_clients)
                 await self.server.ended()
                 group.cancel_scope.cancel()
-            self._targets.learn(life, after=died_at)
+            self._targets.learn(life, first=len(self.server.lives) == 1, after=died_at)
             died_at = None
             if target is not None and self._targets.note(target, life):
                 self.played.at_points += 1

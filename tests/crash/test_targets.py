@@ -45,3 +45,11 @@ def test_what_is_reached_only_after_another_death_is_led_up_to() -> None:
         assert targets.note((name, 1), Life(last=name, code=-9))
     assert not targets.note(("mended", 1), Life(last="end", code=0))
     assert [targets.next(), targets.next()] == [("torn", 1), ("mended", 1)]
+
+
+def test_what_only_a_first_life_reaches_is_no_target_for_another() -> None:
+    targets = Targets("seed")
+    targets.learn(Life(reached=Counter({"made": 1, "worked": 8})))
+    targets.learn(Life(reached=Counter({"worked": 2})), first=False)
+    assert {target for _ in range(20) if (target := targets.next(first=False))} <= {("worked", 1), ("worked", 2)}
+    assert {target[0] for _ in range(40) if (target := targets.next())} == {"made", "worked"}

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from openfl_aio.config import TLSConfig
+from openfl_aio.config import TLSConfig, UploadRules
 from openfl_aio.director.run import director_config, main
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.testing.ca import ThrowawayCA
@@ -150,3 +150,13 @@ def test_a_process_reads_certificates_and_lists_again_at_a_hangup(config_file: P
         process.kill()
         process.wait()
     assert process.returncode == 0, err
+
+
+def test_durability_and_the_rules_of_uploads(config_file: Path) -> None:
+    assert director_config(config_file, tls=False).durability == "process"
+    text = config_file.read_text().replace("settings:", "settings:\n  durability: power\n  max_share: 0.5")
+    config_file.write_text(text)
+    config = director_config(config_file, tls=False)
+    assert config.durability == "power"
+    assert config.uploads == UploadRules(max_share=0.5)
+    assert director_config(config_file, tls=False, durability="memory").durability == "memory"

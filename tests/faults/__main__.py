@@ -22,6 +22,7 @@ import anyio
 
 from openfl_aio.testing.ca import ThrowawayCA
 from tests.faults import hosts, networks
+from tests.faults.director import OWNER
 from tests.faults.hosts import HOSTS
 from tests.faults.job import NAMES
 from tests.faults.networks import MTLS, NETWORKS, PLAINTEXT
@@ -86,6 +87,10 @@ def wanted(options: argparse.Namespace, name: str, link: str) -> bool:
     return options.link in (None, link) and (not options.only or any(word in name for word in options.only))
 
 
+def total(everything: list[Seen], name: str) -> int:
+    return sum(seen.counts.get(name, 0) for seen in everything)
+
+
 def main() -> int:
     options = arguments()
     if options.list:
@@ -101,7 +106,7 @@ def main() -> int:
     everything: list[Seen] = []
     with tempfile.TemporaryDirectory(prefix="faults-") as temporary:
         ca = ThrowawayCA(Path(temporary) / "certificates")
-        for name in NAMES:
+        for name in (*NAMES, OWNER):
             ca.client(name)
         played = chain(through_networks(options, ca, seed), on_hosts(options, ca, seed, Path(temporary)))
         for seen in played:
@@ -112,7 +117,10 @@ def main() -> int:
     judged = [seen for seen in everything if not seen.skipped]
     for seen in broken:
         sys.stdout.write(f"BROKEN {seen.fault} ({seen.link}): {'; '.join(seen.broken)}\n")
-    sys.stdout.write(f"{len(judged) - len(broken)} of {len(judged)} jobs ended as if nothing had happened\n")
+    totals = ", ".join(
+        f"{total(everything, name)} {name}" for name in ("cuts", "lost", "holes", "full", "pauses", "jumps")
+    )
+    sys.stdout.write(f"{totals}\n{len(judged) - len(broken)} of {len(judged)} jobs ended as if nothing had happened\n")
     return 1 if broken or not judged else 0
 
 

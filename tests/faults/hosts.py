@@ -23,10 +23,11 @@ import anyio
 import anyio.to_thread
 
 from openfl_aio.config import Endpoint
-from openfl_aio.domain import Metric
+from openfl_aio.domain import ExperimentStatus, Metric
 from openfl_aio.errors import OpenFLAioError
 from openfl_aio.testing.ca import ThrowawayCA
 from tests.faults import clock
+from tests.faults.director import Frontend, envoy
 from tests.faults.job import NAMES, Job, counted_once, take_part
 from tests.faults.networks import MTLS, QUICK, QUICK_JOB, QUICK_TIMEOUTS, leaf
 from tests.faults.processes import Process, started, tls_to
@@ -161,12 +162,7 @@ async def _without_disk(
 
 async def disk_limit(stage: Stage, expected: str) -> None:
     """No file may grow (EFBIG), again and again."""
-
-    def full(server: Process, on: bool) -> None:
-        _, hard = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
-        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (0 if on else hard, hard))
-
-    await _without_disk(stage, expected, full)
+    await _without_disk(stage, expected, _no_growth)
 
 
 async def disk_full(stage: Stage, expected: str) -> None:
@@ -189,6 +185,43 @@ async def disk_full(stage: Stage, expected: str) -> None:
         await _without_disk(stage, expected, full, workspace=workspace)
     finally:
         await anyio.to_thread.run_sync(lambda: subprocess.run(["umount", "-l", str(workspace)], check=False))
+
+
+async def disk_director(stage: Stage, expected: str) -> None:
+    """No file of a director may grow (EFBIG): when an experiment is submitted, and again and again while it runs."""
+    job = Job()
+    async with stage.serving(job, director=True) as server:
+        endpoint = Endpoint(port=stage.hello["port"])
+        frontend = Frontend(endpoint, stage.ca, job)
+        _no_growth(server, True)
+        wrong = await frontend.refused()
+        _no_growth(server, False)
+        if wrong is not None:
+            stage.seen.broken.append(f"R13: {wrong}")
+            return
+        async with anyio.create_task_group() as group:
+            for name in NAMES:
+                group.start_soon(partial(envoy, name, endpoint, stage.ca.client(name), seconds=TASK_SECONDS))
+            await frontend.submit()
+            for _ in range(2 if stage.bounded else 8):
+                await anyio.sleep(stage.random.uniform(0.05, 0.3))
+                if await frontend.status() is ExperimentStatus.FINISHED:
+                    break
+                _no_growth(server, True)
+                await anyio.sleep(stage.random.uniform(0.3, 1.0))
+                _no_growth(server, False)
+                stage.seen.counts["full"] = stage.seen.counts.get("full", 0) + 1
+        model, metrics = await frontend.outcome()
+        stage.seen.broken += [f"R11: {text}" for text in counted_once(metrics)]
+        if model != expected:
+            stage.seen.broken.append(f"another model: {model}, expected {expected}")
+        if b"Traceback" in server.log:
+            stage.seen.broken.append(f"R18: a traceback: {server.log[-1500:].decode()}")
+
+
+def _no_growth(server: Process, on: bool) -> None:
+    _, hard = resource.prlimit(server.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (0 if on else hard, hard))
 
 
 def _fill(path: Path) -> None:
@@ -296,6 +329,7 @@ HOSTS = {
     for host in (
         Host("disk_limit", "no file may grow (EFBIG), again and again", disk_limit),
         Host("disk_full", "the disk is full (ENOSPC, a small tmpfs), again and again", disk_full),
+        Host("disk_director", "a director's disk is full when an experiment comes, and again and again", disk_director),
         Host("few_files", "48 descriptors, and strangers who take them", few_files, links=("plaintext", MTLS)),
         Host("paused_server", "the server stands still for longer than keepalive", paused_server),
         Host("paused_collaborator", "a collaborator does", paused_collaborator),

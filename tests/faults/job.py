@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from openfl_aio.collaborator.collaborator import Collaborator
 from openfl_aio.collaborator.frameworks.numpy import NumPyTaskRunner
 from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput, ThreadTaskRunner
 from openfl_aio.config import AggregatorConfig, CollaboratorConfig, Endpoint, Limits, RetryPolicy, Timeouts, TLSConfig
-from openfl_aio.domain import Metric
+from openfl_aio.domain import Metric, Task
 
 __all__ = ["METRICS", "NAMES", "ROUNDS", "Job", "Runner", "counted_once", "digest", "take_part"]
 
@@ -109,13 +109,16 @@ async def take_part(
         await work(config, client, seconds=seconds)
 
 
-async def work(config: CollaboratorConfig, client: AggregatorAPI, *, seconds: float = 0.0) -> None:
+async def work(
+    config: CollaboratorConfig, client: AggregatorAPI, *, seconds: float = 0.0, tasks: Sequence[Task] = ()
+) -> None:
     """Work for ``client`` until the federation is over."""
     await Collaborator(
         name=config.name,
         aggregator=client,
         aggregator_uuid=config.aggregator_uuid,
         runner=ThreadTaskRunner(Runner(config.name, seconds=seconds)),
+        tasks=tasks,
         offload=anyio.to_thread.run_sync,
     ).run()
 

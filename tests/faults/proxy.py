@@ -75,9 +75,10 @@ class _Link:
 class Proxy:
     """Stands before ``target`` and behaves as ``network`` says, with draws from ``seed``; an async context manager."""
 
-    def __init__(self, target: Endpoint, network: Network, *, seed: int = 0) -> None:
+    def __init__(self, target: Endpoint, network: Network, *, seed: int = 0, port: int = 0) -> None:
         self.record = Record()
         self._target = target
+        self._port = port
         self._network = network
         self._random = random.Random(seed)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -87,7 +88,7 @@ class Proxy:
         self._began = False
 
     async def __aenter__(self) -> Self:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", self._port))
         self._listener.setblocking(False)
         self._start(self._accept())
         return self

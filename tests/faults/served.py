@@ -1,4 +1,4 @@
-"""The aggregator of the job in a process of its own.
+"""The aggregator of the job in a process of its own, or a director.
 
 ``python -m tests.faults.served OPTIONS`` prints where it listens and answers ``{}`` with how far it is.
 """
@@ -17,6 +17,7 @@ from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.config import AggregatorConfig, Limits, Timeouts
 from openfl_aio.domain import Metric, ModelKind
 from openfl_aio.telemetry.logs import configure_logging
+from tests.faults.director import serve_director
 from tests.faults.job import NAMES, Job, digest
 from tests.faults.processes import questions, say, tls_of
 
@@ -65,7 +66,7 @@ def main() -> None:
     if options.get("files"):
         resource.setrlimit(resource.RLIMIT_NOFILE, (options["files"], options["files"]))
     configure_logging("INFO")
-    anyio.run(serve, options)
+    anyio.run(serve_director if options.get("director") else serve, options)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from openfl_aio.config import DirectorConfig, Endpoint, ProcessLimits, TLSConfig
+from openfl_aio.config import DirectorConfig, Endpoint, ProcessLimits, Quotas, TLSConfig
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan.files import (
     load_collaborators,
@@ -118,7 +118,9 @@ def test_limits_of_processes_are_ours_and_replace_the_defaults(tmp_path: Path) -
     assert config.process_limits == ProcessLimits(
         memory_bytes=1000, task_seconds=None, environment=("SITE_*",), run_as="alice"
     )
-    director = load_director_config(_file(tmp_path, "settings: {process_limits: {cpu_seconds: 5}}"))
+    text = "settings: {process_limits: {cpu_seconds: 5}, quotas: {active: 3, disk_bytes: null}}"
+    director = load_director_config(_file(tmp_path, text))
+    assert director.quotas == Quotas(active=3, disk_bytes=None)
     assert director.process_limits == DirectorConfig().process_limits.model_copy(update={"cpu_seconds": 5.0})
 
 

@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openfl_aio.config import AssignerConfig, Endpoint, TaskGroup, default_tasks
+from openfl_aio.config import AggregatorConfig, AssignerConfig, Endpoint, TaskGroup, UploadRules, default_tasks
 from openfl_aio.domain import Task, TaskKind
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan.plan import Plan
@@ -478,3 +479,26 @@ def test_a_rewritten_plan_keeps_its_uuids_through_text(values: dict[str, object]
     served = Plan(document, name="plan.yaml").rewritten(hash_salt="x")
 
     assert Plan.parse(served.dump()).hash == served.hash
+
+
+def test_rules_of_uploads_and_durability_are_settings_that_openfl_passes_over() -> None:
+    def config(own: str, **more: Any) -> AggregatorConfig:
+        text = INTERACTIVE_PLAN.replace("{db_store_rounds: 2,", "{" + own + " db_store_rounds: 2,")
+        return Plan.parse(text).aggregator_config(collaborators=["one"], tasks=default_tasks(), **more)
+
+    assert config("").uploads == UploadRules()
+    assert config("").durability == "process"
+    own = config("durability: power, max_share: 0.5, max_update_norm: 10, max_data_size: 7, max_value: 100.5,")
+    assert own.durability == "power"
+    assert own.uploads == UploadRules(max_share=0.5, max_update_norm=10, max_data_size=7, max_value=100.5)
+    of_operator = config("max_share: 0.5,", uploads=UploadRules(max_data_size=9), durability="power")
+    assert of_operator.uploads == UploadRules(max_share=0.5, max_data_size=9)
+    assert of_operator.durability == "power"
+    for wrong, sentence in (
+        ("max_share: 2,", "aggregator.settings.max_share: expected a number above 0 and at most 1, got 2"),
+        ("max_update_norm: 0,", "expected a number above 0, got 0"),
+        ("max_data_size: 0,", "max_data_size: expected a whole number"),
+        ("durability: perhaps,", "expected one of process, power, memory, got 'perhaps'"),
+    ):
+        with pytest.raises(ConfigurationError, match=re.escape(sentence)):
+            config(wrong)

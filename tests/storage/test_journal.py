@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import resource
 import sys
 import threading
@@ -15,7 +16,6 @@ import pytest
 
 from openfl_aio.errors import (
     AlreadyExistsError,
-    CorruptFileError,
     InvalidStateError,
     LocalProtocolError,
     StorageError,
@@ -23,6 +23,7 @@ from openfl_aio.errors import (
 )
 from openfl_aio.storage.file_journal import HELD_BYTES, FileJournal
 from openfl_aio.storage.journal import ALL_ROUNDS, INLINE_BYTES, Entry, Journal, MemoryJournal, UploadRecord
+from openfl_aio.storage.upload_file import checksum
 from openfl_aio.tensors.encoded import TransformerMetadata
 from openfl_aio.wire.incremental import TensorRecord
 
@@ -440,29 +441,48 @@ async def test_a_folder_that_is_gone_is_an_error_and_no_upload(tmp_path: Path) -
         await spool.commit(RECORD)
 
 
-async def test_a_file_that_was_cut_anywhere_is_never_read(tmp_path: Path) -> None:
+async def test_a_file_that_was_cut_or_altered_anywhere_is_left_out_and_makes_way(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     journal = await file_journal(tmp_path)
     close(await committed(journal, collaborator="a"))
     (path,) = files(tmp_path)
     whole = path.read_bytes()
-    for size in range(len(whole)):
-        path.write_bytes(whole[:size])
-        with pytest.raises(CorruptFileError, match="no whole upload"):
-            await journal.entries("f", 3)
-    for damaged in (whole + b"x", whole.replace(b'"train"', b'"brain"')):
-        path.write_bytes(damaged)
-        with pytest.raises(CorruptFileError, match=r"no whole upload|checksum"):
-            await journal.entries("f", 3)
+    damaged = [whole[:size] for size in range(len(whole))]
+    damaged += [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in range(len(whole))]
+    damaged += [whole + b"x", whole.replace(b'"train"', b'"brain"')]
+    for content in damaged:
+        caplog.clear()
+        path.write_bytes(content)
+        assert await journal.entries("f", 3) == []
+        (line,) = caplog.records
+        assert line.levelname == "ERROR"
+        assert "no whole upload" in line.message or "checksum" in line.message
+        assert not path.exists()
+    close(await committed(journal, collaborator="a"))
+    (entry,) = await journal.entries("f", 3)
+    close(entry)
 
 
-async def test_one_bad_file_lets_go_of_the_good_ones(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [0, 1, 7, 8, 9, 2**20 - 1, 2**20, 2**20 + 11])
+async def test_the_checksum_tells_changed_and_moved_bytes(size: int) -> None:
+    data = bytearray(random.Random(size).randbytes(size))
+    whole = checksum(memoryview(data))
+    for at in {0, size // 2, size - 1} & set(range(size)):
+        data[at] ^= 0x80
+        assert checksum(memoryview(data)) != whole
+        data[at] ^= 0x80
+    assert checksum(memoryview(bytes(data))) == whole
+    twice = bytes(2**20) + bytes([1]) * 2**20
+    assert checksum(memoryview(twice)) != checksum(memoryview(twice[2**20 :] + twice[: 2**20]))
+
+
+async def test_one_bad_file_leaves_the_good_ones(tmp_path: Path) -> None:
     journal = await file_journal(tmp_path)
     close(await big(journal, 1, collaborator="a"), await big(journal, 1, collaborator="b"))
-    bad = files(tmp_path)[0]
-    bad.write_bytes(b"nothing")
-    with pytest.raises(CorruptFileError):
-        await journal.entries("f", 3)
-    bad.unlink()
+    files(tmp_path)[0].write_bytes(b"nothing")
+    (good,) = await journal.entries("f", 3)
+    good.close()
     await journal.drop("f", 4)
     close(await big(journal, 2))
     assert len(files(tmp_path)) == 1  # the good one was written over, so nobody held it
