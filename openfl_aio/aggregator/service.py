@@ -16,12 +16,7 @@ from numpy.typing import NDArray
 
 from openfl_aio.aggregator.assigner import make_assigner
 from openfl_aio.aggregator.checks import Expected, check_upload
-from openfl_aio.aggregator.closing import (
-    Arrays,
-    RoundOutcome,
-    States,
-    aggregate_round,
-)
+from openfl_aio.aggregator.closer import RoundCloser
 from openfl_aio.aggregator.encoded import EncodedModels, ModelEncoder
 from openfl_aio.aggregator.ledger import Ledger
 from openfl_aio.aggregator.metrics import MetricLog
@@ -29,8 +24,7 @@ from openfl_aio.aggregator.models import Difference, GlobalModels
 from openfl_aio.aggregator.offload import Offload, in_thread
 from openfl_aio.aggregator.progress import describe
 from openfl_aio.aggregator.rounds import FederationAborted, FederationComplete, Phase, RoundClosed, Rounds
-from openfl_aio.aggregator.saving import Saver, model_paths
-from openfl_aio.aggregator.scratch import put_away
+from openfl_aio.aggregator.saving import Saver
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.aggregator.shelf import Shelf
 from openfl_aio.aggregator.stragglers import make_straggler_policy
@@ -106,7 +100,6 @@ class Aggregator:
             for task in config.tasks
         } | dict(functions or {})
         check_enough(self._functions, config.collaborators)
-        self._states: States = {}
         self._required = frozenset(initial_model)
         self._turns = Turns()
         self._counts = UploadCounts()
@@ -127,7 +120,6 @@ class Aggregator:
             make_straggler_policy(config.stragglers),
             initial_round=initial_round,
         )
-        self._initial_round = initial_round
         self._told: set[str] = set()
         self._given_storage = storage
         self._on_change = on_change
@@ -191,8 +183,21 @@ class Aggregator:
             codec=self._codec,
             saver=self._saver,
         )
+        self._closer = RoundCloser(
+            self._config,
+            rounds=self._rounds,
+            models=self._models,
+            codec=self._codec,
+            functions=self._functions,
+            ledger=self._ledger,
+            saver=self._saver,
+            offload=self._offload,
+            folder=self._folder,
+            changed=self._changed,
+            failed=self._abort,
+        )
         # before anybody is served: a round that is told must not turn out to be over
-        await self._recover()
+        await self._closer.recover()
         self._tasks.start_soon(self._timers.run)
         if self._config.listen is not None:
             self._server = Server(
@@ -446,29 +451,6 @@ class Aggregator:
             has_best=self._models.best is not None,
         )
 
-    async def _recover(self) -> None:
-        """Go on where an earlier aggregator was: the same machine gets the same results in the same order."""
-        self._states = await self._ledger.load(self._rounds)
-        begun = self.round_number
-        count = 0
-        while not self.phase.ended:
-            count = await self._ledger.put_back(self._rounds, anyio.current_time())
-            closed = [event for event in self._rounds.events() if isinstance(event, RoundClosed)]
-            if not closed:
-                break
-            await self._close_round(closed[0])
-        if begun or count:
-            logger.warning("goes on in round %d of %d with %d results", self.round_number, self.rounds, count)
-            await self._save_models()  # the process may have died before it had saved what it knew
-
-    async def _save_models(self) -> None:
-        best, last = model_paths(self._config)
-        model = self._models.model(ModelKind.BEST)
-        if best is not None and model is not None and self._models.best is not None:
-            await self._saver.save(best, model, round_number=self._models.best.round_number)
-        if last is not None and self.round_number > self._initial_round:
-            await self._saver.save(last, self._models.current, round_number=self.round_number)
-
     def _all_told(self) -> bool:
         return self._told | self._rounds.quits_before >= set(self.collaborators)
 
@@ -519,7 +501,7 @@ class Aggregator:
             if isinstance(event, RoundClosed):
                 logger.info("round %d closed, stragglers: %s", event.round_number, list(event.stragglers))
                 self.suspended.clear()  # they are of this round, and would be late
-                self._tasks.start_soon(self._close_round, event)
+                self._tasks.start_soon(self._closer.close, event)
             elif isinstance(event, FederationComplete | FederationAborted):
                 logger.info("federation ended after %d rounds", event.round_number)
                 self._metrics.close()
@@ -529,76 +511,13 @@ class Aggregator:
             if self._on_change is not None:
                 self._on_change()
 
-    async def _close_round(self, closed: RoundClosed[Entry]) -> None:
-        number = closed.round_number
-        try:
-            await self._ledger.note_closed(closed)
-            before = self._models.current
-            outcome = await self._aggregated(closed, before)
-            if self.phase is Phase.AGGREGATING:
-                await self._take(outcome, before)
-        except OpenFLAioError as exc:
-            self._abort(f"round {number} could not be aggregated: {exc}")
-        except Exception:
-            logger.exception("round %d could not be aggregated", number)
-            self._abort(f"round {number} could not be aggregated: an internal error, see the log")
-        finally:
-            _close_all(closed)
-
-    async def _aggregated(self, closed: RoundClosed[Entry], model: Arrays) -> RoundOutcome:
-        """Return what a round gives; begins anew while the disk has no room for what must not lie in memory."""
-        outcomes: list[RoundOutcome] = []
-
-        async def aggregate() -> None:
-            outcomes.append(await self._offload(lambda: self._aggregate(closed, model)))
-
-        await self._saver.insist(aggregate)
-        return outcomes.pop()
-
-    def _aggregate(self, closed: RoundClosed[Entry], model: Arrays) -> RoundOutcome:
-        outcome = aggregate_round(
-            closed.round_number,
-            closed.results,
-            model,
-            codec=self._codec,
-            function_of=self._function_of,
-            origin=self.uuid,
-            states=self._states,
-            history=self._models.history(),
-            max_share=self._config.uploads.max_share,
-            put_away=None if self._folder is None else partial(put_away, folder=self._folder),
-        )
-        _close_all(closed)  # here, because giving the mapped memory back takes milliseconds a GiB
-        return outcome
-
-    def _function_of(self, task_name: str) -> AggregationFunction:
-        return self._functions[task_name]
-
-    async def _take(self, outcome: RoundOutcome, before: Arrays) -> None:
-        """Take what a round gave and open the next one, after saving all of it or before, as the durability says."""
-        improved = self._models.close_round(outcome)
-        self._states = outcome.states
+    def _changed(self) -> None:
+        """Serve what a closed round gave, and let go of what is older."""
         self._encoded.clear()
-        number = outcome.round_number
-        await self._ledger.note_round(number, outcome.metrics)
-        best, last = model_paths(self._config)
-        if improved and best is not None:
-            await self._saver.save(best, before, round_number=number)
-        if last is not None:
-            await self._saver.save(last, self._models.current, round_number=number + 1)
-        await self._ledger.keep_checkpoint(self._states, best_round=number if improved else None)
-        if self.phase is Phase.AGGREGATING:
-            self._rounds.round_aggregated(anyio.current_time())
-            self._react()
+        self._react()
         self._tasks.start_soon(self._shelf.put_away)
 
     def _not_saved(self, exc: Exception) -> None:
         if not isinstance(exc, OpenFLAioError):
             logger.error("the model could not be saved", exc_info=exc)
         self._abort(f"the model could not be saved: {exc if isinstance(exc, OpenFLAioError) else 'see the log'}")
-
-
-def _close_all(closed: RoundClosed[Entry]) -> None:
-    for by_collaborator in closed.results.values():
-        for entry in by_collaborator.values():
-            entry.close()

@@ -10,7 +10,7 @@ import anyio
 import numpy as np
 import pytest
 
-from openfl_aio.aggregator import service
+from openfl_aio.aggregator import closer
 from openfl_aio.aggregator.closing import RoundOutcome, aggregate_round
 from openfl_aio.aggregator.models import GlobalModels
 from openfl_aio.aggregator.scratch import LEAST_BYTES, is_put_away
@@ -51,7 +51,7 @@ async def test_a_round_that_a_full_disk_did_not_let_aggregate_is_aggregated_late
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     disk = Disk(fails=9)
-    monkeypatch.setattr(service, "aggregate_round", disk)
+    monkeypatch.setattr(closer, "aggregate_round", disk)
     config = AggregatorConfig(collaborators=("one",), rounds=1)
     async with Aggregator(config, initial_model={"w": np.zeros(2, np.float32)}, offload=inline) as aggregator:
         await one_round(aggregator)
@@ -62,7 +62,7 @@ async def test_a_round_that_a_full_disk_did_not_let_aggregate_is_aggregated_late
 
 
 async def test_an_aggregator_that_is_closed_waits_for_no_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "aggregate_round", Disk(fails=10**9))
+    monkeypatch.setattr(closer, "aggregate_round", Disk(fails=10**9))
     config = AggregatorConfig(collaborators=("one",), rounds=1)
     async with Aggregator(config, initial_model={"w": np.zeros(2, np.float32)}, offload=inline) as aggregator:
         await one_round(aggregator)
