@@ -283,6 +283,13 @@ def crash(session: nox.Session) -> None:
 
 
 @nox.session
+def simulate(session: nox.Session) -> None:
+    """Play federations with faults drawn from seeds on virtual time, and judge each; ``-- --bounded`` is what CI runs."""
+    install(session, "test")
+    session.run("python", "-m", "tests.simulate", *session.posargs)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Fuzz what the bytes of a peer reach; ``-- --seconds N`` for all targets together (120 if nothing is said)."""
     install(session, "test")

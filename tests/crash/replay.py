@@ -25,7 +25,7 @@ from tests.crash.catalogue import Case
 from tests.crash.checker import AGGREGATOR, Reference
 from tests.crash.history import Fetched, History, Model, Tasks, Upload, Uploaded, digest, digest_model
 
-__all__ = ["replay"]
+__all__ = ["TASKS", "ReplayedResult", "replay"]
 
 TASKS = tuple(task.name for task in default_tasks())
 
@@ -36,7 +36,7 @@ class _Record:
     tensors: tuple[TensorRecord, ...]
 
 
-class _Result:
+class ReplayedResult:
     """An upload as the aggregation sees it."""
 
     def __init__(self, upload: Upload) -> None:
@@ -161,7 +161,9 @@ def _aggregate(
     codec: TensorCodec,
     function: AggregationFunction,
 ) -> RoundOutcome:
-    results = {task: {site: _Result(history.uploads[site, number, task]) for site in sites} for task in sorted(TASKS)}
+    results = {
+        task: {site: ReplayedResult(history.uploads[site, number, task]) for site in sites} for task in sorted(TASKS)
+    }
     return aggregate_round(
         number,
         results,

@@ -1,0 +1,111 @@
+"""Simulate federations on virtual time, with faults that follow from a seed, and judge what came of each.
+
+``python -m tests.simulate [--schedules 1000] [--seed N] [--only-seed N] [--processes N] [--bounded]``
+
+Schedule number n of a session has the seed N + n, and is the same whenever and wherever it is played:
+``--only-seed`` plays one and prints all that its clients saw. The exit code is 1 if any promise was broken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import secrets
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from typing import Final
+
+from tests.crash.history import Call
+from tests.simulate.outcome import Outcome, outcome_of, simulate
+from tests.simulate.schedule import draw
+from tests.simulate.world import play
+
+SCHEDULES: Final = 1000
+BOUNDED_SCHEDULES: Final = 200
+BOUNDED_SECONDS: Final = 50.0
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.simulate", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--schedules", type=int, default=None, help=f"how many ({SCHEDULES})")
+    parser.add_argument("--seed", type=int, default=None, help="of the first; it is printed")
+    parser.add_argument("--only-seed", type=int, default=None, help="play this one, and print its history")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="at once (one a processor)")
+    parser.add_argument(
+        "--bounded", action="store_true", help=f"{BOUNDED_SCHEDULES} schedules, or fewer that fit into a minute"
+    )
+    return parser.parse_args()
+
+
+def say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    options = arguments()
+    if options.only_seed is not None:
+        return replay(options.only_seed)
+    seed = secrets.randbelow(10**6) if options.seed is None else options.seed
+    count = options.schedules or (BOUNDED_SCHEDULES if options.bounded else SCHEDULES)
+    say(f"seed {seed}")
+    began = time.monotonic()
+    until = began + BOUNDED_SECONDS if options.bounded else float("inf")
+    outcomes = []
+    # not forked: a child would begin with whatever this process has drawn and counted so far
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
+        for future in as_completed([pool.submit(simulate, number) for number in range(seed, seed + count)]):
+            outcome = future.result()
+            outcomes.append(outcome)
+            for text in outcome.broken:
+                say(f"BROKEN {outcome.schedule}: {text}")
+            if time.monotonic() > until:
+                pool.shutdown(cancel_futures=True)
+                break
+    return summary(outcomes, time.monotonic() - began)
+
+
+def replay(seed: int) -> int:
+    """Play one schedule, print its history and what was broken, and return the exit code."""
+    schedule = draw(seed)
+    say(str(schedule))
+    played = play(schedule)
+    for call in played.history.calls:
+        say(line_of(call))
+    outcome = outcome_of(played)
+    for text in outcome.broken:
+        say(f"BROKEN {text}")
+    return summary([outcome])
+
+
+def line_of(call: Call) -> str:
+    """Return a line for a call of the history."""
+    ended = "never" if call.ended is None else str(call.ended)
+    return f"{call.began:6}-{ended:<6} {call.site:8} {call.what}: {call.seen}"
+
+
+def summary(outcomes: list[Outcome], seconds: float | None = None) -> int:
+    """Print what all came to, and return the exit code."""
+    broken = [outcome for outcome in outcomes if outcome.broken]
+    kinds = Counter(outcome.schedule.stragglers.kind for outcome in outcomes)
+    say(
+        f"{sum(outcome.died for outcome in outcomes)} deaths of servers; "
+        f"{sum(outcome.answered for outcome in outcomes)} uploads answered, "
+        f"{sum(outcome.counted for outcome in outcomes)} of them accepted; at most "
+        f"{max((outcome.attempts for outcome in outcomes), default=0)} attempts of a call; "
+        f"{sum(outcome.seconds for outcome in outcomes) / 3600:.0f} hours of virtual time"
+        + (f" in {seconds:.0f} s" if seconds is not None else "")
+    )
+    say(", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())))
+    say(f"{len(outcomes) - len(broken)} of {len(outcomes)} schedules kept every promise")
+    for outcome in broken:
+        say(f"  again: python -m tests.simulate --only-seed {outcome.schedule.seed}")
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
