@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 import anyio
 
@@ -18,6 +19,9 @@ from openfl_aio.telemetry.logs import configure_logging
 from openfl_aio.transport.signals import serve_until_signalled
 
 __all__ = ["director_config", "main", "run_director"]
+
+STATE_FOLDER: Final = "director_state"
+"""Beside the configuration file, where that names no other folder and durability is not ``memory``."""
 
 
 def director_config(
@@ -34,7 +38,8 @@ def director_config(
 ) -> DirectorConfig:
     """Return the configuration in OpenFL's ``director_config.yaml`` at ``path``, with the certificate files added.
 
-    Files and ``durability`` given here replace what the file names, and ``allow_pickled_code`` is on if either says so. Raises
+    Files and ``durability`` given here replace what the file names, and ``allow_pickled_code`` is on if either says so.
+    What is to survive a restart lies in `STATE_FOLDER` beside the file, unless that names a folder. Raises
     `ConfigurationError` for a wrong file, and unless exactly the certificates that ``tls`` asks for are given.
     """
     file = load_director_file(path)
@@ -43,6 +48,9 @@ def director_config(
         config = config.model_copy(update={"allow_pickled_code": True})
     if durability is not None:
         config = config.model_copy(update={"durability": durability})
+    if config.workspace is None and config.durability != "memory":
+        # OpenFL's files name none, and a restart must not lose what was answered
+        config = config.model_copy(update={"workspace": path.absolute().parent / STATE_FOLDER})
     files = {"-rc": root_ca, "-pk": private_key, "-oc": certificate}
     lists = {"deny_list": deny_list or file.deny_list, "crl": crl or file.crl}
     if not tls:

@@ -56,7 +56,7 @@ class Site:
         A second one of the other kind may take the first one's place.
         """
         root = self._folder / f"director-{kind}"
-        root.mkdir()
+        root.mkdir(exist_ok=True)  # it may be the same one again
         settings = {
             "listen_host": "localhost",
             "listen_port": self.port,

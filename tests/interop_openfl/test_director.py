@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import numpy as np
 import pytest
+from anyio import to_thread
 from anyio.from_thread import start_blocking_portal
 
-from openfl_aio.config import DirectorConfig, Endpoint
+from openfl_aio.config import DirectorConfig, Endpoint, TLSConfig
+from openfl_aio.director.client import DirectorClient
 from openfl_aio.director.service import Director
+from openfl_aio.director.upload import decode_model
+from openfl_aio.domain import ExperimentStatus, ModelKind
 from openfl_aio.plan.plan import Plan
+from openfl_aio.storage.keys import CertificateLayout
 from tests.interop_openfl.federations import assert_same_model
 from tests.interop_openfl.interactive_sites import Kind, Site, expected_model, initial_model
 from tests.interop_openfl.processes import Programs
@@ -58,6 +64,37 @@ def test_one_experiment_after_the_other_and_two_at_once(programs: Programs, tmp_
         outcome = site.outcome(frontend)
         assert outcome.status == "finished"
         assert_same_model(outcome.model, expected_model(2))
+
+
+@pytest.mark.parametrize("tls", [False, pytest.param(True, marks=FULL)])
+async def test_envoys_come_through_the_death_of_the_director(
+    programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
+) -> None:
+    """So would the frontend, but the one of 1.6 ends with its metric stream: ours looks at what became of its experiment."""
+    site = Site(programs, tmp_path, cert=ca_folder if tls else None)
+    director = site.director("ours")
+    for name in ("one", "two"):
+        site.envoy(name, "real")
+    site.submit("--rounds", "40")
+    await to_thread.run_sync(lambda: director.hear("round 5 closed", seconds=90))
+    director.kill()
+    again = site.director("ours")
+    assert "goes on: it was in_progress" in again.said()
+    layout = CertificateLayout(ca_folder)
+    pair = layout.client("three")
+    certificates = TLSConfig(ca=layout.chain, certificate=pair.certificate, private_key=pair.private_key)
+    endpoint = Endpoint(host="localhost", port=site.port)
+    async with DirectorClient(endpoint, tls=certificates if tls else None, client_id="three") as owner:
+        with anyio.fail_after(90):
+            metrics = [metric async for metric in owner.get_metric_stream("steps")]
+        assert {metric.round_number for metric in metrics} == set(range(40))
+        assert await owner.get_experiment_status("steps") is ExperimentStatus.FINISHED
+        model = await owner.get_trained_model("steps", ModelKind.LAST)
+        assert model is not None
+        trained, expected = decode_model(model), expected_model(40)
+        assert_same_model({name: trained[name] for name in expected}, expected)  # the optimizer's state is there too
+    frontend = site.submit("--name", "second")
+    assert (await to_thread.run_sync(lambda: site.outcome(frontend))).status == "finished"
 
 
 @FULL
