@@ -194,7 +194,7 @@ class Quotas(Frozen):
 
     experiments: int | None = Field(default=1_000, ge=1)  # ended ones too, until they are removed
     active: int | None = Field(default=64, ge=1)  # pending or in progress
-    submissions: int | None = Field(default=4, ge=1)  # being received
+    submissions: int | None = Field(default=16, ge=1)  # being received; frontends in plaintext are one user
     disk_bytes: int | None = Field(default=65_536 * MIB, ge=1)  # of archives and models
 
 
