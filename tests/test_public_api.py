@@ -17,7 +17,7 @@ MODULES = sorted(
     if "_generated" not in module.name and not module.name.endswith("__main__") and ".demo.workspace" not in module.name
 )
 # extras; a missing one is no fault, but nothing else may be missing
-FRAMEWORKS = {"torch", "keras", "jax"}
+FRAMEWORKS = {"pynvml", "torch", "keras", "jax"}
 
 
 @pytest.mark.parametrize("name", openfl_aio.__all__)

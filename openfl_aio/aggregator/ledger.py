@@ -52,6 +52,7 @@ class Ledger:
         self._saver = saver
         self._durable = config.durability == "power"
         self._past = past.Past()
+        self._begun = False
         self._settings = {
             "pipeline": config.pipeline,
             "aggregation": {
@@ -62,6 +63,11 @@ class Ledger:
     def __repr__(self) -> str:
         return f"<Ledger {self._store!r}>"
 
+    @property
+    def empty(self) -> bool:
+        """Whether no result ever counted, so that nothing is lost with it."""
+        return not self._begun
+
     async def load(self, rounds: Rounds[Entry]) -> States:
         """Bring models, metrics and ``rounds`` to where the newest checkpoint was; return the states of then.
 
@@ -69,6 +75,7 @@ class Ledger:
         """
         stored = await self._store.load()
         self._past = past.read_lines(stored.lines)
+        self._begun = bool(self._past.events)
         states: States = {}
         if stored.checkpoints:
             states = past.restore(self._models, stored.checkpoints, stored.best, self._settings)
@@ -119,6 +126,7 @@ class Ledger:
 
     def note_accepted(self, entry: Entry) -> int:
         """Write down that a result counts; return how many metrics there are then, to be shown after `flush`."""
+        self._begun = True
         record, metrics = entry.record, []
         for tensor in record.tensors:
             if "metric" in tensor.tags:

@@ -155,6 +155,14 @@ def restore(
                 f"{name}: expected {found!r}, with which the federation got to round {newest.round_number}, got {value!r}; "
                 "go on with the former configuration, or begin anew"
             )
+    for name, array in models.current.items():
+        known = newest.arrays.get(("model", name))
+        if known is None or known.shape != array.shape:
+            raise ConfigurationError(
+                f"initial_model: tensor {name!r} has the shape {array.shape}, but the federation got to round "
+                f"{newest.round_number} with {'no such tensor' if known is None else known.shape}; "
+                "go on with the former model, or begin anew"
+            )
     for checkpoint in sorted(checkpoints, key=lambda each: each.round_number):
         models.put_back(checkpoint.round_number, _section(checkpoint, "model"), _deltas(checkpoint))
     told = newest.values["best"]

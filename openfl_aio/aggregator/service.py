@@ -455,7 +455,8 @@ class Aggregator:
         return self._told | self._rounds.quits_before >= set(self.collaborators)
 
     async def _leave(self) -> None:
-        if self._recovered and ((self.phase is Phase.COMPLETE and self._all_told()) or self._stopped):
+        over = self.phase is Phase.COMPLETE and self._all_told()
+        if self._recovered and (over or self._stopped or self._ledger.empty):
             await self._ledger.forget()
 
     def _judge(self, collaborator: str, index: TaskResultsIndex) -> Verdict:

@@ -150,17 +150,25 @@ class Experiments:
 
         An ended experiment ignores everything. Raises `InvalidStateError` for an event that makes no sense yet.
         """
+        target = self.after(name, event)
+        if target is None:
+            return False
+        experiment = self.get(name)
+        experiment.status = target
+        experiment.error = error
+        return True
+
+    def after(self, name: str, event: ExperimentEvent) -> ExperimentStatus | None:
+        """Return what ``event`` would make of the experiment, None for nothing. Raises like `handle`."""
         experiment = self.get(name)
         if experiment.status.ended:
-            return False
+            return None
         target = TRANSITIONS.get((experiment.status, event))
         if target is None:
             raise InvalidStateError(
                 f"experiment {name!r} is {experiment.status.value}: it cannot {event.value} in that state"
             )
-        experiment.status = target
-        experiment.error = error
-        return True
+        return target
 
     def next_for(self, envoy: str) -> str | None:
         """Return what ``envoy`` shall work on: the oldest experiment in progress that lists it and that it has not done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -17,8 +18,8 @@ from openfl_aio.director.execution import Execution, Review, assigned_tasks, ser
 from openfl_aio.director.experiments import Experiment, ExperimentEvent, Experiments
 from openfl_aio.director.foreign import PickledFunctions
 from openfl_aio.director.records import Records
-from openfl_aio.domain import ModelKind
-from openfl_aio.errors import ExperimentNotFoundError, NotFoundError, NotReadyError
+from openfl_aio.domain import ExperimentStatus, ModelKind
+from openfl_aio.errors import ExperimentNotFoundError, NotFoundError, NotReadyError, StorageError
 from openfl_aio.storage.journal import ALL_ROUNDS
 from openfl_aio.storage.storage import Storage
 from openfl_aio.waiting import Waiters
@@ -57,6 +58,7 @@ class Runs:
         self._endpoint: Endpoint
         self._executions: dict[str, Execution] = {}  # by experiment name
         self._mounted: dict[str, Execution] = {}  # by federation uuid; outlives the experiment's entry a little
+        self._changing = anyio.Lock()  # an experiment's row and its state change together
         self._goodbyes: dict[str, Aggregator] = {}  # of experiments that ended under an earlier director
         self.archives: dict[str, Archive] = {}
         """By experiment name, as they are served."""
@@ -87,9 +89,18 @@ class Runs:
             execution.dismiss(reason)
 
     def aggregator(self, name: str) -> Aggregator | None:
-        """Return the aggregator of an experiment; None if it has none now."""
+        """Return the aggregator of an experiment; None if it has none now. Raises `NotReadyError` while it is loaded."""
         execution = self._executions.get(name)
-        return None if execution is None else execution.aggregator
+        if execution is None:
+            return None
+        if execution.aggregator is None and execution.experiment.status is ExperimentStatus.IN_PROGRESS:
+            raise NotReadyError(f"experiment {name!r} is being loaded; come again")
+        return execution.aggregator
+
+    def is_served(self, name: str) -> bool:
+        """Return whether an experiment has an aggregator now."""
+        execution = self._executions.get(name)
+        return execution is not None and execution.aggregator is not None
 
     def find(self, federation_uuid: str) -> Aggregator:
         """Return the aggregator that serves a federation, or an experiment of that name.
@@ -214,12 +225,22 @@ class Runs:
             await self._records.save(experiment)
 
     async def apply(self, experiment: Experiment, event: ExperimentEvent, reason: str) -> bool:
-        """Let ``event`` happen, tell everybody who waits, stop what has to stop, and keep it."""
+        """Keep ``event``, let it happen, tell everybody who waits, and stop what has to stop.
+
+        What is told is kept before: a restart must not take it back.
+        """
         name = experiment.name
-        if not self._experiments.holds(experiment):
-            return False  # removed: nobody is left to be told
-        if not self._experiments.handle(name, event, error=reason):
-            return False
+        with anyio.CancelScope(shield=True):  # one row; half-way it would be ahead of what is told
+            async with self._changing:
+                if not self._experiments.holds(experiment):
+                    return False  # removed: nobody is left to be told
+                target = self._experiments.after(name, event)
+                if target is None:
+                    return False
+                await self._keep_change(replace(experiment, status=target, error=reason), event)
+                if not self._experiments.holds(experiment):
+                    return False
+                self._experiments.handle(name, event, error=reason)
         if reason:
             logger.warning("experiment %r is %s: %r", name, experiment.status.value, reason)
         else:
@@ -228,5 +249,13 @@ class Runs:
         execution = self._executions.get(name)
         if execution is not None and event in (ExperimentEvent.FAIL, ExperimentEvent.CANCEL):
             execution.stop(reason)
-        await self._records.save(experiment)
         return True
+
+    async def _keep_change(self, changed: Experiment, event: ExperimentEvent) -> None:
+        try:
+            await self._records.save(changed)
+        except StorageError as exc:
+            if event is ExperimentEvent.START:
+                raise  # nothing was promised yet
+            # an end cannot be put off; the next row that is kept says it, or the experiment goes on after a restart
+            logger.error("the end of experiment %r is not kept: %s", changed.name, exc)

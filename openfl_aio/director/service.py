@@ -385,9 +385,7 @@ class Director:
             ("experiment", name),
             lambda: (
                 True
-                if self._runs.aggregator(name) is not None
-                or experiment.status.ended
-                or not self._experiments.holds(experiment)
+                if self._runs.is_served(name) or experiment.status.ended or not self._experiments.holds(experiment)
                 else None
             ),
             timeout=None,

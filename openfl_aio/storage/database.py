@@ -78,13 +78,16 @@ class Database:
     async def begin(self) -> AsyncIterator[AsyncConnection]:
         """Give a connection in a transaction: committed when the block ends, rolled back after any error.
 
+        The block must be short: whoever is cancelled meanwhile is so after it.
         Raises `sqlalchemy.exc.IntegrityError` as it is, for the caller to explain; other failures as `StorageError`.
         """
         if self._engine is None:
             raise StorageError(f"database {str(self._path)!r} is closed; open it first")
         try:
-            async with self._engine.begin() as connection:
-                yield connection
+            # cancelled in its midst, SQLAlchemy's way to give the connection back is cancelled too, and it never comes
+            with anyio.CancelScope(shield=True):
+                async with self._engine.begin() as connection:
+                    yield connection
         except IntegrityError:
             raise
         except SQLAlchemyError as exc:

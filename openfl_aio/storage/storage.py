@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Final, Self
 import anyio.to_thread
 
 from openfl_aio.config import Limits
+from openfl_aio.errors import StorageError
 from openfl_aio.storage.archives import Archives
 from openfl_aio.storage.database import Database
 from openfl_aio.storage.federations import FederationStore, FileFederation, MemoryFederation
@@ -24,13 +27,14 @@ from openfl_aio.storage.registry import DatabaseRegistry, MemoryRegistry, Regist
 __all__ = ["DATABASE_NAME", "Storage"]
 
 DATABASE_NAME: Final = "openfl_aio.db"
+LOCK_NAME: Final = "lock"
 
 
 class Storage:
     """A journal, federations' logs, model files, archives and a registry, under the folder ``workspace`` or in memory.
 
-    An async context manager. ``workspace`` is made if need be; one process uses it at a time. With None, nothing
-    outlives the block: journal and registry are in memory, archives in a temporary folder.
+    An async context manager. ``workspace`` is made if need be; one process uses it at a time, and others
+    are refused. With None, nothing outlives the block: journal and registry are in memory, archives in a temporary folder.
 
     Entering raises `StorageError` for a folder or database that cannot be used.
     """
@@ -44,6 +48,7 @@ class Storage:
         self._workspace = workspace
         self._limits = limits or Limits()
         self._temporary: Path | None = None
+        self._lock: int | None = None
         self._database: Database | None = None
         self._journal: FileJournal | None = None
         self._federations: dict[str, MemoryFederation] = {}
@@ -79,7 +84,7 @@ class Storage:
             self.journal, self.registry = MemoryJournal(anyio.to_thread.run_sync), MemoryRegistry()
             self.archives = Archives(self._temporary / "archives", limits=self._limits)
         else:
-            await anyio.to_thread.run_sync(_make_folder, self._workspace)
+            self._lock = await anyio.to_thread.run_sync(_take_folder, self._workspace)
             self._database = database = Database(self._workspace / DATABASE_NAME)
             await database.open()
             self._journal = journal = FileJournal(self._workspace / "journal")
@@ -92,11 +97,14 @@ class Storage:
         database, self._database = self._database, None
         journal, self._journal = self._journal, None
         temporary, self._temporary = self._temporary, None
+        lock, self._lock = self._lock, None
         with anyio.CancelScope(shield=True):  # closing a file and removing a folder is short
             if journal is not None:
                 await journal.close()
             if database is not None:
                 await database.close()
+            if lock is not None:
+                os.close(lock)
             if temporary is not None:
                 await anyio.to_thread.run_sync(lambda: shutil.rmtree(temporary, ignore_errors=True))
 
@@ -105,6 +113,16 @@ def _temporary_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="openfl-aio-"))
 
 
-def _make_folder(path: Path) -> None:
+def _take_folder(path: Path) -> int:
+    """Make the folder if need be, and return a descriptor that keeps others out until it is closed or we are killed."""
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise StorageError(
+            f"{str(path)!r} is in use by another process; end that one first, or choose another folder"
+        ) from None
+    return descriptor

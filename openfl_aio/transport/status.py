@@ -59,6 +59,9 @@ STATUSES: Final[tuple[tuple[type[errors.OpenFLAioError], Status], ...]] = (
     (errors.TransportError, Status.UNAVAILABLE),
 )
 
+LONGEST: Final = 900
+"""Characters of a message to a peer."""
+
 FIXED_SENTENCES: Final[dict[type[errors.OpenFLAioError], str]] = {
     errors.AuthenticationError: "the caller did not prove who it is: the certificate must name the participant that calls",
     errors.AuthorizationError: "this caller may not do that: it is not on the list, or the name in the message is not its own",
@@ -87,8 +90,13 @@ def status_of(error: errors.OpenFLAioError) -> tuple[Status, str]:
             for fixed, sentence in FIXED_SENTENCES.items():
                 if isinstance(error, fixed):
                     return status, sentence
-            return status, str(error)
+            return status, _shortened(str(error))
     return Status.INTERNAL, ""
+
+
+def _shortened(text: str) -> str:
+    """Return ``text`` without its middle if it is long: a message may quote what a peer sent, and travels in a header."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} … {text[-(LONGEST // 2 - 3) :]}"
 
 
 def is_internal(error: BaseException) -> bool:

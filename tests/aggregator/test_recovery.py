@@ -230,6 +230,19 @@ async def test_other_settings_are_refused(tmp_path: Path) -> None:
             await other.__aenter__()
 
 
+async def test_another_initial_model_is_refused_unless_nothing_was_begun(tmp_path: Path) -> None:
+    other = {"w": np.zeros(3, np.float32)}
+    async with Storage(tmp_path) as storage:
+        async with Aggregator(configuration(), initial_model=other, storage=storage):
+            pass
+        async with Aggregator(configuration(), initial_model=MODEL, storage=storage) as service:
+            await send(service, "c0", "train", 0, TensorCodec())
+        with pytest.raises(
+            ConfigurationError, match=r"initial_model: tensor 'w' has the shape \(3,\), .* \(4, 5\); go on"
+        ):
+            await Aggregator(configuration(), initial_model=other, storage=storage).__aenter__()
+
+
 async def test_who_is_stopped_for_good_leaves_nothing(tmp_path: Path) -> None:
     async with Storage(tmp_path) as storage:
         async with Aggregator(configuration(), initial_model=MODEL, storage=storage) as service:

@@ -53,7 +53,7 @@ def _cases() -> tuple[Case, ...]:
         Case("median, 1.6 MB", aggregation="median", elements=400_000, delta_updates=True, bounded=True),
         Case("stragglers", cutoff=1.0, bounded=True),
         Case("stragglers, adam, stc", aggregation="adam", pipeline="stc", cutoff=1.0),
-        Case("director", director=True),
+        Case("director", director=True, bounded=True),
         Case("director, yogi, eden", aggregation="yogi", pipeline="eden", delta_updates=True, director=True),
         Case("director, stragglers", cutoff=1.0, director=True),
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -126,11 +127,11 @@ def _results(task: Task, site: str, number: int, codec: TensorCodec) -> tuple[En
 def _size(folder: Path) -> tuple[int, int]:
     """Return how many bytes are allocated for the files below ``folder``, and how many files there are."""
     nbytes = files = 0
-    for path in folder.rglob("*"):
-        try:
-            if path.is_file():
-                nbytes += path.stat().st_blocks * 512
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                nbytes += (Path(parent) / name).stat().st_blocks * 512
                 files += 1
-        except OSError:
-            pass  # it was removed meanwhile
+            except OSError:
+                pass  # it was removed meanwhile
     return nbytes, files

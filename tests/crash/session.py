@@ -191,10 +191,12 @@ class _Player:
     async def _keep_serving(self) -> None:
         """Start the server whenever it was killed, and kill it, until all is over."""
         died_at: tuple[str, int] | None = None
-        while not self._over.is_set():
+        once_more = False
+        while once_more or not self._over.is_set():
+            was_over, once_more = self._over.is_set(), False
             target = None
             at_random = False
-            if self.played.kills < self._kills and len(self.server.lives) < 3 * self._kills:
+            if not was_over and self.played.kills < self._kills and len(self.server.lives) < 3 * self._kills:
                 at_random = self._random.random() < 0.25
                 target = None if at_random else self._targets.next(first=not self.server.lives)
             async with self.server.life(target) as life, anyio.create_task_group() as group:
@@ -216,6 +218,8 @@ class _Player:
             if life.code != -9:
                 raise _ServerEnded(f"the server ended by itself with code {life.code}")
             await self._look_for_torn_files()
+            # killed when all were told, perhaps before the last file was written: its operator starts it again
+            once_more = self._over.is_set() and not was_over and not self.case.director
 
     async def _kill_soon(self, life: Life) -> None:
         """Kill the server while it starts, or at work."""

@@ -17,6 +17,7 @@ import pytest
 
 from openfl_aio.config import DirectorConfig, Endpoint, Limits, RetryPolicy, Timeouts
 from openfl_aio.director.client import DirectorClient
+from openfl_aio.director.experiments import Experiment
 from openfl_aio.director.service import Director
 from openfl_aio.director.servicer import DirectorServicer, encode_model
 from openfl_aio.director.upload import decode_model, receive_experiment
@@ -304,6 +305,52 @@ async def test_a_waiting_envoy_is_known_after_a_restart(tmp_path: Path) -> None:
         await director.update_envoy_status(one, "one", is_experiment_running=False)
         (envoy,) = await director.get_envoys(Caller("ada", authenticated=False))
         assert envoy.is_online
+
+
+async def test_nobody_is_told_of_a_start_that_is_not_kept(
+    director: Director, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restart would take it back: an envoy that was told asks for an archive that nobody serves."""
+    save, kept = director._records.save, anyio.Event()
+
+    async def slowly(experiment: Experiment) -> None:
+        if experiment.status is ExperimentStatus.IN_PROGRESS:
+            with anyio.fail_after(5):
+                await kept.wait()
+        await save(experiment)
+
+    monkeypatch.setattr(director._records, "save", slowly)
+    async with connect("one") as envoy, connect("ada") as owner:
+        await submit(owner)
+        with anyio.move_on_after(0.3) as waited:
+            await envoy.wait_experiment("one")
+        assert waited.cancelled_caught
+        assert await owner.get_experiment_status("exp") is ExperimentStatus.PENDING
+        kept.set()
+        with anyio.fail_after(5):
+            assert await envoy.wait_experiment("one") == "exp"
+        assert await owner.get_experiment_status("exp") is ExperimentStatus.IN_PROGRESS
+
+
+async def test_while_an_experiment_is_loaded_nothing_is_made_up(director: Director, connect: Connect) -> None:
+    async with connect("one") as envoy, connect("ada") as owner:
+        await submit(owner)
+        with anyio.fail_after(5):
+            await envoy.wait_experiment("one")
+        execution = director._runs._executions["exp"]
+        loaded, execution.aggregator = execution.aggregator, None  # as between a restart and its end
+        caller = Caller("ada", authenticated=False)
+        for call in (
+            director.get_experiment_description(caller, "exp"),
+            director.get_trained_model(caller, "exp", ModelKind.LAST),
+        ):
+            with pytest.raises(NotReadyError, match="is being loaded"):
+                await call
+        metrics = director.get_metric_stream(caller, "exp")
+        with anyio.move_on_after(0.2) as waited:
+            await anext(metrics)
+        assert waited.cancelled_caught, "a stream that ends would say that there are no metrics"
+        execution.aggregator = loaded
 
 
 async def test_an_experiment_is_its_owners(director: Director, connect: Connect) -> None:

@@ -55,3 +55,11 @@ async def test_a_database_that_is_none_is_refused_and_kept(tmp_path: Path) -> No
     with pytest.raises(StorageError, match="not a database"):
         await Storage(tmp_path).__aenter__()
     assert (tmp_path / DATABASE_NAME).read_bytes() == b"no database " * 100
+
+
+async def test_a_folder_that_is_in_use_is_refused_until_it_is_free(tmp_path: Path) -> None:
+    async with Storage(tmp_path):
+        with pytest.raises(StorageError, match="in use by another process; end that one first"):
+            await Storage(tmp_path).__aenter__()
+    async with Storage(tmp_path):
+        pass

@@ -7,7 +7,7 @@ from grpclib.const import Status
 from grpclib.exceptions import GRPCError
 
 from openfl_aio import errors
-from openfl_aio.transport.status import FIXED_SENTENCES, error_from_status, is_internal, status_of
+from openfl_aio.transport.status import FIXED_SENTENCES, LONGEST, error_from_status, is_internal, status_of
 
 TABLE: list[tuple[type[errors.OpenFLAioError], Status, type[errors.OpenFLAioError]]] = [
     (errors.EmptyStreamError, Status.UNKNOWN, errors.RemoteProtocolError),
@@ -91,3 +91,17 @@ def test_a_full_disk_is_told_from_a_message_that_is_too_large() -> None:
     assert type(error_from_status(GRPCError(status, text))) is errors.StorageFullError
     assert type(error_from_status(GRPCError(status, "message of 9 bytes"))) is errors.MessageTooLargeError
     assert type(error_from_status(GRPCError(status))) is errors.MessageTooLargeError
+
+
+def test_a_long_message_loses_its_middle() -> None:
+    status, text = status_of(errors.InvalidStateError("begin " + "x" * 10_000 + " end"))
+    assert status is Status.FAILED_PRECONDITION
+    assert len(text) == LONGEST
+    assert text.startswith("begin x")
+    assert text.endswith("x end")
+
+
+def test_what_is_being_loaded_is_asked_for_again() -> None:
+    status, text = status_of(errors.NotReadyError("come again"))
+    assert status is Status.UNAVAILABLE
+    assert type(error_from_status(GRPCError(status, text))) is errors.ConnectionLostError
