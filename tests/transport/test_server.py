@@ -26,8 +26,10 @@ from openfl_aio.errors import (
     InvalidStateError,
     MessageTooLargeError,
     NotFoundError,
+    StorageFullError,
 )
 from openfl_aio.testing.ca import ThrowawayCA
+from openfl_aio.transport import calls
 from openfl_aio.transport.channel import Channel, open_channel, translate
 from openfl_aio.transport.identity import current_caller
 from openfl_aio.transport.server import Server
@@ -326,6 +328,18 @@ async def test_refusals_of_stock_clients_are_slowed_down(monkeypatch: pytest.Mon
         with pytest.raises(GRPCError):
             await stub.get_tasks(TASKS)
         assert anyio.current_time() - started >= 0.5
+
+
+async def test_stock_clients_wait_longer_for_a_full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    service = SmallAggregator()
+    service.error = lambda: StorageFullError("x")
+    monkeypatch.setattr(calls, "FULL_PAUSE", (2.5, 2.5))
+    monkeypatch.setattr(grpclib.client, "USER_AGENT", "grpc-python/1.60.0 grpc-c/37.0.0 (linux; chttp2)")
+    async with serving(service) as (stub, _):
+        started = anyio.current_time()
+        with pytest.raises(GRPCError, match="no room left"):
+            await stub.get_tasks(TASKS)
+        assert anyio.current_time() - started >= 2.5
 
 
 async def test_waiting_calls_are_told_when_the_server_stops() -> None:
