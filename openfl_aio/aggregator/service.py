@@ -199,6 +199,8 @@ class Aggregator:
         # before anybody is served: a round that is told must not turn out to be over
         await self._closer.recover()
         self._tasks.start_soon(self._timers.run)
+        # after the server is gone: nobody is told to quit a federation that will go on
+        stack.callback(self._abort, "the aggregator was closed before its last round")
         if self._config.listen is not None:
             self._server = Server(
                 [AggregatorServicer(self.find)],
@@ -216,7 +218,6 @@ class Aggregator:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        self._abort("the aggregator was closed before its last round")
         stack, self._stack = self._stack, None
         assert stack is not None, "only what was entered is left"
         if isinstance(exc, Exception):
