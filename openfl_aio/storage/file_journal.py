@@ -6,7 +6,6 @@ start. Only one process uses the folder at a time.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import mmap
 import os
@@ -27,6 +26,7 @@ from openfl_aio.storage.files import (
     disk_error,
     disk_errors,
     fsync_folder,
+    hashed,
     partial_path,
     remove_quietly,
     sweep_partials,
@@ -152,11 +152,11 @@ class FileJournal:
             yield int(path.name.partition("_")[0]), path
 
     def _of_federation(self, federation_uuid: str) -> Path:
-        return self.folder / _hashed(federation_uuid)
+        return self.folder / hashed(federation_uuid)
 
     def path_of(self, record: UploadRecord) -> Path:
         """Return the name of an upload's file, which says the round and is different for each result."""
-        which = _hashed(f"{len(record.task_name)}:{record.task_name}{record.collaborator}")
+        which = hashed(f"{len(record.task_name)}:{record.task_name}{record.collaborator}")
         return self._of_federation(record.federation_uuid) / f"{record.round_number}_{which}{SUFFIX}"
 
     def new_file(self) -> tuple[Path, int]:
@@ -358,7 +358,3 @@ class _FileSpool:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-def _hashed(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
