@@ -18,7 +18,7 @@ from typing import Final, Generic, TypeVar
 
 from openfl_aio.aggregator.assigner import Assigner
 from openfl_aio.aggregator.stragglers import StragglerPolicy
-from openfl_aio.domain import Assignment, Task, Verdict
+from openfl_aio.domain import Assignment, Task, TaskKind, Verdict
 from openfl_aio.errors import AuthorizationError, ConfigurationError, InvalidStateError
 
 __all__ = ["Event", "FederationAborted", "FederationComplete", "Phase", "RoundClosed", "RoundOpened", "Rounds"]
@@ -112,7 +112,6 @@ class Rounds(Generic[R]):
         self.rounds = rounds
         self.round_number = initial_round
         self.phase = Phase.COLLECTING
-        self.quits_sent: set[str] = set()
         self.quits_before: set[str] = set()
         self.reason = ""
         self._assigner = assigner
@@ -134,7 +133,6 @@ class Rounds(Generic[R]):
         """
         self._check_name(collaborator)
         if self.phase.ended:
-            self.quits_sent.add(collaborator)
             return Assignment(self.round_number, quit=True)
         if self.phase is Phase.AGGREGATING:
             return None
@@ -142,13 +140,23 @@ class Rounds(Generic[R]):
         if not left:
             return None
         self._begin(now)
-        return Assignment(self.round_number, left)
+        return Assignment(self.round_number, self._with_training(collaborator, left))
 
     def tasks_left(self, collaborator: str) -> tuple[Task, ...]:
         """Return the tasks of the current round for which ``collaborator`` has no result yet."""
         return tuple(
             task for task in self._assigned.get(collaborator, ()) if (collaborator, task.name) not in self._results
         )
+
+    def _with_training(self, collaborator: str, left: tuple[Task, ...]) -> tuple[Task, ...]:
+        """Return the tasks ``left``, with those that train before one that needs what they made.
+
+        Who is still at work asks only when all is done; who asks in between was started anew, and has no local model to
+        validate. It trains again: the result that was accepted stays the one that counts.
+        """
+        if not any(task.kind is TaskKind.VALIDATE and task.apply_local for task in left):
+            return left
+        return tuple(task for task in self.assigned(collaborator) if task in left or task.kind is TaskKind.TRAIN)
 
     def result(self, collaborator: str, task_name: str) -> R | None:
         """Return what was reported of a task in the current round, if anything was."""

@@ -477,7 +477,6 @@ class Aggregator:
 
     def _log_ignored(self, collaborator: str, index: TaskResultsIndex, verdict: Verdict) -> None:
         """Say once of each result that more of it came."""
-        self._ignored = {key for key in self._ignored if key[0] >= self.round_number - 1}
         key = (index.round_number, index.task_name, collaborator, verdict)
         if key not in self._ignored and len(self._ignored) < MOST_IGNORED:
             self._ignored.add(key)
@@ -503,6 +502,7 @@ class Aggregator:
             if isinstance(event, RoundClosed):
                 logger.info("round %d closed, stragglers: %s", event.round_number, list(event.stragglers))
                 self.suspended.clear()  # they are of this round, and would be late
+                self._ignored.clear()
                 self._tasks.start_soon(self._closer.close, event)
             elif isinstance(event, FederationComplete | FederationAborted):
                 logger.info("federation ended after %d rounds", event.round_number)

@@ -42,6 +42,7 @@ from openfl_aio.domain import (
 )
 from openfl_aio.errors import ConfigurationError, ExperimentNotFoundError
 from openfl_aio.storage.storage import Storage
+from openfl_aio.transport.budgets import PeerLogLimiter
 from openfl_aio.transport.identity import Caller, check_speaks_for
 from openfl_aio.transport.roles import Roles
 from openfl_aio.transport.server import Server, ServerStatistics
@@ -80,6 +81,7 @@ class Director:
             health_check_period=config.envoy_health_check_period,
         )
         self._waiters: Waiters[tuple[str, str]] = Waiters()
+        self._lines = PeerLogLimiter()
         self._stack: AsyncExitStack | None = None
 
     def __repr__(self) -> str:
@@ -178,10 +180,11 @@ class Director:
     async def update_shard_info(self, caller: Caller, shard: ShardInfo) -> bool:
         """Register or refresh an envoy; False if its shapes are not this director's."""
         check_speaks_for(caller, shard.name)
-        accepted = self._shards.register(shard, anyio.current_time())
-        if not accepted:
-            logger.warning(
-                "envoy %s refused: shapes %r -> %r, expected %r -> %r",
+        if not self._shards.accepts(shard):
+            self._log(
+                logging.WARNING,
+                shard.name,
+                "envoy %r refused: shapes %r -> %r, expected %r -> %r",
                 shard.name,
                 shard.sample_shape,
                 shard.target_shape,
@@ -189,8 +192,9 @@ class Director:
                 self._shards.target_shape,
             )
             return False
+        # kept first: who was told that it is registered is known after a restart, and who was not is not known before
         await self._storage.registry.save_shard(shard)
-        return True
+        return self._shards.register(shard, anyio.current_time())
 
     async def update_envoy_status(
         self, caller: Caller, name: str, *, is_experiment_running: bool, devices: Iterable[DeviceInfo] = ()
@@ -215,8 +219,11 @@ class Director:
         """
         check_speaks_for(caller, envoy)
         if envoy not in self._shards:
-            logger.info(
-                "envoy %r waits and has not registered here: taken for one that another director accepted", envoy
+            self._log(
+                logging.INFO,
+                envoy,
+                "envoy %r waits and has not registered here: taken for one that another director accepted",
+                envoy,
             )
         self._shards.park(envoy, anyio.current_time())
         name = None
@@ -252,7 +259,13 @@ class Director:
         try:
             experiment = self._experiments.takes_part(name, envoy)
         except ExperimentNotFoundError:
-            logger.warning("failure report ignored: envoy %r has no part in experiment %r", envoy, name)
+            self._log(
+                logging.WARNING,
+                envoy,
+                "failure report ignored: envoy %r has no part in experiment %r",
+                envoy,
+                name,
+            )
             return
         self._experiments.envoy_done(name, envoy)
         description = error_description.strip()[-MAX_DESCRIPTION:] or "no description"
@@ -421,6 +434,13 @@ class Director:
     def error_of(self, caller: Caller, name: str) -> str:
         """Return why an experiment of the caller failed, was turned down or cancelled; empty if it was not."""
         return self._experiments.visible(name, caller.name).error
+
+    def _log(self, level: int, envoy: str, message: str, *values: object) -> None:
+        """Write a line about something that ``envoy`` can cause as often as it likes, unless it has caused too many."""
+        left_out = self._lines.allow(envoy, anyio.current_time())
+        if left_out is not None:
+            more = f" (and {left_out:,} more lines of it)" if left_out else ""
+            logger.log(level, "%s%s", message % values, more)
 
     def _describe(self, experiment: Experiment) -> ExperimentDescription:
         aggregator = self._runs.aggregator(experiment.name)

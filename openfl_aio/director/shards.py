@@ -51,13 +51,17 @@ class Shards:
         """How many calls of registered envoys wait for an experiment right now."""
         return sum(shard.parked for shard in self._shards.values())
 
+    def accepts(self, info: ShardInfo) -> bool:
+        """Return whether the shapes of a shard are the director's. Raises `ConfigurationError` for a bad name."""
+        check_name(info.name, what="envoy")
+        return (info.sample_shape, info.target_shape) == (self.sample_shape, self.target_shape)
+
     def register(self, info: ShardInfo, now: float) -> bool:
-        """Take or refresh a shard and return whether it was accepted: its shapes must be the director's.
+        """Take or refresh a shard and return whether it was accepted.
 
         A refused envoy that was registered before keeps its old entry. Raises `ConfigurationError` for a bad name.
         """
-        check_name(info.name, what="envoy")
-        if info.sample_shape != self.sample_shape or info.target_shape != self.target_shape:
+        if not self.accepts(info):
             return False
         known = self._shards.get(info.name)
         if known is None:
@@ -68,7 +72,7 @@ class Shards:
 
     def restore(self, info: ShardInfo, now: float) -> None:
         """Take a shard as it was before a restart: registered, and offline until it gives a sign of life."""
-        if (info.sample_shape, info.target_shape) == (self.sample_shape, self.target_shape):
+        if self.accepts(info):
             self._shards[info.name] = _Shard(info, now - self.valid_seconds)
 
     def update(self, name: str, *, running: bool, devices: Iterable[DeviceInfo], now: float) -> float:

@@ -4,7 +4,9 @@ monotonic clock, so that the callers of one batch of frames read the clock once.
 
 from __future__ import annotations
 
-__all__ = ["LogLimiter", "TokenBucket"]
+from collections import OrderedDict
+
+__all__ = ["LogLimiter", "PeerLogLimiter", "TokenBucket"]
 
 
 class TokenBucket:
@@ -72,3 +74,46 @@ class LogLimiter:
         self._left -= 1
         suppressed, self.suppressed = self.suppressed, 0
         return suppressed
+
+
+class PeerLogLimiter:
+    """Lets ``lines`` log lines a second go for each peer, and ``all_lines`` for all of them; remembers ``peers`` peers.
+
+    Of more peers, those that were heard of longest ago are forgotten.
+    """
+
+    __slots__ = ("_all", "_last", "_limiters", "_lines", "_peers")
+
+    def __init__(self, lines: int = 10, all_lines: int = 50, peers: int = 1_024) -> None:
+        self._lines = lines
+        self._all = LogLimiter(all_lines)
+        self._peers = peers
+        self._limiters: OrderedDict[str, LogLimiter] = OrderedDict()
+        self._last: dict[str, float] = {}
+
+    def __repr__(self) -> str:
+        return f"<PeerLogLimiter of {len(self._limiters)} peers, {self._lines} lines a second each>"
+
+    def allow(self, peer: str, now: float) -> int | None:
+        """Return how many lines of ``peer`` were left out before the one that may be written now, None if none may."""
+        limiter = self._limiters.setdefault(peer, LogLimiter(self._lines))
+        self._limiters.move_to_end(peer)
+        self._last[peer] = now
+        while len(self._limiters) > self._peers:
+            forgotten, _ = self._limiters.popitem(last=False)
+            del self._last[forgotten]
+        if self._all.allow(now) is None:
+            limiter.suppressed += 1
+            return None
+        return limiter.allow(now)
+
+    def left_out(self, now: float) -> list[tuple[str, int]]:
+        """Return the peers whose flood is over, with how many of their lines were left out; each is told once."""
+        over = [
+            (peer, limiter.suppressed)
+            for peer, limiter in self._limiters.items()
+            if limiter.suppressed and now >= self._last[peer] + 1.0
+        ][: self._lines]
+        for peer, _ in over:
+            self._limiters[peer].suppressed = 0
+        return over

@@ -45,7 +45,7 @@ STOPPING: Final = "the server is stopping; try again"
 # calls that may wait long before they answer: when the server stops they are told at once, for their answer is
 # state that can be asked for again
 WAITING_METHODS: Final = frozenset(
-    {"GetTasks", "GetAggregatedTensor", "GetTensor", "WaitExperiment", "GetMetricStream"}
+    {"GetTasks", "GetAggregatedTensor", "GetTensor", "GetTensors", "WaitExperiment", "GetMetricStream"}
 )
 
 # messages that hold a model, every other request is bounded by Limits.max_request_bytes
@@ -407,14 +407,14 @@ class Calls:
         if not logger.isEnabledFor(level):
             return
         peer = peer_of(connection.caller, connection.address)
-        left_out = self._refusals.may_log(peer, connection.now())
+        left_out = self._refusals.lines.allow(peer, connection.now())
         if left_out is not None:
             more = f" (and {left_out:,} more)" if left_out else ""
             logger.log(level, "%s from %s at %s%s", what, peer, connection.address, more, exc_info=exc)
 
     def tell_left_out(self, now: float) -> None:
         """Say of how many refusals no line was written, once a flood of them is over."""
-        for peer, count in self._refusals.left_out(now):
+        for peer, count in self._refusals.lines.left_out(now):
             logger.warning("%s: and %s more refused calls", peer, f"{count:,}")
 
     def deny(self, connection: Connection) -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
-from openfl_aio.transport.budgets import LogLimiter, TokenBucket
+from openfl_aio.transport.budgets import PeerLogLimiter, TokenBucket
 from openfl_aio.transport.identity import Caller
 
 __all__ = ["Refusals", "peer_of"]
@@ -52,15 +52,14 @@ class _Peer:
     last: float
     delay: float = 0.0
     waiting: int = 0
-    lines: LogLimiter = field(default_factory=lambda: LogLimiter(LINES))
 
 
 class Refusals:
-    """The refusals of one server."""
+    """The refusals of one server. ``lines`` decides which of them are logged."""
 
     def __init__(self) -> None:
         self._peers: OrderedDict[str, _Peer] = OrderedDict()
-        self._lines = LogLimiter(ALL_LINES)
+        self.lines = PeerLogLimiter(LINES, ALL_LINES, MAX_PEERS)
 
     def __len__(self) -> int:
         return len(self._peers)
@@ -84,25 +83,6 @@ class Refusals:
         known = self._peers.get(peer)
         if known is not None and known.waiting:
             known.waiting -= 1
-
-    def may_log(self, peer: str, now: float) -> int | None:
-        """Return how many lines of ``peer`` were left out before the one that may be written now, None if none may."""
-        known = self._get(peer, now)
-        if self._lines.allow(now) is None:
-            known.lines.suppressed += 1
-            return None
-        return known.lines.allow(now)
-
-    def left_out(self, now: float) -> list[tuple[str, int]]:
-        """Return the peers whose flood is over, with how many of their lines were left out; each is told once."""
-        over = [
-            (name, peer.lines.suppressed)
-            for name, peer in self._peers.items()
-            if peer.lines.suppressed and now >= peer.last + 1.0
-        ][:LINES]
-        for name, _ in over:
-            self._peers[name].lines.suppressed = 0
-        return over
 
     def _get(self, name: str, now: float) -> _Peer:
         known = self._peers.get(name)

@@ -43,11 +43,12 @@ import numpy as np
 
 class Loader:
     def __init__(self, data_path):
-        self.target = float(data_path)
+        target, _, self.note = data_path.partition(" ")
+        self.target = float(target)
 
 class Runner(NumPyTaskRunner):
     def __init__(self, shard):
-        self.target = shard.target
+        self.target, self.note = shard.target, shard.note
     @classmethod
     def initial_model(cls):
         return {"w": np.zeros(3, np.float32)}
@@ -56,6 +57,8 @@ class Runner(NumPyTaskRunner):
             raise ValueError("negative data")
         return TaskOutput(10, {"w": (tensors["w"] + self.target) / 2})
     def validate(self, tensors, context):
+        if self.note == "dies" and context.task.apply_local:
+            raise RuntimeError("the power went")
         return TaskOutput(10, metrics={"value": float(tensors["w"].mean())})
 """
 
@@ -79,6 +82,7 @@ async def workspace(
             "plan/plan.yaml": plan,
             "plan/cols.yaml": "collaborators: [one, two]\n",
             "plan/data.yaml": "one,1\ntwo,3\nbad,-1\n",
+            "plan/dying.yaml": "one,1 dies\n",
             "workspace_source.py": SOURCE,
         }.items():
             (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -127,3 +131,17 @@ async def test_a_task_that_raises_ends_its_collaborator(workspace: Path) -> None
     async with open_aggregator(plan, members, root=workspace):
         with pytest.raises(TaskError, match="task 'train' raised ValueError: negative data"):
             await collaborate(workspace, "one", data="plan/bad.yaml")
+
+
+async def test_who_dies_between_training_and_validation_comes_back(workspace: Path) -> None:
+    plan, members = workspace / "plan" / "plan.yaml", workspace / "plan" / "cols.yaml"
+    async with open_aggregator(plan, members, root=workspace) as aggregator, anyio.create_task_group() as group:
+        group.start_soon(collaborate, workspace, "two")
+        with anyio.fail_after(30):
+            with pytest.raises(TaskError, match="the power went"):
+                await collaborate(workspace, "one", data="plan/dying.yaml")
+            await collaborate(workspace, "one")
+            model = await aggregator.wait_complete()
+            await aggregator.wait_quits_sent()
+    assert aggregator.upload_counts().duplicates == 1  # it trained again, which gave the same
+    np.testing.assert_allclose(model["w"], np.full(3, 2 * (1 - 0.5**3)), rtol=1e-6)

@@ -33,6 +33,7 @@ from openfl_aio.errors import (
     OpenFLAioError,
     ProtocolError,
     ShardNotFoundError,
+    StorageFullError,
     TransportError,
 )
 from openfl_aio.plan.plan import Plan
@@ -216,6 +217,35 @@ async def test_a_failure_report_ends_the_experiment_and_is_never_refused(directo
         assert await frontend.get_experiment_status("exp") is ExperimentStatus.FAILED
         assert [metric async for metric in frontend.get_metric_stream("exp")] == []
     assert director.error_of(Caller("ada", False), "exp") == "envoy one failed with code 3: ValueError: bad"
+
+
+async def test_what_an_envoy_may_repeat_is_logged_a_few_times(
+    director: Director, caplog: pytest.LogCaptureFixture
+) -> None:
+    flooder = Caller("flooder", False)
+    for _ in range(100):
+        await director.set_experiment_failed(flooder, "nothing", "flooder", error_description="again")
+        assert not await director.update_shard_info(flooder, replace(shard("flooder"), sample_shape=("9",)))
+    lines = [record.getMessage() for record in caplog.records if "flooder" in record.getMessage()]
+    assert any("failure report ignored" in line for line in lines)
+    assert any("refused: shapes" in line for line in lines)
+    assert len(lines) < 100
+
+
+async def test_an_envoy_that_was_not_kept_is_not_registered(
+    director: Director, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def full(shard: ShardInfo) -> None:
+        raise StorageFullError("no room")
+
+    async with connect("one") as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(director._storage.registry, "save_shard", full)
+            with pytest.raises(StorageFullError):
+                await client.update_shard_info(shard("one"))
+        assert not await director.get_envoys(Caller("user", False))
+        assert await client.update_shard_info(shard("one"))
+        assert len(await director.get_envoys(Caller("user", False))) == 1
 
 
 async def hand_in(director: Director, uuid: str, name: str) -> Verdict:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openfl_aio.transport.budgets import LogLimiter, TokenBucket
+from openfl_aio.transport.budgets import LogLimiter, PeerLogLimiter, TokenBucket
 
 
 def test_a_bucket_lets_its_burst_go_at_once_and_then_its_rate() -> None:
@@ -83,3 +83,20 @@ def test_a_period_begins_with_its_first_line(seconds: float) -> None:
     assert limiter.allow(3.0 + seconds * 1.5) == 1
     assert limiter.allow(3.0 + seconds * 2.4) is None
     assert repr(limiter) == f"<LogLimiter 1 lines in {seconds:g} s, 1 suppressed>"
+
+
+def test_each_peer_has_lines_of_its_own_and_all_of_them_a_limit() -> None:
+    limiter = PeerLogLimiter(lines=2, all_lines=5, peers=3)
+    assert [limiter.allow("one", 0.0) for _ in range(4)] == [0, 0, None, None]
+    assert [limiter.allow("two", 0.0) for _ in range(2)] == [0, None]  # the fifth was the last of all
+    assert limiter.left_out(0.5) == []
+    assert limiter.left_out(1.0) == [("one", 2), ("two", 1)]
+    assert limiter.left_out(1.0) == []
+
+
+def test_peers_that_were_heard_of_longest_ago_are_forgotten() -> None:
+    limiter = PeerLogLimiter(lines=1, peers=2)
+    for peer in ("one", "one", "two", "one", "three"):
+        limiter.allow(peer, 0.0)
+    assert limiter.left_out(1.0) == [("one", 2)]
+    assert repr(limiter) == "<PeerLogLimiter of 2 peers, 1 lines a second each>"

@@ -68,24 +68,24 @@ def test_as_many_peers_as_come_take_no_more_memory() -> None:
 
 def test_a_flood_is_a_few_lines_and_a_sum() -> None:
     refusals = Refusals()
-    assert [refusals.may_log("one", 0.0) for _ in range(1244)] == [0] * LINES + [None] * 1234
-    assert refusals.left_out(0.5) == []
-    assert refusals.left_out(1.0) == [("one", 1234)]
-    assert refusals.left_out(1.0) == []
+    assert [refusals.lines.allow("one", 0.0) for _ in range(1244)] == [0] * LINES + [None] * 1234
+    assert refusals.lines.left_out(0.5) == []
+    assert refusals.lines.left_out(1.0) == [("one", 1234)]
+    assert refusals.lines.left_out(1.0) == []
 
 
 def test_the_next_line_says_how_many_were_left_out() -> None:
     refusals = Refusals()
     for _ in range(LINES + 7):
-        refusals.may_log("one", 0.0)
-    assert refusals.may_log("one", 1.5) == 7
+        refusals.lines.allow("one", 0.0)
+    assert refusals.lines.allow("one", 1.5) == 7
 
 
 def test_many_peers_have_a_bound_together() -> None:
     refusals = Refusals()
-    allowed = [refusals.may_log(str(number), 0.0) for number in range(ALL_LINES + 100)]
+    allowed = [refusals.lines.allow(str(number), 0.0) for number in range(ALL_LINES + 100)]
     assert allowed.count(None) == 100
-    assert refusals.may_log("x", 1.5) == 0
+    assert refusals.lines.allow("x", 1.5) == 0
 
 
 def test_under_which_name_a_peer_is_counted() -> None:
