@@ -91,6 +91,10 @@ class Result(Protocol):
         """Return one tensor as a view of the kept bytes."""
         ...
 
+    def unload(self, record: TensorRecord) -> None:
+        """Take one tensor out of memory until it is read again."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class AggregatedMetric:
@@ -173,7 +177,13 @@ def aggregate_round(
     for task_name, by_collaborator in results.items():
         groups = _grouped(by_collaborator)
         function = function_of(task_name)
-        read = partial(_local_tensors, codec, put_away=put_away if function.holds_all else None, max_share=max_share)
+        read = partial(
+            _local_tensors,
+            codec,
+            put_away=put_away if function.holds_all else None,
+            holds_all=function.holds_all,
+            max_share=max_share,
+        )
         chosen = sorted(by_collaborator)
         if isinstance(function, SelectingFunction) and any(TRAINED in tags for _, tags, _ in groups):
             chosen = _choose(function, groups, chosen, model, read, round_number)
@@ -191,6 +201,8 @@ def aggregate_round(
                     continue
                 state = next_states.get((task_name, name), NO_STATE)
                 step = _step(function, read(of_chosen, base), context, state, seen)
+                for _, result, record in sources:
+                    result.unload(record)
                 next_states[task_name, name] = step.state
                 if base is None:
                     next_model[name] = step.values
@@ -334,6 +346,7 @@ def _local_tensors(
     base: NDArray[Any] | None,
     *,
     put_away: PutAway | None,
+    holds_all: bool,
     max_share: float,
 ) -> Iterator[LocalTensor]:
     weights = shared_weights([weight_of(result.record.data_size) for _, result, _ in sources], max_share)
@@ -345,3 +358,5 @@ def _local_tensors(
             values, kept = put_away(values), True
         yield LocalTensor(collaborator, weight, values, base=base if DELTA in encoded.tags else None, kept=kept)
         del values  # nor is it here while the next one is decoded
+        if not holds_all:
+            result.unload(record)
