@@ -98,7 +98,10 @@ class Result(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class AggregatedMetric:
-    """The weighted average of a metric over the collaborators. ``tags`` as sent, without those of the coding."""
+    """The weighted average of a metric over the collaborators with a finite value.
+
+    ``tags`` as sent, without those of the coding.
+    """
 
     task_name: str
     name: str
@@ -191,8 +194,10 @@ def aggregate_round(
             base = model.get(name) if not report else None
             context = AggregationContext(name, round_number, tags, base)
             if METRIC in tags:
-                value = average.aggregate(read(sources, None), context)
-                metrics.append(AggregatedMetric(task_name, name, tags, scalar(value)))
+                finite = [tensor for tensor in read(sources, None) if math.isfinite(scalar(tensor.values))]
+                if finite:
+                    value = average.aggregate(iter(finite), context)
+                    metrics.append(AggregatedMetric(task_name, name, tags, scalar(value)))
             elif TRAINED in tags:
                 if base is None:
                     sources = _agreed(sources, len(by_collaborator))
