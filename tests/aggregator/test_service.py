@@ -287,7 +287,7 @@ async def test_what_came_twice_is_counted_and_logged_once(caplog: pytest.LogCapt
             await send(service, "one", TRAIN, trained(value))
         await send(service, "one", TRAIN, trained(1), round_number=1)
         with pytest.raises(TensorError):
-            await send(service, "one", VALIDATE, [tensor("acc", np.nan, "metric", report=True)])
+            await send(service, "one", VALIDATE, [tensor("acc", [1, 2], "metric", report=True)])
         with pytest.raises(RemoteProtocolError):
             await send(service, "one", "fly", [])
         assert service.upload_counts() == UploadCounts(accepted=1, duplicates=2, conflicting=2, late=1, refused=2)
