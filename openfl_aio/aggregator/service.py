@@ -370,6 +370,7 @@ class Aggregator:
                 collaborators=self.collaborators,
                 tasks=self._known_tasks,
                 rules=self._config.uploads,
+                any_metric=upload_id is None,
             )
             return partial(check_upload, index, expected=expected, codec=self._codec, max_bytes=most)
 

@@ -238,7 +238,8 @@ class FileJournal:
         mapped = mmap.mmap(descriptor, record.total_bytes, access=mmap.ACCESS_READ)
         with self._lock:
             self._mapped[path] += 1
-        return Entry(record, memoryview(mapped), release=partial(self._unmap, path, mapped))
+        release = partial(self._unmap, path, mapped)
+        return Entry(record, memoryview(mapped), release=release, unload=partial(_unload, mapped))
 
     def _unmap(self, path: Path, mapped: mmap.mmap) -> None:
         try:
@@ -374,6 +375,7 @@ class _FileSpool:
                 os.fsync(self._opened())
             self._journal.name(self._partial, path, record, durable=self._durable)
             self._close()
+            entry.unload()  # it was looked at, and waits for the end of its round now
         except BaseException as exc:
             if entry is not None:
                 entry.close()
@@ -397,6 +399,16 @@ class _FileSpool:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def _unload(mapped: mmap.mmap, offset: int, nbytes: int) -> None:
+    """Drop the whole pages of a range from the mapping; they stay in the system's cache as long as there is room."""
+    first, end = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE, (offset + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > first:
+        try:
+            mapped.madvise(mmap.MADV_DONTNEED, first, end - first)
+        except ValueError:
+            pass  # it was closed meanwhile
 
 
 def _hashed(text: str) -> str:
