@@ -55,7 +55,10 @@ def openfl_arguments(description: str | None, *, rounds: int) -> argparse.Namesp
 
 @dataclass(frozen=True, slots=True)
 class Rounds:
-    """What one federation took, in seconds, and the server's memory in bytes at most."""
+    """What one federation took, in seconds, and the server's memory in bytes at most.
+
+    ``server_work`` and ``clients_work`` are processor seconds of a round, the start of the processes left out.
+    """
 
     length: list[float]
     """From the first task of a round to the first of the next; the first round, with the start of all, is left out."""
@@ -64,6 +67,8 @@ class Rounds:
     every: list[float]
     """The same until everybody has one."""
     memory: int
+    server_work: float
+    clients_work: float
 
     @property
     def median(self) -> float:
@@ -130,8 +135,11 @@ class OpenFL:
                 )
                 for which in range(min(processes, collaborators))
             ]
+            before = [program.processor_seconds() for program in (server, *clients)]
             with PeakMemory(server, every=0.05) as memory:
                 _, answers = together(clients, "run")
+            after = [program.processor_seconds() for program in (server, *clients)]
+            work = [(end - start) / rounds for start, end in zip(before, after, strict=True)]
             notes = {kind: _by_round(answers, kind) for kind in ("began", "handed")}
         if len(notes["began"]) != rounds or any(len(times) != collaborators for times in notes["began"]):
             sys.exit(f"wrong result: {side} gave {[len(times) for times in notes['began']]} tasks in {rounds} rounds")
@@ -142,6 +150,8 @@ class OpenFL:
             [start - end for end, start in zip(ends, starts[1:], strict=False)],
             [max(times) - end for end, times in zip(ends, notes["began"][1:], strict=False)],
             memory.peak,
+            work[0],
+            sum(work[1:]),
         )
 
 

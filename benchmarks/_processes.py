@@ -70,6 +70,11 @@ class Program:
         """The process's id."""
         return self._process.pid
 
+    def processor_seconds(self) -> float:
+        """Return what the process has computed so far, its kernel's work for it included. It must still run."""
+        times = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
+
     def begin(self, op: str, **values: Any) -> None:
         """Ask without waiting; `result` waits."""
         self._send({"op": op, **values})

@@ -50,6 +50,8 @@ def main() -> None:
                 if not options.small:  # a federation takes minutes, and what was measured should not be lost
                     print(f"{case}, {side}: {played.median:.3g} s a round", file=sys.stderr, flush=True)
                 notes[f"{case}: memory of the server at most, MiB, {side}"] = played.memory / MIB
+                notes[f"{case}: processor seconds of a round, server, {side}"] = played.server_work
+                notes[f"{case}: processor seconds of a round, collaborators, {side}"] = played.clients_work
             rows.append(Measurement(case, "s a round", values, more_is_better=False, peers=(OPENFL,)))
             if parameters < MILLION:
                 case = f"{case}, last result to everybody's next task"

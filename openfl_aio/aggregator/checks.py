@@ -7,7 +7,7 @@ every tensor              the upload's round, one tag of a coding, a shape that 
 trained tensors           no other tags but the delta's, no report, the model's shape; finite values, also once a delta
                           is added to the model, and at most `UploadRules.max_value`; optionally a bound on how far
                           they are from the model
-metrics                   one finite number, reported
+metrics                   one finite number, reported; from a peer of OpenFL also one that is not finite
 any other                 no tag that the aggregator gives itself, nor a collaborator's name
 samples                   1 to `UploadRules.max_data_size`; 0 for metrics, -1 for tasks whose size 1.6 does not know
 ========================  ===========================================================================================
@@ -27,13 +27,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openfl_aio.aggregator.closing import DELTA, METRIC, TRAINED, Arrays, tags_of
-from openfl_aio.config import UploadRules
-from openfl_aio.domain import Task, TaskKind
-from openfl_aio.errors import CodecError, MessageTooLargeError, ShapeMismatchError, TensorError
+from openfl_aio.config import AggregatorConfig, UploadRules
+from openfl_aio.domain import Header, Task, TaskKind
+from openfl_aio.errors import (
+    AuthorizationError,
+    CodecError,
+    HeaderMismatchError,
+    MessageTooLargeError,
+    ShapeMismatchError,
+    TensorError,
+)
 from openfl_aio.tensors.codec import COMPRESSED, LOSSY_COMPRESSED, EncodedTensor, TensorCodec
 from openfl_aio.wire.incremental import TaskResultsIndex, TensorRecord
 
-__all__ = ["Expected", "check_upload"]
+__all__ = ["Expected", "check_header", "check_upload"]
 
 SLICE: Final = 256 * 1024  # elements, 1 MiB: both ends are found while it is in the cache
 _TAGS_OF_TRAINED: Final = frozenset({TRAINED, DELTA, COMPRESSED, LOSSY_COMPRESSED})
@@ -45,6 +52,8 @@ class Expected:
     """What the plan and the round say of uploads.
 
     ``model`` is the round's, of which a task that trains must send those ``required`` by name: the initial model's.
+    ``any_metric`` lets metrics in that are not finite, which closing the round leaves out: a collaborator of OpenFL 1.6
+    would send what was refused again for ever, and its round never close for the one loss that is NaN.
     """
 
     model: Arrays
@@ -52,6 +61,26 @@ class Expected:
     collaborators: Collection[str]
     tasks: Mapping[str, Task]
     rules: UploadRules
+    any_metric: bool = False
+
+
+def check_header(header: Header, config: AggregatorConfig) -> None:
+    """Raise `AuthorizationError` for a foreign sender, `HeaderMismatchError` for another federation or aggregator."""
+    if header.sender not in config.collaborators:
+        raise AuthorizationError(f"{header.sender!r} is no collaborator of this federation")
+    known, uuid = config.federation_uuid, config.uuid
+    if header.federation_uuid in config.aliases:
+        known, uuid = header.federation_uuid, f"aggregator_{header.federation_uuid}"
+    expected = {
+        "receiver": (uuid, header.receiver),
+        "federation_uuid": (known, header.federation_uuid),
+        "single_col_cert_common_name": (config.single_col_cert_common_name, header.single_col_cert_common_name),
+    }
+    for name, (ours, theirs) in expected.items():
+        if ours != theirs:
+            raise HeaderMismatchError(
+                f"expected {ours!r} as the header's {name}, got {theirs!r}; do both sides have the same plan?"
+            )
 
 
 class Payloads(Protocol):
@@ -111,6 +140,8 @@ def _check_values(
                     "need; raise limits.max_upload_bytes if it is meant"
                 )
         values = codec.decode(payloads.tensor(record))
+        if METRIC in record.tags and expected.any_metric and not np.isfinite(values).all():
+            continue
         base = expected.model.get(record.name) if TRAINED in record.tags and METRIC not in record.tags else None
         if base is not None and values.shape != base.shape:
             raise ShapeMismatchError(f"{where} has the shape {values.shape!r}: expected {base.shape!r} as in the model")

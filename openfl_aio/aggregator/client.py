@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from contextlib import AsyncExitStack, aclosing
+from functools import partial
 from types import TracebackType
 from typing import Final, Self, cast
 
+from openfl_aio.aggregator.api import get_each
 from openfl_aio.config import CollaboratorConfig
 from openfl_aio.domain import Assignment, Header, TensorQuery
 from openfl_aio.errors import (
@@ -65,6 +67,7 @@ class AggregatorClient:
     def __init__(self, config: CollaboratorConfig, *, channel: Channel | None = None) -> None:
         self._config = config
         self._channel = channel
+        self._gives_several = True  # until it says that it does not
         self._header = Header(
             config.name, config.aggregator_uuid, config.federation_uuid, config.single_col_cert_common_name
         )
@@ -128,6 +131,34 @@ class AggregatorClient:
         if reply.tensor is None:
             raise MalformedMessageError(f"the aggregator answered {query.tensor_name!r} without a tensor")
         return convert.tensor_from_proto(reply.tensor)
+
+    async def get_aggregated_tensors(self, queries: Sequence[TensorQuery]) -> list[EncodedTensor]:
+        """Return several tensors, in their order: in one call, or a few, from an aggregator of ours, else in one each."""
+        found: list[EncodedTensor] = []
+        while self._gives_several and len(queries) - len(found) > 1:
+            ask = partial(self._get_tensors, queries[len(found) :])
+            try:
+                several = await call_with_retries(self._config.retry, ask, what=self._what("GetTensors"), patient=True)
+            except (UnsupportedCallError, MessageTooLargeError):
+                self._gives_several = False
+            else:
+                found += several or [
+                    await self.get_aggregated_tensor(queries[len(found)])
+                ]  # too large to be one of several
+        return found + await get_each(self.get_aggregated_tensor, queries[len(found) :])
+
+    async def _get_tensors(self, queries: Sequence[TensorQuery]) -> list[EncodedTensor]:
+        reply = await self._tensors.get_tensors(
+            messages.v1.TensorsRequest(
+                header=convert.header_to_proto(self._header),
+                queries=[convert.query_to_proto(query) for query in queries],
+            )
+        )
+        self._check(reply.header)
+        names = [tensor.name for tensor in reply.tensors]
+        if names != [query.tensor_name for query in queries[: len(names)]]:
+            raise MalformedMessageError(f"the aggregator answered {names} to queries that begin otherwise")
+        return [convert.tensor_from_proto(tensor) for tensor in reply.tensors]
 
     async def _get_tensor(self, request: messages.aggregator.GetAggregatedTensorRequest) -> EncodedTensor:
         assembler = TensorAssembler(self._config.limits)

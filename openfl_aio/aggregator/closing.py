@@ -91,10 +91,17 @@ class Result(Protocol):
         """Return one tensor as a view of the kept bytes."""
         ...
 
+    def unload(self, record: TensorRecord) -> None:
+        """Take one tensor out of memory until it is read again."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class AggregatedMetric:
-    """The weighted average of a metric over the collaborators. ``tags`` as sent, without those of the coding."""
+    """The weighted average of a metric over the collaborators with a finite value.
+
+    ``tags`` as sent, without those of the coding.
+    """
 
     task_name: str
     name: str
@@ -173,7 +180,13 @@ def aggregate_round(
     for task_name, by_collaborator in results.items():
         groups = _grouped(by_collaborator)
         function = function_of(task_name)
-        read = partial(_local_tensors, codec, put_away=put_away if function.holds_all else None, max_share=max_share)
+        read = partial(
+            _local_tensors,
+            codec,
+            put_away=put_away if function.holds_all else None,
+            holds_all=function.holds_all,
+            max_share=max_share,
+        )
         chosen = sorted(by_collaborator)
         if isinstance(function, SelectingFunction) and any(TRAINED in tags for _, tags, _ in groups):
             chosen = _choose(function, groups, chosen, model, read, round_number)
@@ -181,8 +194,10 @@ def aggregate_round(
             base = model.get(name) if not report else None
             context = AggregationContext(name, round_number, tags, base)
             if METRIC in tags:
-                value = average.aggregate(read(sources, None), context)
-                metrics.append(AggregatedMetric(task_name, name, tags, scalar(value)))
+                finite = [tensor for tensor in read(sources, None) if math.isfinite(scalar(tensor.values))]
+                if finite:
+                    value = average.aggregate(iter(finite), context)
+                    metrics.append(AggregatedMetric(task_name, name, tags, scalar(value)))
             elif TRAINED in tags:
                 if base is None:
                     sources = _agreed(sources, len(by_collaborator))
@@ -191,6 +206,8 @@ def aggregate_round(
                     continue
                 state = next_states.get((task_name, name), NO_STATE)
                 step = _step(function, read(of_chosen, base), context, state, seen)
+                for _, result, record in sources:
+                    result.unload(record)
                 next_states[task_name, name] = step.state
                 if base is None:
                     next_model[name] = step.values
@@ -334,6 +351,7 @@ def _local_tensors(
     base: NDArray[Any] | None,
     *,
     put_away: PutAway | None,
+    holds_all: bool,
     max_share: float,
 ) -> Iterator[LocalTensor]:
     weights = shared_weights([weight_of(result.record.data_size) for _, result, _ in sources], max_share)
@@ -345,3 +363,5 @@ def _local_tensors(
             values, kept = put_away(values), True
         yield LocalTensor(collaborator, weight, values, base=base if DELTA in encoded.tags else None, kept=kept)
         del values  # nor is it here while the next one is decoded
+        if not holds_all:
+            result.unload(record)

@@ -12,6 +12,7 @@ from openfl_aio.errors import (
     AlreadyExistsError,
     AuthenticationError,
     AuthorizationError,
+    MalformedMessageError,
     MalformedStreamError,
     MessageTooLargeError,
     OpenFLAioError,
@@ -38,6 +39,8 @@ HEADER_TAG: Final = (
 )
 MAX_HEADER_BYTES: Final = 16 * 1024
 MAX_CHUNKS_BYTES: Final = 1 << 62  # the bound is the upload's own, which knows the model
+MOST_QUERIES: Final = 1_024  # in one GetTensors
+SEVERAL_BYTES: Final = 4 * 1024 * 1024  # of the tensors in its answer
 ANSWER_BYTES: Final = 64 * 1024  # of an answer with a tensor, for all that is not its data
 
 
@@ -115,6 +118,21 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         chunk_bytes = aggregator.config.limits.chunk_bytes
         for part in tensor_parts(tensor, header=self._reply(header), chunk_bytes=chunk_bytes):
             yield part
+
+    async def get_tensors(self, message: messages.v1.TensorsRequest) -> messages.v1.TensorsResponse:
+        """Answer the first of several tensors, as many as fit into a small message."""
+        aggregator, header = self._admit(message.header)
+        if len(message.queries) > MOST_QUERIES:
+            raise MalformedMessageError(f"expected at most {MOST_QUERIES} queries, got {len(message.queries)}")
+        tensors = []
+        room = SEVERAL_BYTES
+        for query in message.queries:
+            tensor = await aggregator.get_aggregated_tensor(header.sender, convert.query_from_proto(query))
+            room -= memoryview(tensor.data).nbytes
+            if room < 0:
+                break
+            tensors.append(convert.tensor_to_proto(tensor))
+        return messages.v1.TensorsResponse(header=convert.header_to_proto(self._reply(header)), tensors=tensors)
 
     async def send_local_task_results(
         self, messages_: AsyncIterator[messages.DataStream]

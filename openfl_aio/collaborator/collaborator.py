@@ -32,7 +32,8 @@ Offload = Callable[[Callable[[], Any]], Awaitable[Any]]
 Progress = Callable[[CollaboratorProgress], None]
 
 _LARGEST_SAMPLES: Final = 2**31 - 1  # the weight is an int32 on the wire
-_CALLS_AT_ONCE: Final = 16
+_UNKNOWN_AT_ONCE: Final = 16  # tensors whose size is not known yet
+_TENSORS_AT_ONCE: Final = 256
 _BYTES_AT_ONCE: Final = 4 * 1024 * 1024
 
 
@@ -173,8 +174,7 @@ class Collaborator:
             else:
                 tensors[name] = self._store.get(source)
         for group in self._groups(downloads):
-            # kept in their order, not in that in which they came
-            for source, values in zip(group, await _all_of(self._download, group), strict=True):
+            for source, values in zip(group, await self._fetch(group), strict=True):
                 self._store.put(source.key, values)
                 tensors[source.key.tensor_name] = self._store.get(source.key)
                 self._sizes[source.key.tensor_name] = values.nbytes
@@ -189,26 +189,33 @@ class Collaborator:
         group: list[Download] = []
         nbytes = 0
         for source in downloads:
-            size = self._sizes.get(source.key.tensor_name, 0)
-            if group and (len(group) == _CALLS_AT_ONCE or nbytes + size > _BYTES_AT_ONCE):
+            size = self._sizes.get(source.key.tensor_name)
+            most = _UNKNOWN_AT_ONCE if size is None else _TENSORS_AT_ONCE
+            if group and (len(group) >= most or nbytes + (size or 0) > _BYTES_AT_ONCE):
                 yield group
                 group, nbytes = [], 0
             group.append(source)
-            nbytes += size
+            nbytes += size or 0
         if group:
             yield group
 
-    async def _download(self, source: Download) -> np.ndarray:
-        encoded = await self._aggregator.get_aggregated_tensor(source.query)
-        values: np.ndarray
-        if self._compressing:
-            values = await self._offload(lambda: self._codec.decode(encoded))
+    async def _fetch(self, group: Sequence[Download]) -> list[np.ndarray]:
+        queries = [source.query for source in group]
+        if len(queries) == 1:
+            encoded = [await self._aggregator.get_aggregated_tensor(queries[0])]
         else:
-            values = self._codec.decode(encoded)
-        if source.base is not None:
-            base, change = self._store.get(source.base), values
-            values = await self._offload(lambda: apply_delta(base, change))
-        return values
+            encoded = await self._aggregator.get_aggregated_tensors(queries)
+        bases = [None if source.base is None else self._store.get(source.base) for source in group]
+
+        def values() -> list[np.ndarray]:
+            decoded = map(self._codec.decode, encoded)
+            return [
+                change if base is None else apply_delta(base, change)
+                for base, change in zip(bases, decoded, strict=True)
+            ]
+
+        # what is neither compressed nor a difference is looked at where it was received
+        return await self._offload(values) if self._compressing or any(base is not None for base in bases) else values()
 
     def _keep(self, task: Task, output: TaskOutput, trained: Mapping[str, np.ndarray]) -> _Done:
         encodings = []
@@ -224,34 +231,6 @@ class Collaborator:
     def _tell(self, status: str, *, task: str = "", following: str = "", done: float = 0.0) -> None:
         if self._progress is not None:
             self._progress(CollaboratorProgress(self._name, status, done, self._round, task, following))
-
-
-async def _all_of(
-    function: Callable[[Download], Awaitable[np.ndarray]], sources: Sequence[Download]
-) -> list[np.ndarray]:
-    """Return what ``function`` makes of each of ``sources``, called for all at once.
-
-    The first error ends the others, and is raised as it is.
-    """
-    results: dict[int, np.ndarray] = {}
-    errors: list[Exception] = []
-
-    async def call(index: int) -> None:
-        try:
-            results[index] = await function(sources[index])
-        except Exception as exc:
-            errors.append(exc)
-            group.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as group:
-        for index in range(len(sources)):
-            group.start_soon(call, index)
-    if errors:
-        try:
-            raise errors[0]
-        finally:
-            errors.clear()  # its traceback has this frame
-    return [results[index] for index in range(len(sources))]
 
 
 class _Results(Iterable[EncodedTensor]):

@@ -244,11 +244,34 @@ class DirectorClient:
         return None if reply.model_proto is None else tuple(convert.model_from_proto(reply.model_proto))
 
     async def get_metric_stream(self, name: str) -> AsyncIterator[Metric]:
-        """Yield every metric from the first on, live, until the experiment ends."""
+        """Yield every metric from the first on, live, until the experiment ends.
+
+        Where the connection breaks it is asked for anew, and what was yielded already is passed over: a director tells
+        all of it again, in the same order. One of OpenFL 1.6 goes on with what it told nobody yet, and so do we then.
+        """
         request = messages.GetMetricStreamRequest(experiment_name=name)
-        with translate():
-            async for reply in self._director.get_metric_stream(request):
-                yield convert.metric_from_proto(reply)
+        retries = Retries(self._retry, f"following the metrics at the director {self.endpoint}")
+        first, yielded = b"", 0
+        while True:
+            position = 0
+            try:
+                with translate():
+                    async for reply in self._director.get_metric_stream(request):
+                        if not yielded:
+                            first = bytes(reply)
+                        elif not position and bytes(reply) != first:
+                            position = yielded
+                        position += 1
+                        if position >= yielded:
+                            retries.begin_anew()
+                        if position > yielded:
+                            yielded = position
+                            yield convert.metric_from_proto(reply)
+                if 0 < position < yielded:
+                    raise RemoteProtocolError(f"there were {yielded} metrics, and then only {position}")
+                return
+            except RETRYABLE as exc:
+                await retries.after(exc)
 
     async def remove_experiment_data(self, name: str) -> bool:
         """Stop and forget an experiment of yours. True says only that the director took note."""

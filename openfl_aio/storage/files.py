@@ -25,6 +25,7 @@ __all__ = [
     "disk_errors",
     "fsync_folder",
     "hashed",
+    "make_folder",
     "partial_path",
     "remove_quietly",
     "sweep_partials",
@@ -79,6 +80,18 @@ def fsync_folder(folder: Path) -> None:
 def hashed(text: str) -> str:
     """Return a file name for what a peer has a say in, which is no file name."""
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def make_folder(path: Path, *, durable: bool = True) -> bool:
+    """Make a private folder and those above it, if need be; return whether it was made. Raises `OSError`."""
+    if path.is_dir():
+        return False
+    above = [folder for folder in path.parents if not folder.is_dir()]
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if durable:
+        for folder in (path, *above):
+            fsync_folder(folder.parent)
+    return True
 
 
 def partial_path(path: Path) -> Path:

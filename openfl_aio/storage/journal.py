@@ -58,10 +58,18 @@ class UploadRecord:
 class Entry:
     """A committed upload, with its bytes at hand until `close`."""
 
-    def __init__(self, record: UploadRecord, data: memoryview, *, release: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        record: UploadRecord,
+        data: memoryview,
+        *,
+        release: Callable[[], None] | None = None,
+        unload: Callable[[int, int], None] | None = None,
+    ) -> None:
         self.record = record
         self._data = data
         self._release = release
+        self._unload = unload
 
     def __repr__(self) -> str:
         record = self.record
@@ -86,6 +94,12 @@ class Entry:
             metadata=record.metadata,
             data=self._data[record.offset : record.offset + record.nbytes],
         )
+
+    def unload(self, record: TensorRecord | None = None) -> None:
+        """Take the bytes of a tensor, or all, out of memory until they are read again, if they lie on the disk."""
+        if self._unload is not None:
+            offset, nbytes = (0, self.record.total_bytes) if record is None else (record.offset, record.nbytes)
+            self._unload(offset, nbytes)
 
     def close(self) -> None:
         """Let the bytes go. Tensors taken before stay valid; calling it again does nothing."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 import anyio
 
+from openfl_aio.aggregator.api import get_each
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.domain import Assignment, Header, TensorQuery
 from openfl_aio.tensors.codec import EncodedTensor
@@ -61,6 +62,10 @@ class InProcessAggregator:
     async def get_aggregated_tensor(self, query: TensorQuery) -> EncodedTensor:
         """Return one tensor of the global model, its delta, or a metric."""
         return await self._call(lambda: self._aggregator.get_aggregated_tensor(self._name, query))
+
+    async def get_aggregated_tensors(self, queries: Sequence[TensorQuery]) -> list[EncodedTensor]:
+        """Return several tensors."""
+        return await get_each(self.get_aggregated_tensor, queries)
 
     async def send_local_task_results(
         self, *, round_number: int, task_name: str, data_size: int, tensors: Iterable[EncodedTensor]

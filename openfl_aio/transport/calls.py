@@ -45,7 +45,7 @@ STOPPING: Final = "the server is stopping; try again"
 # calls that may wait long before they answer: when the server stops they are told at once, for their answer is
 # state that can be asked for again
 WAITING_METHODS: Final = frozenset(
-    {"GetTasks", "GetAggregatedTensor", "GetTensor", "WaitExperiment", "GetMetricStream"}
+    {"GetTasks", "GetAggregatedTensor", "GetTensor", "GetTensors", "WaitExperiment", "GetMetricStream"}
 )
 
 # messages that hold a model, every other request is bounded by Limits.max_request_bytes

@@ -63,6 +63,7 @@ CALLS: Final[Mapping[str, frozenset[Role]]] = MappingProxyType(
         AGGREGATOR + "Ping": _COLLABORATOR,
         AGGREGATOR + "InteropRelay": _COLLABORATOR,
         TENSORS + "GetTensor": _COLLABORATOR,
+        TENSORS + "GetTensors": _COLLABORATOR,
         UPLOADS + "GetOffset": _COLLABORATOR,
         DIRECTOR + "UpdateShardInfo": _ENVOY,
         DIRECTOR + "UpdateEnvoyStatus": _ENVOY,

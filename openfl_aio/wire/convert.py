@@ -137,10 +137,10 @@ def assignment_from_proto(message: aggregator.GetTasksResponse) -> Assignment:
     )
 
 
-def query_to_proto(query: TensorQuery, *, header: Header) -> aggregator.GetAggregatedTensorRequest:
-    """Return the request of ``query``."""
+def query_to_proto(query: TensorQuery, *, header: Header | None = None) -> aggregator.GetAggregatedTensorRequest:
+    """Return the request of ``query``; without a header where it is one of several."""
     return aggregator.GetAggregatedTensorRequest(
-        header=header_to_proto(header),
+        header=None if header is None else header_to_proto(header),
         tensor_name=query.tensor_name,
         round_number=query.round_number,
         report=query.report,

@@ -20,8 +20,10 @@ from openfl_aio.errors import (
     HeaderMismatchError,
     InvalidStateError,
     LocalProtocolError,
+    MalformedMessageError,
     MessageTooLargeError,
     NotFoundError,
+    ProtocolError,
     TransportError,
 )
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
@@ -29,7 +31,7 @@ from openfl_aio.tensors.key import TensorKey
 from openfl_aio.testing.ca import ThrowawayCA
 from openfl_aio.transport.channel import call_with_retries
 from openfl_aio.wire import convert
-from openfl_aio.wire.messages import aggregator
+from openfl_aio.wire.messages import aggregator, v1
 
 pytestmark = pytest.mark.real_time
 
@@ -182,3 +184,105 @@ async def test_a_server_that_has_no_parts(monkeypatch: pytest.MonkeyPatch) -> No
     async with serving(limits=SMALL_MESSAGES) as service, client(service) as api:
         with pytest.raises(MessageTooLargeError, match="in parts"):
             await api.get_aggregated_tensor(TensorQuery("w", 0, tags=("model",)))
+
+
+WIDE = {name: np.full(100, number, np.float32) for number, name in enumerate("abcdefgh")}
+WIDE_QUERIES = [TensorQuery(name, 0, tags=("model",)) for name in WIDE]
+
+
+@asynccontextmanager
+async def wide_client(service: Aggregator, **more: Any) -> AsyncIterator[tuple[AggregatorClient, list[str]]]:
+    """Give a client with the paths of the calls that it makes."""
+    calls: list[str] = []
+    async with client(service, **more) as api:
+        for stub in (api._stub, api._tensors):
+            for name in ("get_aggregated_tensor", "get_tensors", "get_tensor"):
+                method = getattr(stub, name, None)
+                if method is not None:
+
+                    def counted(request: Any, *, method: Any = method, name: str = name) -> Any:
+                        calls.append(name)
+                        return method(request)
+
+                    setattr(stub, name, counted)
+        yield api, calls
+
+
+async def fetch_wide(api: AggregatorClient) -> None:
+    found = await api.get_aggregated_tensors(WIDE_QUERIES)
+    assert [tensor.name for tensor in found] == list(WIDE)
+    for tensor in found:
+        np.testing.assert_array_equal(TensorCodec().decode(tensor), WIDE[tensor.name])
+
+
+@asynccontextmanager
+async def serving_wide(**more: Any) -> AsyncIterator[Aggregator]:
+    config = AggregatorConfig(
+        collaborators=("one", "two"), rounds=1, listen=Endpoint(), timeouts=Timeouts(drain=1), **more
+    )
+    async with Aggregator(config, initial_model=WIDE) as service:
+        yield service
+
+
+async def test_small_tensors_come_in_one_call() -> None:
+    async with serving_wide() as service, wide_client(service) as (api, calls):
+        await fetch_wide(api)
+        assert calls == ["get_tensors"]
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"),
+    [
+        (3 * 400, ["get_tensors"] * 3),
+        (7 * 400, ["get_tensors", "get_aggregated_tensor"]),
+        (399, ["get_tensors", "get_aggregated_tensor"] * 7 + ["get_aggregated_tensor"]),
+    ],
+)
+async def test_several_tensors_are_as_many_as_fit(
+    monkeypatch: pytest.MonkeyPatch, room: int, expected: list[str]
+) -> None:
+    monkeypatch.setattr("openfl_aio.aggregator.servicer.SEVERAL_BYTES", room)
+    async with serving_wide() as service, wide_client(service) as (api, calls):
+        await fetch_wide(api)
+        assert calls == expected
+
+
+async def test_a_server_that_gives_no_several_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As OpenFL's own."""
+    monkeypatch.setattr(AggregatorServicer, "__mapping__", aggregator.AggregatorBase.__mapping__)
+    async with serving_wide() as service, wide_client(service) as (api, calls):
+        await fetch_wide(api)
+        await fetch_wide(api)
+        assert calls == ["get_tensors"] + ["get_aggregated_tensor"] * 16
+
+
+async def test_several_beyond_the_own_limit_come_one_by_one() -> None:
+    limits = Limits(max_message_bytes=2048, chunk_bytes=1024)
+    async with serving_wide() as service, wide_client(service, limits=limits) as (api, calls):
+        await fetch_wide(api)
+        assert calls == ["get_tensors"] + ["get_aggregated_tensor"] * 8
+
+
+async def test_several_of_which_one_will_not_come() -> None:
+    async with serving_wide() as service, client(service) as api:
+        with pytest.raises(NotFoundError, match="none of that name"):
+            await api.get_aggregated_tensors([*WIDE_QUERIES, TensorQuery("other", 0, tags=("model",))])
+        with pytest.raises(ProtocolError, match="at most 1024 queries, got 1025"):
+            await api.get_aggregated_tensors([WIDE_QUERIES[0]] * 1025)
+
+
+async def test_several_go_to_collaborators_only_and_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with serving_wide() as service:
+        async with client(service, "mallory") as api:
+            with pytest.raises(AuthorizationError):
+                await api.get_aggregated_tensors(WIDE_QUERIES)
+
+        async def reversed_(servicer: AggregatorServicer, message: v1.TensorsRequest) -> v1.TensorsResponse:
+            message.queries.reverse()
+            return await answer(servicer, message)
+
+        answer = AggregatorServicer.get_tensors
+        monkeypatch.setattr(AggregatorServicer, "get_tensors", reversed_)
+        async with client(service) as api:
+            with pytest.raises(MalformedMessageError, match="begin otherwise"):
+                await api.get_aggregated_tensors(WIDE_QUERIES)

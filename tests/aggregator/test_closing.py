@@ -41,6 +41,7 @@ class Upload:
 
     def __init__(self, tensors: list[EncodedTensor], *, samples: int = 1) -> None:
         self._tensors = {(tensor.name, tensor.tags): tensor for tensor in tensors}
+        self.unloaded: list[str] = []
         records = [
             TensorRecord(t.name, t.round_number, t.lossless, t.report, t.tags, t.metadata, 0, len(t.data))
             for t in tensors
@@ -49,6 +50,9 @@ class Upload:
 
     def tensor(self, record: TensorRecord) -> EncodedTensor:
         return self._tensors[record.name, record.tags]
+
+    def unload(self, record: TensorRecord) -> None:
+        self.unloaded.append(record.name)
 
 
 def trained(model: Mapping[str, Any], *, base: Arrays | None = None, samples: int = 1) -> Upload:
@@ -107,6 +111,14 @@ def test_differences_and_absolute_values_give_the_same_model(function: str) -> N
     mixed = {name: trained(model, base=MODEL if name == "b" else None) for name, model in values.items()}
     one, other = close(function, absolute).model, close(function, mixed).model
     assert all(np.array_equal(one[name], other[name]) for name in MODEL)
+
+
+@pytest.mark.parametrize("function", ["weighted_average", "median", "krum"])
+def test_what_was_aggregated_is_taken_out_of_memory(function: str) -> None:
+    uploads = {name: trained(filled(number)) for number, name in enumerate("abcde")}
+    close(function, uploads)
+    for upload in uploads.values():
+        assert set(upload.unloaded) == {"b", "w"}
 
 
 def test_what_an_optimizer_remembers_goes_from_round_to_round() -> None:

@@ -20,7 +20,7 @@ from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.aggregator.uploads import Upload
 from openfl_aio.config import AggregatorConfig, AssignerConfig, Endpoint, TaskGroup, UploadRules, default_tasks
 from openfl_aio.domain import Header, Task, TaskKind
-from openfl_aio.errors import OpenFLAioError
+from openfl_aio.errors import OpenFLAioError, TensorError
 from openfl_aio.storage.journal import Entry
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec, TransformerMetadata
 from openfl_aio.tensors.key import TensorKey
@@ -140,8 +140,8 @@ HOSTILE: Final = (
     Hostile("a task with a second line", task="train\n2026-01-01 CRITICAL openfl_aio: forged"),
     Hostile("another's task", (acc(),), AUDIT),
     Hostile("weights of a task that validates", task=VALIDATE),
-    Hostile("NaN as a score", (acc(np.nan),), VALIDATE),
-    Hostile("infinity as a score", (acc(np.inf),), VALIDATE),
+    Hostile("NaN as a score", (acc(np.nan),), VALIDATE, allowed=OK, counts=True),
+    Hostile("infinity as a score", (acc(np.inf),), VALIDATE, allowed=OK, counts=True),
     Hostile("two numbers as a score", (acc([0.5, 0.5]),), VALIDATE),
     Hostile("a score twice", (acc(), acc(0.9)), VALIDATE),
     # who and what
@@ -183,6 +183,11 @@ def content(target: Aggregator, upload: Hostile, sender: str = "one") -> bytes:
         tensors=[replace(t, round_number=upload.round_number) if upload.round_number else t for t in upload.tensors],
     )
     return b"".join(map(bytes, parts))[: upload.cut] + upload.more
+
+
+async def feed(upload: Upload, data: bytes) -> None:
+    await upload.feed(data)
+    await upload.finish()
 
 
 async def stream(chunks: Iterable[messages.DataStream]) -> AsyncIterator[messages.DataStream]:
@@ -233,6 +238,19 @@ def test_the_table_has_every_kind() -> None:
     assert len({upload.what for upload in HOSTILE}) == len(HOSTILE) >= 35
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+async def test_a_score_that_is_not_finite_counts_from_openfls_collaborators_and_is_left_out(value: float) -> None:
+    async with Aggregator(config(), initial_model=MODEL, offload=inline) as target:
+        with pytest.raises(TensorError, match="not finite"):  # ours give their uploads names
+            await feed(target.upload("one", "a" * 32), content(target, Hostile("ours", (acc(value),), VALIDATE)))
+        await feed(target.upload("one"), content(target, Hostile("1.6", (acc(value),), VALIDATE)))
+        await finish(target)
+        metrics = [metric async for metric in target.metrics() if metric.task_name == VALIDATE]
+    sent = {metric.origin: metric.value for metric in metrics}
+    np.testing.assert_equal(sent.pop("one"), np.float32(value))
+    assert sent == {"two": pytest.approx(0.7), "three": pytest.approx(0.6), "aggregator": pytest.approx(0.65)}
+
+
 @pytest.mark.parametrize("upload", HOSTILE, ids=lambda upload: upload.what)
 async def test_it_is_refused_or_harmless(upload: Hostile, honest_model: dict[str, NDArray[Any]]) -> None:
     async with Aggregator(config(), initial_model=MODEL, offload=inline) as target:
@@ -242,7 +260,7 @@ async def test_it_is_refused_or_harmless(upload: Hostile, honest_model: dict[str
         status = await status_over(AggregatorServicer(target.find), content(target, upload), "one")
         assert status in upload.allowed
         if upload.counts:
-            assert len((await target.get_tasks("one")).tasks) == len(before.tasks) - 1
+            assert target.upload_counts().accepted == 1
         else:
             assert await target.get_tasks("one") == before
         model = await finish(target)

@@ -7,6 +7,7 @@ import anyio
 import numpy as np
 import pytest
 
+from openfl_aio.aggregator.api import get_each
 from openfl_aio.collaborator.collaborator import Collaborator
 from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput
 from openfl_aio.config import default_tasks
@@ -44,6 +45,9 @@ class ScriptedAggregator:
         value = 1 if "delta" in query.tags else query.round_number
         key = TensorKey.of(query.tensor_name, UUID, query.round_number, tags=query.tags)
         return CODEC.encode(key, np.full(3, value, np.float32))
+
+    async def get_aggregated_tensors(self, queries: Sequence[TensorQuery]) -> list[EncodedTensor]:
+        return await get_each(self.get_aggregated_tensor, queries)
 
     async def send_local_task_results(
         self, *, round_number: int, task_name: str, data_size: int, tensors: Iterable[EncodedTensor]

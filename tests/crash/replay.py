@@ -59,6 +59,9 @@ class ReplayedResult:
     def tensor(self, record: TensorRecord) -> EncodedTensor:
         return self._tensors[record.offset]
 
+    def unload(self, record: TensorRecord) -> None:
+        """It lies nowhere else."""
+
 
 @dataclass(slots=True)
 class _Seen:

@@ -13,6 +13,7 @@ import anyio
 import numpy as np
 from numpy.typing import NDArray
 
+from openfl_aio.aggregator.api import get_each
 from openfl_aio.aggregator.client import AggregatorClient
 from openfl_aio.collaborator.collaborator import Collaborator
 from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput
@@ -92,6 +93,10 @@ class _Recording:
         values = np.ascontiguousarray(self._codec.decode(encoded))
         self._history.end(call, Fetched(query.tensor_name, query.round_number, query.tags, digest(values)))
         return encoded
+
+    async def get_aggregated_tensors(self, queries: Sequence[TensorQuery]) -> list[EncodedTensor]:
+        """Fetch several tensors."""
+        return await get_each(self.get_aggregated_tensor, queries)
 
     async def send_local_task_results(
         self, *, round_number: int, task_name: str, data_size: int, tensors: Iterable[EncodedTensor]

@@ -6,6 +6,7 @@ import io
 import re
 import zipfile
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,9 @@ from openfl_aio.director.client import DirectorClient
 from openfl_aio.director.service import Director
 from openfl_aio.director.servicer import encode_model
 from openfl_aio.director.upload import decode_model
-from openfl_aio.domain import ExperimentStatus, ModelKind, ShardInfo, TaskKind
+from openfl_aio.domain import ExperimentStatus, Metric, ModelKind, ShardInfo, TaskKind
 from openfl_aio.errors import AuthorizationError, NotFoundError
+from openfl_aio.experiment.run import Run
 from openfl_aio.plan.assigned import AGGREGATION_FILE, ASSIGNER_FILE
 from openfl_aio.plan.experiment import experiment_plan
 from openfl_aio.plan.plan import Plan
@@ -82,14 +84,14 @@ async def submit(client: DirectorClient, name: str, *, rounds: int, collaborator
     assert accepted
 
 
-async def take_part(client: DirectorClient, ca: ThrowawayCA, name: str) -> str:
+async def take_part(client: DirectorClient, ca: ThrowawayCA, name: str, *, retry: RetryPolicy = RETRY) -> str:
     """Do what an envoy does: register, wait, fetch, work; return the experiment's name."""
     assert await client.update_shard_info(ShardInfo(name, sample_shape=("2",), target_shape=("1",)))
     experiment = await client.wait_experiment(name)
     data = b"".join([bytes(chunk) async for chunk in client.get_experiment_data(experiment, name)])
     with zipfile.ZipFile(io.BytesIO(data)) as zf:
         plan = Plan.parse(zf.read("plan/plan.yaml").decode())
-    config = plan.collaborator_config(name, tls=ca.client(name), retry=RETRY)
+    config = plan.collaborator_config(name, tls=ca.client(name), retry=retry)
     async with AggregatorClient(config) as aggregator:
         await Collaborator(
             name=name,
@@ -263,6 +265,40 @@ async def test_a_director_goes_on_with_what_an_earlier_one_ran(ca: ThrowawayCA, 
         await ada.remove_experiment_data("exp")
         assert not list((tmp_path / "federations").iterdir())
         await submit(ada, "exp", rounds=1, collaborators=["one"])
+
+
+async def test_who_follows_the_metrics_goes_on_at_the_next_director(ca: ThrowawayCA, tmp_path: Path) -> None:
+    config = DirectorConfig(
+        sample_shape=("2",), target_shape=("1",), tls=ca.server(), timeouts=TIMEOUTS, workspace=tmp_path
+    )
+    retry = RetryPolicy(max_delay=0.5, max_elapsed=60.0)
+    metrics: list[Metric] = []
+
+    async def envoy(name: str) -> None:
+        async with DirectorClient(config.listen, tls=ca.client(name), retry=retry) as client:
+            await take_part(client, ca, name, retry=retry)
+
+    async def follow(client: DirectorClient) -> None:
+        async for metric in client.get_metric_stream("exp"):
+            metrics.append(metric)  # noqa: PERF401 - seen as they come
+
+    with anyio.fail_after(60):
+        async with AsyncExitStack() as stack, anyio.create_task_group() as group:
+            async with Director(config) as director:
+                config = config.model_copy(update={"listen": director.endpoint})
+                ada = await stack.enter_async_context(
+                    DirectorClient(director.endpoint, tls=ca.client("ada"), retry=retry)
+                )
+                await submit(ada, "exp", rounds=2, collaborators=["one", "two"])
+                group.start_soon(follow, ada)
+                group.start_soon(envoy, "one")
+                while len(metrics) < 3:  # all that one site has to say of the first round
+                    await anyio.sleep(0.01)
+            async with Director(config):
+                await envoy("two")
+                assert await Run("exp", ada).wait() is ExperimentStatus.FINISHED
+                assert [metric async for metric in ada.get_metric_stream("exp")] == metrics
+    assert [metric.round_number for metric in metrics] == [0] * 9 + [1] * 9
 
 
 HALF = """

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import anyio
 import numpy as np
 import pytest
 
+from openfl_aio.aggregator.api import get_each
 from openfl_aio.config import CollaboratorConfig, Endpoint, EnvoyConfig, ProcessLimits, RetryPolicy, default_tasks
 from openfl_aio.domain import Assignment, DeviceInfo, ShardInfo, TensorQuery
 from openfl_aio.envoy.envoy import Envoy
@@ -134,6 +135,9 @@ class ScriptedAggregator:
 
     async def get_aggregated_tensor(self, query: TensorQuery) -> EncodedTensor:
         return TensorCodec().encode(TensorKey.of(query.tensor_name, "", 0, tags=query.tags), np.ones(2, np.float32))
+
+    async def get_aggregated_tensors(self, queries: Sequence[TensorQuery]) -> list[EncodedTensor]:
+        return await get_each(self.get_aggregated_tensor, queries)
 
     async def send_local_task_results(
         self, *, round_number: int, task_name: str, data_size: int, tensors: Iterable[EncodedTensor]

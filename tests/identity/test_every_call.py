@@ -70,6 +70,7 @@ AGGREGATOR: Final[dict[str, Call]] = {
     "SendLocalTaskResults": lambda c, n: aggregator.AggregatorStub(c).send_local_task_results(upload(n)),
     "Ping": lambda c, n: aggregator.AggregatorStub(c).ping(aggregator.PingRequest(header=header(n))),
     "GetTensor": lambda c, n: every(v1.TensorsStub(c).get_tensor(tensor(n))),
+    "GetTensors": lambda c, n: v1.TensorsStub(c).get_tensors(v1.TensorsRequest(header(n), [tensor(n)])),
     "GetOffset": lambda c, n: v1.UploadsStub(c).get_offset(v1.UploadQuery(header=header(n), upload_id="a" * 32)),
 }
 DIRECTOR: Final[dict[str, Call]] = {

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import mmap
 import random
 import resource
 import sys
@@ -522,3 +523,27 @@ async def test_a_write_under_way_ends_before_its_file_is_removed(tmp_path: Path)
         await anyio.sleep(0.05)
         go_on.set()
     assert files(tmp_path) == []
+
+
+def resident(folder: Path) -> int:
+    """Return how many KiB of the files below ``folder`` are mapped and in this process's memory."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    ours = [number for number, line in enumerate(lines) if str(folder) in line]
+    return sum(next(int(line.split()[1]) for line in lines[number:] if line.startswith("Rss:")) for number in ours)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells what is in memory")
+async def test_what_was_looked_at_leaves_memory_until_it_is_read_again(tmp_path: Path) -> None:
+    journal = await file_journal(tmp_path)
+    entry = await big(journal, 7, nbytes=2**20)
+    assert await anyio.to_thread.run_sync(resident, tmp_path) == 0, "the commit looked at all of it"
+    for record, left in ((None, 0), (replace(TENSOR, offset=2**19 + 100, nbytes=2**19 - 100), 2**9)):
+        assert set(entry.payload) == {7}
+        assert await anyio.to_thread.run_sync(resident, tmp_path) == 2**10
+        entry.unload(record)
+        assert left <= await anyio.to_thread.run_sync(resident, tmp_path) <= left + mmap.PAGESIZE // 2**10
+    kept = memoryview(entry.payload)
+    entry.close()
+    entry.unload()
+    assert set(kept) == {7}
+    kept.release()

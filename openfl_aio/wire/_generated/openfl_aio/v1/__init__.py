@@ -3,7 +3,17 @@
 # plugin: python-betterproto2
 # This file has been @generated
 
-__all__ = ("TensorPart", "TensorsBase", "TensorsStub", "UploadOffset", "UploadQuery", "UploadsBase", "UploadsStub")
+__all__ = (
+    "TensorPart",
+    "TensorsBase",
+    "TensorsRequest",
+    "TensorsResponse",
+    "TensorsStub",
+    "UploadOffset",
+    "UploadQuery",
+    "UploadsBase",
+    "UploadsStub",
+)
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -48,6 +58,41 @@ class TensorPart(betterproto2.Message):
 
 
 default_message_pool.register_message("openfl_aio.v1", "TensorPart", TensorPart)
+
+
+@dataclass(eq=False, repr=False)
+class TensorsRequest(betterproto2.Message):
+    """
+    Several tensors that are asked for together. The header is that of all; the queries have none.
+    """
+
+    header: "__openfl__aggregator__.MessageHeader | None" = betterproto2.field(
+        1, betterproto2.TYPE_MESSAGE, optional=True
+    )
+
+    queries: "list[__openfl__aggregator__.GetAggregatedTensorRequest]" = betterproto2.field(
+        2, betterproto2.TYPE_MESSAGE, repeated=True
+    )
+
+
+default_message_pool.register_message("openfl_aio.v1", "TensorsRequest", TensorsRequest)
+
+
+@dataclass(eq=False, repr=False)
+class TensorsResponse(betterproto2.Message):
+    """
+    The first of the tensors that were asked for, in that order, as many as fit into one small message: none if the first
+    does not.
+    """
+
+    header: "__openfl__aggregator__.MessageHeader | None" = betterproto2.field(
+        1, betterproto2.TYPE_MESSAGE, optional=True
+    )
+
+    tensors: "list[__NamedTensor__]" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, repeated=True)
+
+
+default_message_pool.register_message("openfl_aio.v1", "TensorsResponse", TensorsResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -116,6 +161,27 @@ class TensorsStub(betterproto2_grpclib.ServiceStub):
         ):
             yield response
 
+    async def get_tensors(
+        self,
+        message: "TensorsRequest",
+        *,
+        timeout: "float | None" = None,
+        deadline: "Deadline | None" = None,
+        metadata: "MetadataLike | None" = None,
+    ) -> "TensorsResponse":
+        """
+        GetAggregatedTensor for several that are small: a round trip for each would be most of a round.
+        """
+
+        return await self._unary_unary(
+            "/openfl_aio.v1.Tensors/GetTensors",
+            message,
+            TensorsResponse,
+            timeout=timeout,
+            deadline=deadline,
+            metadata=metadata,
+        )
+
 
 class UploadsStub(betterproto2_grpclib.ServiceStub):
     """
@@ -162,6 +228,13 @@ class TensorsBase(betterproto2_grpclib.ServiceBase):
         raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
         yield TensorPart()
 
+    async def get_tensors(self, message: "TensorsRequest") -> "TensorsResponse":
+        """
+        GetAggregatedTensor for several that are small: a round trip for each would be most of a round.
+        """
+
+        raise grpclib.GRPCError(grpclib.const.Status.UNIMPLEMENTED)
+
     async def __rpc_get_tensor(
         self, stream: "grpclib.server.Stream[__openfl__aggregator__.GetAggregatedTensorRequest, TensorPart]"
     ) -> None:
@@ -173,6 +246,12 @@ class TensorsBase(betterproto2_grpclib.ServiceBase):
             request,
         )
 
+    async def __rpc_get_tensors(self, stream: "grpclib.server.Stream[TensorsRequest, TensorsResponse]") -> None:
+        request = await stream.recv_message()
+        assert request is not None
+        response = await self.get_tensors(request)
+        await stream.send_message(response)
+
     def __mapping__(self) -> "dict[str, grpclib.const.Handler]":
         return {
             "/openfl_aio.v1.Tensors/GetTensor": grpclib.const.Handler(
@@ -180,6 +259,12 @@ class TensorsBase(betterproto2_grpclib.ServiceBase):
                 grpclib.const.Cardinality.UNARY_STREAM,
                 __openfl__aggregator__.GetAggregatedTensorRequest,
                 TensorPart,
+            ),
+            "/openfl_aio.v1.Tensors/GetTensors": grpclib.const.Handler(
+                self.__rpc_get_tensors,
+                grpclib.const.Cardinality.UNARY_UNARY,
+                TensorsRequest,
+                TensorsResponse,
             ),
         }
 
