@@ -16,6 +16,7 @@ from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.aggregator.stragglers import Cutoff
 from openfl_aio.config import AggregatorConfig, Timeouts
 from openfl_aio.domain import ModelKind, Task, TaskKind
+from openfl_aio.errors import StorageFullError
 from openfl_aio.storage.checkpoint_file import Checkpoint
 from openfl_aio.storage.federations import FederationStore, MemoryFederation
 from openfl_aio.storage.journal import MemoryJournal
@@ -98,10 +99,15 @@ async def died(disk: Disk, *, rounds: int = 1, values: tuple[float, ...] = (0.5,
             while service.round_number == number:
                 await anyio.sleep(0.01)
         await anyio.sleep(1)  # all that is written meanwhile is written
-        kept, uploads = disk.store, disk.journal
-        disk.store, disk.journal = MemoryFederation(), MemoryJournal()
-        disk.store.__dict__.update({name: _copy(value) for name, value in vars(kept).items()})
-        disk.journal.__dict__.update({name: _copy(value) for name, value in vars(uploads).items()})
+        keep(disk)
+
+
+def keep(disk: Disk) -> None:
+    """Have what is on ``disk`` now stay there, whatever those do that use it."""
+    kept, uploads = disk.store, disk.journal
+    disk.store, disk.journal = MemoryFederation(), MemoryJournal()
+    disk.store.__dict__.update({name: _copy(value) for name, value in vars(kept).items()})
+    disk.journal.__dict__.update({name: _copy(value) for name, value in vars(uploads).items()})
 
 
 def _copy(value: object) -> object:
@@ -142,6 +148,51 @@ async def test_the_best_model_is_kept_for_good_again() -> None:
         model = service.model(ModelKind.BEST)
         assert model is not None
         np.testing.assert_array_equal(model["w"], MODEL["w"])
+
+
+async def test_metrics_of_what_was_kept_and_not_told_are_in_the_log_before_they_are_shown() -> None:
+    """Or the next death may take the order in which somebody saw them."""
+    disk = Disk()
+    await died(disk, rounds=2, values=(0.9,))
+    service = aggregator(disk, rounds=2)
+    async with service:
+        for site in service.collaborators:
+            await InProcessAggregator(service, site).send_local_task_results(
+                round_number=1, task_name="validate", data_size=1, tensors=results(VALIDATE, site, 1, 0.7)
+            )
+        keep(disk)
+    # it died between the names of their files and the log
+    disk.store._lines = [line for line in disk.store._lines if line.get("accept") != 1]
+    service = aggregator(disk, rounds=2)
+    async with service:
+        assert service._metrics.shown == len(service._metrics) == 5
+        assert [line["by"] for line in disk.store._lines if line.get("accept") == 1] == ["one", "two"]
+
+
+async def test_metrics_wait_for_a_log_that_a_full_disk_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk()
+    flush = MemoryFederation.flush
+    full = True
+
+    async def no_space(self: MemoryFederation, *, durable: bool) -> None:
+        if full:
+            raise StorageFullError("no space")
+        await flush(self, durable=durable)
+
+    monkeypatch.setattr(MemoryFederation, "flush", no_space)
+    service = aggregator(disk)
+    async with service:
+
+        async def send(site: str) -> None:
+            await InProcessAggregator(service, site).send_local_task_results(
+                round_number=0, task_name="validate", data_size=1, tensors=results(VALIDATE, site, 0, 0.7)
+            )
+
+        await send("one")
+        assert (len(service._metrics), service._metrics.shown) == (1, 0)
+        full = False
+        await send("two")
+        assert service._metrics.shown == 2
 
 
 async def test_who_was_told_to_quit_before_may_come_again_for_a_while() -> None:
