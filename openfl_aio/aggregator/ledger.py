@@ -115,9 +115,7 @@ class Ledger:
             results = {key: results[key] for key in closed}
         else:
             # kept, but not told before the process died: it counts now
-            untold = sorted(found.keys() - results.keys())
-            shown = 0
-            for key in untold:
+            for key in (untold := sorted(found.keys() - results.keys())):
                 results[key] = found[key]
                 shown = self.note_accepted(found[key])
             if untold:
@@ -145,7 +143,7 @@ class Ledger:
         try:
             await self._store.flush(durable=self._durable)
         except StorageError as exc:
-            # the result itself is kept: its place among the others is told with that of the next one
+            # the result itself is kept; its place among the others is not, so readers have it with what comes next
             logger.warning("the log of the federation waits: %s", exc)
         else:
             self._metrics.show(shown)

@@ -99,15 +99,10 @@ async def died(disk: Disk, *, rounds: int = 1, values: tuple[float, ...] = (0.5,
             while service.round_number == number:
                 await anyio.sleep(0.01)
         await anyio.sleep(1)  # all that is written meanwhile is written
-        keep(disk)
-
-
-def keep(disk: Disk) -> None:
-    """Have what is on ``disk`` now stay there, whatever those do that use it."""
-    kept, uploads = disk.store, disk.journal
-    disk.store, disk.journal = MemoryFederation(), MemoryJournal()
-    disk.store.__dict__.update({name: _copy(value) for name, value in vars(kept).items()})
-    disk.journal.__dict__.update({name: _copy(value) for name, value in vars(uploads).items()})
+        kept, uploads = disk.store, disk.journal
+        disk.store, disk.journal = MemoryFederation(), MemoryJournal()
+        disk.store.__dict__.update({name: _copy(value) for name, value in vars(kept).items()})
+        disk.journal.__dict__.update({name: _copy(value) for name, value in vars(uploads).items()})
 
 
 def _copy(value: object) -> object:
@@ -148,25 +143,6 @@ async def test_the_best_model_is_kept_for_good_again() -> None:
         model = service.model(ModelKind.BEST)
         assert model is not None
         np.testing.assert_array_equal(model["w"], MODEL["w"])
-
-
-async def test_metrics_of_what_was_kept_and_not_told_are_in_the_log_before_they_are_shown() -> None:
-    """Or the next death may take the order in which somebody saw them."""
-    disk = Disk()
-    await died(disk, rounds=2, values=(0.9,))
-    service = aggregator(disk, rounds=2)
-    async with service:
-        for site in service.collaborators:
-            await InProcessAggregator(service, site).send_local_task_results(
-                round_number=1, task_name="validate", data_size=1, tensors=results(VALIDATE, site, 1, 0.7)
-            )
-        keep(disk)
-    # it died between the names of their files and the log
-    disk.store._lines = [line for line in disk.store._lines if line.get("accept") != 1]
-    service = aggregator(disk, rounds=2)
-    async with service:
-        assert service._metrics.shown == len(service._metrics) == 5
-        assert [line["by"] for line in disk.store._lines if line.get("accept") == 1] == ["one", "two"]
 
 
 async def test_metrics_wait_for_a_log_that_a_full_disk_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
