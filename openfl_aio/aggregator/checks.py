@@ -27,13 +27,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openfl_aio.aggregator.closing import DELTA, METRIC, TRAINED, Arrays, tags_of
-from openfl_aio.config import UploadRules
-from openfl_aio.domain import Task, TaskKind
-from openfl_aio.errors import CodecError, MessageTooLargeError, ShapeMismatchError, TensorError
+from openfl_aio.config import AggregatorConfig, UploadRules
+from openfl_aio.domain import Header, Task, TaskKind
+from openfl_aio.errors import (
+    AuthorizationError,
+    CodecError,
+    HeaderMismatchError,
+    MessageTooLargeError,
+    ShapeMismatchError,
+    TensorError,
+)
 from openfl_aio.tensors.codec import COMPRESSED, LOSSY_COMPRESSED, EncodedTensor, TensorCodec
 from openfl_aio.wire.incremental import TaskResultsIndex, TensorRecord
 
-__all__ = ["Expected", "check_upload"]
+__all__ = ["Expected", "check_header", "check_upload"]
 
 SLICE: Final = 256 * 1024  # elements, 1 MiB: both ends are found while it is in the cache
 _TAGS_OF_TRAINED: Final = frozenset({TRAINED, DELTA, COMPRESSED, LOSSY_COMPRESSED})
@@ -55,6 +62,25 @@ class Expected:
     tasks: Mapping[str, Task]
     rules: UploadRules
     any_metric: bool = False
+
+
+def check_header(header: Header, config: AggregatorConfig) -> None:
+    """Raise `AuthorizationError` for a foreign sender, `HeaderMismatchError` for another federation or aggregator."""
+    if header.sender not in config.collaborators:
+        raise AuthorizationError(f"{header.sender!r} is no collaborator of this federation")
+    known, uuid = config.federation_uuid, config.uuid
+    if header.federation_uuid in config.aliases:
+        known, uuid = header.federation_uuid, f"aggregator_{header.federation_uuid}"
+    expected = {
+        "receiver": (uuid, header.receiver),
+        "federation_uuid": (known, header.federation_uuid),
+        "single_col_cert_common_name": (config.single_col_cert_common_name, header.single_col_cert_common_name),
+    }
+    for name, (ours, theirs) in expected.items():
+        if ours != theirs:
+            raise HeaderMismatchError(
+                f"expected {ours!r} as the header's {name}, got {theirs!r}; do both sides have the same plan?"
+            )
 
 
 class Payloads(Protocol):

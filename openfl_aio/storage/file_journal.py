@@ -2,6 +2,10 @@
 
 A file takes its name when it is whole, so what has a name was acknowledged, and what has none is removed at the next
 start. Only one process uses the folder at a time.
+
+What is to survive the loss of power is flushed twice before it is acknowledged: its file, and then its name. Uploads
+that come at once share that: their files are flushed at the same time, which a file system makes one, and their names
+together.
 """
 
 from __future__ import annotations
@@ -12,10 +16,11 @@ import mmap
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -26,11 +31,12 @@ from openfl_aio.storage.files import (
     Buffer,
     disk_error,
     disk_errors,
-    fsync_folder,
+    make_folder,
     partial_path,
     remove_quietly,
     sweep_partials,
 )
+from openfl_aio.storage.folder_flushes import FolderFlushes
 from openfl_aio.storage.journal import (
     ALL_ROUNDS,
     INLINE_BYTES,
@@ -53,10 +59,20 @@ __all__ = ["FileJournal"]
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 SUFFIX: Final = ".upload"
 HELD_BYTES: Final = 64 * 1024  # an upload of at most so many bytes touches the disk once, when it is committed
 COMPARED_BYTES: Final = 1024 * 1024  # of two uploads at a time
 THREADS: Final = 4  # that write at a time: more do not make a disk faster, and others need threads too
+FLUSHERS: Final = 16  # threads that wait for the disk at a time: so many uploads share its flushes
+
+
+@dataclass(slots=True)
+class _Folder:
+    """A federation's folder, from its making to its end. ``kept``: whether its own name is on the disk."""
+
+    kept: bool = False
 
 
 class FileJournal:
@@ -67,7 +83,12 @@ class FileJournal:
         self._spares = SpareFiles(folder)
         self._workers = Workers(THREADS)
         self.run = self._workers.run
+        self._flushers = Workers(FLUSHERS)
+        self._open = False
+        self.preparing = threading.BoundedSemaphore(THREADS)  # whoever looks at an upload as a whole
+        self.flushes = FolderFlushes()
         self._naming = threading.Lock()  # in worker threads only
+        self._folders: dict[str, _Folder] = {}
         self._lock = threading.Lock()  # held for moments, by `Entry.close` on the event loop too
         self._mapped: Counter[Path] = Counter()
 
@@ -78,11 +99,21 @@ class FileJournal:
         """Make the folder, and remove every file that was never acknowledged."""
         await anyio.to_thread.run_sync(self._sweep)
         await anyio.to_thread.run_sync(self._workers.start)
+        self._open = True
 
     async def close(self) -> None:
         """Remove what was kept for reuse, and end the threads. Uploads stay."""
+        self._open = False
         await anyio.to_thread.run_sync(self._spares.clear)
+        await anyio.to_thread.run_sync(self._flushers.close)
         await anyio.to_thread.run_sync(self._workers.close)
+
+    async def run_durable(self, function: Callable[[], T]) -> T:
+        """Run ``function``, which waits for the disk, where it keeps nobody from writing to memory."""
+        with self._lock:
+            if self._open and not self._flushers.started:  # most journals never need them
+                self._flushers.start()
+        return await self._flushers.run(function)
 
     def spool(self, *, durable: bool = True) -> Spool:
         """See `Journal`."""
@@ -98,7 +129,7 @@ class FileJournal:
 
     def _sweep(self) -> None:
         with disk_errors(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self.folder)
             sweep_partials(self.folder)
             for path in self.folder.iterdir():
                 if not path.is_dir():  # of a former layout
@@ -142,6 +173,7 @@ class FileJournal:
             self._spares.clear()
         if not left:
             with self._naming:  # not between the folder that an upload makes and its name there
+                self._folders.pop(self._of_federation(federation_uuid).name, None)
                 try:
                     self._of_federation(federation_uuid).rmdir()
                 except OSError:
@@ -180,19 +212,24 @@ class FileJournal:
     def name(self, unnamed: Path, path: Path, record: UploadRecord, *, durable: bool) -> None:
         """Give the whole file ``unnamed`` its name ``path``. Blocks. Raises `AlreadyExistsError`, `OSError`."""
         with self._naming:
-            made = not path.parent.exists()
-            path.parent.mkdir(exist_ok=True, mode=0o700)
+            folder = self._made(path.parent)
             if path.exists():
                 raise already_there(record)
             os.replace(unnamed, path)
         if durable:
             try:
-                fsync_folder(path.parent)
-                if made:
-                    fsync_folder(self.folder)
+                self.flushes.flush(path.parent, *(() if folder.kept else (self.folder,)))
             except OSError:
                 remove_quietly(path)
                 raise
+            folder.kept = True
+
+    def _made(self, path: Path) -> _Folder:
+        """Return a federation's folder, which is made if need be."""
+        if not path.exists():
+            path.mkdir(exist_ok=True, mode=0o700)
+            self._folders.pop(path.name, None)
+        return self._folders.setdefault(path.name, _Folder())
 
     def map(self, path: Path, descriptor: int, record: UploadRecord) -> Entry:
         """Return the upload mapped into memory: pages are read when touched, and may be given back."""
@@ -264,7 +301,8 @@ class _FileSpool:
         self._check_open()
         self._ended = True
         with anyio.CancelScope(shield=True):  # a few milliseconds; half-way it would be unclear what was kept
-            entry = await self._journal.run(partial(self._commit, record, inspect))
+            run = self._journal.run_durable if self._durable else self._journal.run
+            entry = await run(partial(self._commit, record, inspect))
         return entry  # noqa: RET504  the type checker thinks that a scope may swallow the return
 
     async def abort(self) -> None:
@@ -321,17 +359,20 @@ class _FileSpool:
 
     def _keep(self, record: UploadRecord, inspect: InspectEntry | None) -> Entry:
         check_record(record, self._written + len(self._held))
-        held = bytes(self._held)
         path = self._journal.path_of(record)
         entry: Entry | None = None
         try:
-            small = len(held) == record.total_bytes
-            entry = Entry(record, memoryview(held)) if small else self._journal.map(path, self._opened(), record)
-            if inspect is not None:
-                inspect(entry)
-            # what can fail comes before the name: a name is an acknowledgement
-            self._finish(self._opened(), record, entry.payload)
+            with self._journal.preparing:
+                held = bytes(self._held)
+                small = len(held) == record.total_bytes
+                entry = Entry(record, memoryview(held)) if small else self._journal.map(path, self._opened(), record)
+                if inspect is not None:
+                    inspect(entry)
+                # what can fail comes before the name: a name is an acknowledgement
+                self._finish(self._opened(), record, entry.payload)
             assert self._partial is not None, "it was opened above"
+            if self._durable:
+                os.fsync(self._opened())
             self._journal.name(self._partial, path, record, durable=self._durable)
             self._close()
             entry.unload()  # it was looked at, and waits for the end of its round now
@@ -347,8 +388,6 @@ class _FileSpool:
         end = trailer(record, payload)
         self._journal.write(descriptor, end)
         os.ftruncate(descriptor, record.total_bytes + len(end))  # a file that is used again may be longer
-        if self._durable:
-            os.fsync(descriptor)
 
     def _remove(self) -> None:
         with self._lock:

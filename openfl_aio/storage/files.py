@@ -23,6 +23,7 @@ __all__ = [
     "disk_error",
     "disk_errors",
     "fsync_folder",
+    "make_folder",
     "partial_path",
     "remove_quietly",
     "sweep_partials",
@@ -72,6 +73,18 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(path: Path, *, durable: bool = True) -> bool:
+    """Make a private folder and those above it, if need be; return whether it was made. Raises `OSError`."""
+    if path.is_dir():
+        return False
+    above = [folder for folder in path.parents if not folder.is_dir()]
+    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if durable:
+        for folder in (path, *above):
+            fsync_folder(folder.parent)
+    return True
 
 
 def partial_path(path: Path) -> Path:

@@ -19,7 +19,7 @@ from openfl_aio.storage.archives import Archives
 from openfl_aio.storage.database import Database
 from openfl_aio.storage.federations import FederationStore, FileFederation, MemoryFederation
 from openfl_aio.storage.file_journal import FileJournal
-from openfl_aio.storage.files import disk_errors
+from openfl_aio.storage.files import disk_errors, make_folder
 from openfl_aio.storage.journal import Journal, MemoryJournal
 from openfl_aio.storage.models import ModelFiles
 from openfl_aio.storage.registry import DatabaseRegistry, MemoryRegistry, Registry
@@ -116,7 +116,7 @@ def _temporary_folder() -> Path:
 def _take_folder(path: Path) -> int:
     """Make the folder if need be, and return a descriptor that keeps others out until it is closed or we are killed."""
     with disk_errors(path):
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        make_folder(path)
         descriptor = os.open(path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -37,6 +37,11 @@ class Workers:
     def __repr__(self) -> str:
         return f"<Workers {len(self._threads)} of {self._count}>"
 
+    @property
+    def started(self) -> bool:
+        """Whether there are threads."""
+        return bool(self._threads)
+
     def start(self) -> None:
         """Start the threads."""
         for number in range(self._count):

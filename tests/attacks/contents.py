@@ -91,7 +91,7 @@ def in_another_name(stage: Stage) -> None:
     calls(stage, stage.fields(TASKS), payloads.get_tasks(other), at_once=50)
 
 
-@attack(outcomes=("status:3",), processor=0.25)
+@attack(outcomes=("status:3",), processor=0.25, bounded=(MTLS,), lasts=4.0)  # the refusals are slow
 def peers_that_never_learn(stage: Stage) -> None:
     """Twenty collaborators of OpenFL 1.6 with another plan: refused, they ask again at once, each time anew connected."""
     fields = stage.fields(TASKS, [("user-agent", "grpc-python/1.60.0 grpc-c/37.0.0 (linux; chttp2)")])

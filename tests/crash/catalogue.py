@@ -28,6 +28,7 @@ class Case:
     elements: int = 1000
     delta_updates: bool = False
     cutoff: float | None = None
+    durability: str = "process"
     director: bool = False
     bounded: bool = False
 
@@ -51,11 +52,14 @@ def _cases() -> tuple[Case, ...]:
     cases += [
         # beyond a mebibyte files are written over, and arrays lie in files
         Case("median, 1.6 MB", aggregation="median", elements=400_000, delta_updates=True, bounded=True),
+        Case("power", durability="power", bounded=True),
+        Case("power, median, 1.6 MB", aggregation="median", elements=400_000, durability="power"),
         Case("stragglers", cutoff=1.0, bounded=True),
         Case("stragglers, adam, stc", aggregation="adam", pipeline="stc", cutoff=1.0),
         Case("director", director=True, bounded=True),
         Case("director, yogi, eden", aggregation="yogi", pipeline="eden", delta_updates=True, director=True),
         Case("director, stragglers", cutoff=1.0, director=True),
+        Case("director, power", durability="power", director=True),
     ]
     return tuple(cases)
 

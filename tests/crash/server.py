@@ -136,6 +136,7 @@ class Server:
             arguments = ["openfl_aio.director", "start", "-c", "director_config.yaml", "--disable-tls"]
         else:
             arguments = ["openfl_aio.aggregator", "start"]
+        arguments += ["--durability", self.case.durability]
         life = Life()
         self.lives.append(life)
         with self.log.open("ab") as log:
