@@ -10,7 +10,6 @@ together.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import mmap
 import os
@@ -31,6 +30,7 @@ from openfl_aio.storage.files import (
     Buffer,
     disk_error,
     disk_errors,
+    hashed,
     make_folder,
     partial_path,
     remove_quietly,
@@ -184,11 +184,11 @@ class FileJournal:
             yield int(path.name.partition("_")[0]), path
 
     def _of_federation(self, federation_uuid: str) -> Path:
-        return self.folder / _hashed(federation_uuid)
+        return self.folder / hashed(federation_uuid)
 
     def path_of(self, record: UploadRecord) -> Path:
         """Return the name of an upload's file, which says the round and is different for each result."""
-        which = _hashed(f"{len(record.task_name)}:{record.task_name}{record.collaborator}")
+        which = hashed(f"{len(record.task_name)}:{record.task_name}{record.collaborator}")
         return self._of_federation(record.federation_uuid) / f"{record.round_number}_{which}{SUFFIX}"
 
     def new_file(self) -> tuple[Path, int]:
@@ -409,7 +409,3 @@ def _unload(mapped: mmap.mmap, offset: int, nbytes: int) -> None:
             mapped.madvise(mmap.MADV_DONTNEED, first, end - first)
         except ValueError:
             pass  # it was closed meanwhile
-
-
-def _hashed(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

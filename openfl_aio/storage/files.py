@@ -6,6 +6,7 @@ The functions here block; async callers run them through `anyio.to_thread.run_sy
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -23,6 +24,7 @@ __all__ = [
     "disk_error",
     "disk_errors",
     "fsync_folder",
+    "hashed",
     "make_folder",
     "partial_path",
     "remove_quietly",
@@ -73,6 +75,11 @@ def fsync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def hashed(text: str) -> str:
+    """Return a file name for what a peer has a say in, which is no file name."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def make_folder(path: Path, *, durable: bool = True) -> bool:

@@ -189,6 +189,30 @@ async def test_a_retry_of_what_was_kept_is_a_duplicate_and_the_rest_is_still_ask
         assert await anext(service.metrics()) == Metric("c0", "validate", "acc", 0.0, 0)
 
 
+async def test_a_metric_that_was_seen_keeps_its_place_also_if_the_log_had_to_be_mended(tmp_path: Path) -> None:
+    config, codec = configuration(), TensorCodec()
+    async with (
+        Storage(tmp_path / "first") as storage,
+        Aggregator(config, initial_model=MODEL, storage=storage) as first,
+    ):
+        await send(first, "c1", "validate", 0, codec)
+        one = copied(tmp_path / "first", tmp_path / "one")
+        await send(first, "c0", "validate", 0, codec)
+        both = copied(tmp_path / "first", tmp_path / "both")
+    for log in one.glob("federations/*/log"):
+        log.unlink()  # killed when the upload was kept, and the log was not
+    async with Storage(one) as storage, Aggregator(config, initial_model=MODEL, storage=storage) as second:
+        with anyio.fail_after(10):
+            seen = await anext(second.metrics())
+        killed = copied(one, tmp_path / "killed")
+    shutil.rmtree(killed / "journal")
+    shutil.copytree(both / "journal", killed / "journal")  # another upload was kept, and then the process died
+    async with Storage(killed) as storage, Aggregator(config, initial_model=MODEL, storage=storage) as third:
+        assert seen.origin == "c1"
+        with anyio.fail_after(10):
+            assert await anext(third.metrics()) == seen
+
+
 async def test_what_completed_and_was_told_to_everybody_is_forgotten(tmp_path: Path) -> None:
     config = configuration(rounds=1)
     for _ in range(2):  # the second one begins anew
