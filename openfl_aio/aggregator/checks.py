@@ -90,6 +90,10 @@ class Payloads(Protocol):
         """Return one tensor as a view of the kept bytes."""
         ...
 
+    def unload(self, record: TensorRecord) -> None:
+        """Take one tensor out of memory until it is read again."""
+        ...
+
 
 def check_upload(
     index: TaskResultsIndex, payloads: Payloads, *, expected: Expected, codec: TensorCodec, max_bytes: int
@@ -148,6 +152,7 @@ def _check_values(
         limit = None if METRIC in record.tags else expected.rules.max_value
         squares += _check_array(values, base, DELTA in record.tags, expected.rules.max_update_norm, limit, where)
         del values
+        payloads.unload(record)
     if expected.rules.max_update_norm is not None and not math.sqrt(squares) <= expected.rules.max_update_norm:
         raise TensorError(
             f"the update of task {index.task_name!r} has the L2 norm {math.sqrt(squares):g}: "

@@ -186,6 +186,10 @@ class Ledger:
             await self._store.save_best(best_round, durable=self._durable)
         await self._store.drop(number - self._config.store_rounds)
         await self._journal.drop(uuid, ALL_ROUNDS if number >= self._config.rounds else number)
+        try:
+            await self._store.compact(partial(past.settle, before_round=number), durable=self._durable)
+        except StorageError as exc:
+            logger.warning("the log of the federation stays as long as it is: %s", exc)
 
     async def forget(self) -> None:
         """Remove everything: nobody will go on with this federation."""

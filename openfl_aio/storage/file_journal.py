@@ -257,7 +257,7 @@ class FileJournal:
             try:
                 record, expected = read_record(descriptor)
                 entry = self.map(path, descriptor, record)
-                if checksum(entry.payload) != expected:
+                if checksum(entry.payload, done=entry.unload_part) != expected:
                     entry.close()
                     raise ValueError("has a payload that does not fit its checksum")
                 return entry
@@ -369,13 +369,13 @@ class _FileSpool:
                 if inspect is not None:
                     inspect(entry)
                 # what can fail comes before the name: a name is an acknowledgement
-                self._finish(self._opened(), record, entry.payload)
+                # read last, so that nothing of it is in memory while it waits for the end of its round
+                self._finish(self._opened(), record, checksum(entry.payload, done=entry.unload_part))
             assert self._partial is not None, "it was opened above"
             if self._durable:
                 os.fsync(self._opened())
             self._journal.name(self._partial, path, record, durable=self._durable)
             self._close()
-            entry.unload()  # it was looked at, and waits for the end of its round now
         except BaseException as exc:
             if entry is not None:
                 entry.close()
@@ -384,8 +384,8 @@ class _FileSpool:
             raise
         return entry
 
-    def _finish(self, descriptor: int, record: UploadRecord, payload: memoryview) -> None:
-        end = trailer(record, payload)
+    def _finish(self, descriptor: int, record: UploadRecord, found: int) -> None:
+        end = trailer(record, found)
         self._journal.write(descriptor, end)
         os.ftruncate(descriptor, record.total_bytes + len(end))  # a file that is used again may be longer
 

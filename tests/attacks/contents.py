@@ -199,6 +199,17 @@ def devices_in_message(stage: Stage) -> None:
     calls(stage, fields, payloads.message(content))
 
 
+@attack(outcomes=("status:0", "status:8"), links=(PLAINTEXT,), service="director", limits={"max_envoys": 200})
+def envoys_without_end(stage: Stage) -> None:
+    """Shards under ever new names, each with a description as long as may be."""
+
+    def body(stream: int) -> bytes:
+        node = payloads.field(1, f"envoy-{stage.connections}-{stream}")
+        return payloads.message(payloads.field(1, payloads.field(1, node) + payloads.field(2, "x" * 4_000)))
+
+    calls(stage, stage.fields(payloads.DIRECTOR + "UpdateShardInfo"), body, at_once=50)
+
+
 @attack(outcomes=("status:13", "status:3", "status:0", "rst:1", "http:415", "http:405", "http:400"))
 def odd_requests(stage: Stage) -> None:
     """Calls with a time limit, an encoding, a content type or a method that gRPC does not have."""
