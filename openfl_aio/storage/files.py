@@ -82,12 +82,12 @@ def hashed(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def make_folder(path: Path, *, durable: bool = True) -> bool:
-    """Make a private folder and those above it, if need be; return whether it was made. Raises `OSError`."""
+def make_folder(path: Path, *, mode: int = 0o700, durable: bool = True) -> bool:
+    """Make a folder and those above it, if need be; return whether it was made. Raises `OSError`."""
     if path.is_dir():
         return False
     above = [folder for folder in path.parents if not folder.is_dir()]
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.mkdir(parents=True, exist_ok=True, mode=mode)
     if durable:
         for folder in (path, *above):
             fsync_folder(folder.parent)
