@@ -117,6 +117,8 @@ class Limits(Frozen):
     max_tensors: int = Field(default=10_000, ge=1)
     max_tags: int = Field(default=64, ge=1)
     max_metadata: int = Field(default=64, ge=1)
+    # of a director: online and offline ones; beyond them who has been offline for longest is forgotten
+    max_envoys: int = Field(default=2_000, ge=1)
     # archives
     max_archive_bytes: int = Field(default=256 * MIB, ge=1)
     max_archive_files: int = Field(default=10_000, ge=1)

@@ -53,7 +53,7 @@ async def director(settings: dict[str, Any]) -> AsyncIterator[Director]:
         sample_shape=("1",),
         target_shape=("1",),
         tls=tls_of(settings),
-        limits=Limits(max_connections=MANY),
+        limits=Limits(max_connections=MANY, max_envoys=MANY),
         timeouts=Timeouts(drain=0, long_poll=0.1),
     )
     async with Director(config) as server:

@@ -27,13 +27,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openfl_aio.aggregator.closing import DELTA, METRIC, TRAINED, Arrays, tags_of
-from openfl_aio.config import UploadRules
-from openfl_aio.domain import Task, TaskKind
-from openfl_aio.errors import CodecError, MessageTooLargeError, ShapeMismatchError, TensorError
+from openfl_aio.config import AggregatorConfig, UploadRules
+from openfl_aio.domain import Header, Task, TaskKind
+from openfl_aio.errors import (
+    AuthorizationError,
+    CodecError,
+    HeaderMismatchError,
+    MessageTooLargeError,
+    ShapeMismatchError,
+    TensorError,
+)
 from openfl_aio.tensors.codec import COMPRESSED, LOSSY_COMPRESSED, EncodedTensor, TensorCodec
 from openfl_aio.wire.incremental import TaskResultsIndex, TensorRecord
 
-__all__ = ["Expected", "check_upload"]
+__all__ = ["Expected", "check_header", "check_upload"]
 
 SLICE: Final = 256 * 1024  # elements, 1 MiB: both ends are found while it is in the cache
 _TAGS_OF_TRAINED: Final = frozenset({TRAINED, DELTA, COMPRESSED, LOSSY_COMPRESSED})
@@ -57,11 +64,34 @@ class Expected:
     any_metric: bool = False
 
 
+def check_header(header: Header, config: AggregatorConfig) -> None:
+    """Raise `AuthorizationError` for a foreign sender, `HeaderMismatchError` for another federation or aggregator."""
+    if header.sender not in config.collaborators:
+        raise AuthorizationError(f"{header.sender!r} is no collaborator of this federation")
+    known, uuid = config.federation_uuid, config.uuid
+    if header.federation_uuid in config.aliases:
+        known, uuid = header.federation_uuid, f"aggregator_{header.federation_uuid}"
+    expected = {
+        "receiver": (uuid, header.receiver),
+        "federation_uuid": (known, header.federation_uuid),
+        "single_col_cert_common_name": (config.single_col_cert_common_name, header.single_col_cert_common_name),
+    }
+    for name, (ours, theirs) in expected.items():
+        if ours != theirs:
+            raise HeaderMismatchError(
+                f"expected {ours!r} as the header's {name}, got {theirs!r}; do both sides have the same plan?"
+            )
+
+
 class Payloads(Protocol):
     """An upload's tensors on demand."""
 
     def tensor(self, record: TensorRecord) -> EncodedTensor:
         """Return one tensor as a view of the kept bytes."""
+        ...
+
+    def unload(self, record: TensorRecord) -> None:
+        """Take one tensor out of memory until it is read again."""
         ...
 
 
@@ -122,6 +152,7 @@ def _check_values(
         limit = None if METRIC in record.tags else expected.rules.max_value
         squares += _check_array(values, base, DELTA in record.tags, expected.rules.max_update_norm, limit, where)
         del values
+        payloads.unload(record)
     if expected.rules.max_update_norm is not None and not math.sqrt(squares) <= expected.rules.max_update_norm:
         raise TensorError(
             f"the update of task {index.task_name!r} has the L2 norm {math.sqrt(squares):g}: "

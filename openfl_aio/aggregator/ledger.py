@@ -115,9 +115,11 @@ class Ledger:
             results = {key: results[key] for key in closed}
         else:
             # kept, but not told before the process died: it counts now
-            for key in sorted(found.keys() - results.keys()):
+            for key in (untold := sorted(found.keys() - results.keys())):
                 results[key] = found[key]
-                self._metrics.show(self.note_accepted(found[key]))
+                shown = self.note_accepted(found[key])
+            if untold:
+                await self.show_accepted(shown)
         for key, entry in found.items():
             if key not in results:
                 entry.close()
@@ -141,9 +143,10 @@ class Ledger:
         try:
             await self._store.flush(durable=self._durable)
         except StorageError as exc:
-            # the result itself is kept: only its place among the others will be told later
+            # the result itself is kept; its place among the others is not, so readers have it with what comes next
             logger.warning("the log of the federation waits: %s", exc)
-        self._metrics.show(shown)
+        else:
+            self._metrics.show(shown)
 
     async def note_closed(self, closed: RoundClosed[Entry]) -> None:
         """Keep which results make up a round before they are aggregated: a restart must not count others."""
@@ -183,6 +186,10 @@ class Ledger:
             await self._store.save_best(best_round, durable=self._durable)
         await self._store.drop(number - self._config.store_rounds)
         await self._journal.drop(uuid, ALL_ROUNDS if number >= self._config.rounds else number)
+        try:
+            await self._store.compact(partial(past.settle, before_round=number), durable=self._durable)
+        except StorageError as exc:
+            logger.warning("the log of the federation stays as long as it is: %s", exc)
 
     async def forget(self) -> None:
         """Remove everything: nobody will go on with this federation."""

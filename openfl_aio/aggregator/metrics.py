@@ -26,6 +26,11 @@ class MetricLog:
     def __len__(self) -> int:
         return len(self._metrics)
 
+    @property
+    def shown(self) -> int:
+        """How many of them readers may have."""
+        return self._shown
+
     def append(self, metrics: Iterable[Metric]) -> int:
         """Add metrics and return how many there are then, for `show`."""
         self._metrics.extend(metrics)

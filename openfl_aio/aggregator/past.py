@@ -7,12 +7,19 @@ The log has a line each, in the order in which things were decided::
     round    what a round gave besides its model: the aggregated metrics
     quit     a collaborator was told that the federation is over
 
+Once there is a checkpoint behind a round, all that is needed of its lines is the metrics in their order, and `settle`
+makes one line of them::
+
+    settled  a round, and of each line with metrics the number of its kind and the values
+    kinds    what the next numbers mean: whose task and which metrics; nobody's are those that a round gave
+
 A checkpoint holds what a round begins with. Everything else follows from the configuration and from the uploads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +43,7 @@ __all__ = [
     "read_lines",
     "restore",
     "round_line",
+    "settle",
 ]
 
 Result = tuple[str, str]
@@ -101,8 +109,13 @@ def quit_line(collaborator: str) -> dict[str, Any]:
 def read_lines(lines: Iterable[Mapping[str, Any]]) -> Past:
     """Return what ``lines`` tell; unknown ones, of a later program, are passed over."""
     past = Past()
+    kinds: list[Any] = []
     for line in lines:
-        if "accept" in line:
+        if "settled" in line:
+            _read_settled(past, line, kinds)
+        elif "kinds" in line:
+            kinds += line["kinds"]
+        elif "accept" in line:
             metrics = tuple(LocalMetric(name, tuple(tags), value) for name, tags, value in line["metrics"])
             accepted = Accepted(line["accept"], line["by"], line["task"], metrics)
             past.events.append(accepted)
@@ -118,6 +131,61 @@ def read_lines(lines: Iterable[Mapping[str, Any]]) -> Past:
         elif "quit" in line:
             past.quits.add(line["quit"])
     return past
+
+
+def _read_settled(past: Past, line: Mapping[str, Any], kinds: Sequence[Any]) -> None:
+    number = line["settled"]
+    for kind, *values in line["events"]:
+        by, task_name, metrics = kinds[kind]
+        pairs = zip(metrics, values, strict=True)
+        if by is not None:
+            local = tuple(LocalMetric(name, tuple(tags), value) for (name, tags), value in pairs)
+            past.events.append(Accepted(number, by, task_name, local))
+        else:
+            found = tuple(AggregatedMetric(task, name, tuple(tags), value) for (task, name, tags), value in pairs)
+            past.events.append((number, found))
+            past.rounds.add(number)
+
+
+def settle(lines: Iterable[Mapping[str, Any]], *, before_round: int) -> list[Mapping[str, Any]]:
+    """Return lines that tell of rounds before ``before_round`` only what is needed once there is its checkpoint.
+
+    That is their metrics, and that they are over; not which results counted. Lines from the first later one on stay.
+    """
+    lines = list(lines)
+    found: list[Mapping[str, Any]] = []
+    numbers: dict[str, int] = {}
+    events: list[Any] = []  # of the line that was put last
+    number = None
+    for place, line in enumerate(lines):
+        if "kinds" in line:
+            for kind in line["kinds"]:
+                numbers[json.dumps(kind)] = len(numbers)
+        told = next((line[what] for what in ("accept", "close", "round") if what in line), None)
+        if told is None:
+            found.append(line)  # it is short, or was settled before
+            continue
+        if told >= before_round:
+            return found + lines[place:]
+        if "close" in line or not (line["metrics"] or "round" in line):
+            continue
+        kind, values = _kind_of(line)
+        text = json.dumps(kind)
+        if text not in numbers:
+            numbers[text] = len(numbers)
+            found.append({"kinds": [kind]})
+            number = None
+        if told != number:
+            number, events = told, []
+            found.append({"settled": number, "events": events})
+        events.append([numbers[text], *values])
+    return found
+
+
+def _kind_of(line: Mapping[str, Any]) -> tuple[list[Any], list[float]]:
+    """Return what is always the same in such a line, and the values."""
+    metrics = [metric[:-1] for metric in line["metrics"]]
+    return [line.get("by"), line.get("task"), metrics], [metric[-1] for metric in line["metrics"]]
 
 
 def checkpoint_of(models: GlobalModels, states: States, settings: Mapping[str, Any]) -> Checkpoint:

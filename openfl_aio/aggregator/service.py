@@ -6,18 +6,18 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 import anyio
 import anyio.abc
 from numpy.typing import NDArray
 
 from openfl_aio.aggregator.assigner import make_assigner
-from openfl_aio.aggregator.checks import Expected, check_upload
+from openfl_aio.aggregator.checks import check_header
 from openfl_aio.aggregator.closer import RoundCloser
 from openfl_aio.aggregator.encoded import EncodedModels, ModelEncoder
+from openfl_aio.aggregator.intake import Intake
 from openfl_aio.aggregator.ledger import Ledger
 from openfl_aio.aggregator.metrics import MetricLog
 from openfl_aio.aggregator.models import Difference, GlobalModels
@@ -29,7 +29,7 @@ from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.aggregator.shelf import Shelf
 from openfl_aio.aggregator.stragglers import make_straggler_policy
 from openfl_aio.aggregator.suspended import SuspendedUploads
-from openfl_aio.aggregator.uploads import Turns, Upload, UploadCounts, upload_limit
+from openfl_aio.aggregator.uploads import Upload, UploadCounts
 from openfl_aio.config import AggregatorConfig, Endpoint
 from openfl_aio.domain import (
     Assignment,
@@ -46,7 +46,6 @@ from openfl_aio.errors import (
     HeaderMismatchError,
     InvalidStateError,
     OpenFLAioError,
-    RemoteProtocolError,
     TensorNotFoundError,
 )
 from openfl_aio.storage.federations import FederationStore, MemoryFederation
@@ -60,13 +59,10 @@ from openfl_aio.transport.roles import Roles
 from openfl_aio.transport.server import Server, ServerStatistics
 from openfl_aio.waiting import Timers, Waiters
 from openfl_aio.wire.codec import EncodedMessage
-from openfl_aio.wire.incremental import TaskResultsIndex
 
 __all__ = ["Aggregator", "Offload"]
 
 logger = logging.getLogger(__name__)
-
-MOST_IGNORED: Final = 10_000  # results of which it is remembered that they were logged
 
 
 class Aggregator:
@@ -101,10 +97,7 @@ class Aggregator:
         } | dict(functions or {})
         check_enough(self._functions, config.collaborators)
         self._required = frozenset(initial_model)
-        self._turns = Turns()
         self._counts = UploadCounts()
-        self._ignored: set[tuple[int, str, str, Verdict]] = set()
-        self._known_tasks = {task.name: task for task in config.tasks}
         self._codec = TensorCodec(config.pipeline)
         self._models = GlobalModels(
             initial_model,
@@ -195,6 +188,18 @@ class Aggregator:
             folder=self._folder,
             changed=self._changed,
             failed=self._abort,
+        )
+        self._intake = Intake(
+            self._config,
+            rounds=self._rounds,
+            models=self._models,
+            required=self._required,
+            codec=self._codec,
+            journal=self._journal,
+            suspended=self.suspended,
+            counts=self._counts,
+            start=self._tasks.start_soon,
+            accept=self._accept,
         )
         # before anybody is served: a round that is told must not turn out to be over
         await self._closer.recover()
@@ -300,24 +305,7 @@ class Aggregator:
 
     def check_header(self, header: Header) -> None:
         """Raise `AuthorizationError` for a foreign sender, `HeaderMismatchError` for anything else that is not ours."""
-        if header.sender not in self.collaborators:
-            raise AuthorizationError(f"{header.sender!r} is no collaborator of this federation")
-        known, uuid = self.federation_uuid, self.uuid
-        if header.federation_uuid in self._config.aliases:
-            known, uuid = header.federation_uuid, f"aggregator_{header.federation_uuid}"
-        expected = {
-            "receiver": (uuid, header.receiver),
-            "federation_uuid": (known, header.federation_uuid),
-            "single_col_cert_common_name": (
-                self._config.single_col_cert_common_name,
-                header.single_col_cert_common_name,
-            ),
-        }
-        for name, (ours, theirs) in expected.items():
-            if ours != theirs:
-                raise HeaderMismatchError(
-                    f"expected {ours!r} as the header's {name}, got {theirs!r}; do both sides have the same plan?"
-                )
+        check_header(header, self._config)
 
     async def get_tasks(self, collaborator: str) -> Assignment:
         """Return what ``collaborator`` shall do; waits while there is nothing, `Timeouts.long_poll` at most."""
@@ -359,39 +347,7 @@ class Aggregator:
 
     def upload(self, collaborator: str, upload_id: str | None = None) -> Upload:
         """Begin to take in the results of one task; with a name it may be `suspended`. Raises `AuthorizationError`."""
-        if collaborator not in self.collaborators:
-            raise AuthorizationError(f"{collaborator!r} is no collaborator of this federation")
-        most = upload_limit(self._config.limits, self._models.nbytes)
-
-        def check(index: TaskResultsIndex) -> Callable[[Entry], None]:
-            expected = Expected(
-                model=self._models.current,
-                required=self._required,
-                collaborators=self.collaborators,
-                tasks=self._known_tasks,
-                rules=self._config.uploads,
-                any_metric=upload_id is None,
-            )
-            return partial(check_upload, index, expected=expected, codec=self._codec, max_bytes=most)
-
-        return Upload(
-            spool=self._journal.spool(durable=self._durable),
-            federation_uuid=self.federation_uuid,
-            collaborator=collaborator,
-            limits=self._config.limits,
-            max_bytes=most,
-            judge=lambda index: self._judge(collaborator, index),
-            check=check,
-            accept=self._accept,
-            former=lambda index: self._former(collaborator, index),
-            turns=self._turns,
-            counts=self._counts,
-            ignored=partial(self._log_ignored, collaborator),
-            start=self._tasks.start_soon,
-            # what waits for its rest must not do so in memory
-            resumable=upload_id is not None and self._folder is not None,
-            kept=lambda: None if upload_id is None else self.suspended.kept(collaborator, upload_id),
-        )
+        return self._intake.upload(collaborator, upload_id)
 
     def metrics(self, after: int = 0) -> AsyncIterator[Metric]:
         """Follow the metrics from offset ``after`` on; the iterator ends with the federation."""
@@ -461,28 +417,6 @@ class Aggregator:
         if self._recovered and (over or self._stopped or self._ledger.empty):
             await self._ledger.forget()
 
-    def _judge(self, collaborator: str, index: TaskResultsIndex) -> Verdict:
-        self.check_header(index.header)
-        if index.header.sender != collaborator:
-            raise HeaderMismatchError(f"expected results of {collaborator!r}, got some of {index.header.sender!r}")
-        try:
-            verdict = self._rounds.admit(collaborator, index.round_number, index.task_name)
-        except InvalidStateError as exc:
-            raise RemoteProtocolError(str(exc)) from None  # whatever state we are in, nobody may send that
-        return verdict
-
-    def _former(self, collaborator: str, index: TaskResultsIndex) -> memoryview | None:
-        """Return the bytes of the result that counts, None while they are not at hand: the round is aggregated."""
-        entry = self._rounds.result(collaborator, index.task_name)
-        return entry.payload if entry is not None and len(entry.payload) == entry.record.total_bytes else None
-
-    def _log_ignored(self, collaborator: str, index: TaskResultsIndex, verdict: Verdict) -> None:
-        """Say once of each result that more of it came."""
-        key = (index.round_number, index.task_name, collaborator, verdict)
-        if key not in self._ignored and len(self._ignored) < MOST_IGNORED:
-            self._ignored.add(key)
-            logger.warning("results of %s for %s ignored: %s", collaborator, index.task_name, verdict.value)
-
     async def _accept(self, entry: Entry) -> Verdict:
         record = entry.record
         verdict = self._rounds.report(
@@ -502,8 +436,7 @@ class Aggregator:
         for event in events:
             if isinstance(event, RoundClosed):
                 logger.info("round %d closed, stragglers: %s", event.round_number, list(event.stragglers))
-                self.suspended.clear()  # they are of this round, and would be late
-                self._ignored.clear()
+                self._intake.round_closed()
                 self._tasks.start_soon(self._closer.close, event)
             elif isinstance(event, FederationComplete | FederationAborted):
                 logger.info("federation ended after %d rounds", event.round_number)

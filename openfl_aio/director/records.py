@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
@@ -12,6 +12,7 @@ import anyio.to_thread
 from openfl_aio.director.experiments import Experiment
 from openfl_aio.domain import Metric, ModelKind
 from openfl_aio.errors import NotFoundError
+from openfl_aio.storage.files import remove_quietly
 from openfl_aio.storage.registry import ExperimentRecord
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from openfl_aio.storage.storage import Storage
 
 __all__ = ["Records"]
+
+MODELS: Final = "models"
 
 
 class Records:
@@ -36,7 +39,10 @@ class Records:
         self._order = anyio.Lock()  # rows of one experiment are written in the order of its changes
 
     async def experiments(self) -> list[Experiment]:
-        """Return what an earlier director of this workspace kept, and remove archives that nobody owns any more."""
+        """Return what an earlier director of this workspace kept, and remove the files that nobody needs any more.
+
+        A director that was killed leaves those of experiments that it was about to keep, to end or to remove.
+        """
         orphans = set(await self._storage.archives.ids())
         found = []
         for record in await self._storage.registry.experiments():
@@ -57,7 +63,17 @@ class Records:
             )
         for archive_id in orphans:
             await self._storage.archives.remove(archive_id)
+        await anyio.to_thread.run_sync(self._remove_other_models, {experiment.archive_id for experiment in found})
+        await self._storage.keep_federations(
+            experiment.federation_uuid for experiment in found if not experiment.status.ended
+        )
         return found
+
+    def _remove_other_models(self, archive_ids: set[str]) -> None:
+        if self._workspace is not None:
+            for path in (self._workspace / MODELS).glob("*"):
+                if path.name not in archive_ids:
+                    remove_quietly(path)
 
     async def save(self, experiment: Experiment) -> None:
         """Write the experiment as it is when its turn comes, so that the last row is the last state."""
@@ -130,7 +146,7 @@ class Records:
         """Return where a model of the experiment is kept; None without a workspace."""
         if self._workspace is None:
             return None
-        return self._workspace / "models" / experiment.archive_id / f"{kind.name.lower()}.pbuf"
+        return self._workspace / MODELS / experiment.archive_id / f"{kind.name.lower()}.pbuf"
 
     async def model(self, experiment: Experiment, kind: ModelKind) -> Mapping[str, np.ndarray]:
         """Return a model that was kept, empty if none was. Raises `CorruptFileError`."""

@@ -79,7 +79,9 @@ class Director:
             sample_shape=config.sample_shape,
             target_shape=config.target_shape,
             health_check_period=config.envoy_health_check_period,
+            most=config.limits.max_envoys,
         )
+        self._entering = anyio.Lock()  # one envoy at a time becomes known
         self._waiters: Waiters[tuple[str, str]] = Waiters()
         self._lines = PeerLogLimiter()
         self._stack: AsyncExitStack | None = None
@@ -192,9 +194,19 @@ class Director:
                 self._shards.target_shape,
             )
             return False
-        # kept first: who was told that it is registered is known after a restart, and who was not is not known before
-        await self._storage.registry.save_shard(shard)
-        return self._shards.register(shard, anyio.current_time())
+        async with self._room_for(shard.name):
+            # kept first: who was told that it is registered is known after a restart, and who was not is not known before
+            await self._storage.registry.save_shard(shard)
+            return self._shards.register(shard, anyio.current_time())
+
+    @asynccontextmanager
+    async def _room_for(self, envoy: str) -> AsyncIterator[None]:
+        """Give a place for an envoy. Raises `MessageTooLargeError` if there are as many as may be, all of them online."""
+        async with self._entering:
+            gone = self._shards.make_room(envoy, anyio.current_time())
+            if gone is not None:
+                await self._storage.registry.remove_shard(gone)
+            yield
 
     async def update_envoy_status(
         self, caller: Caller, name: str, *, is_experiment_running: bool, devices: Iterable[DeviceInfo] = ()
@@ -225,7 +237,10 @@ class Director:
                 "envoy %r waits and has not registered here: taken for one that another director accepted",
                 envoy,
             )
-        self._shards.park(envoy, anyio.current_time())
+            async with self._room_for(envoy):
+                self._shards.park(envoy, anyio.current_time())
+        else:
+            self._shards.park(envoy, anyio.current_time())
         name = None
         try:
             name = await self._waiters.wait_for(("envoy", envoy), lambda: self._next_for(envoy), timeout=None)

@@ -21,6 +21,7 @@ from openfl_aio.storage.files import (
     Buffer,
     disk_errors,
     fsync_folder,
+    make_folder,
     partial_path,
     remove_quietly,
     sweep_partials,
@@ -123,7 +124,7 @@ class Archives:
 
     def _open(self) -> None:
         with disk_errors(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(self._folder)
             sweep_partials(self._folder)
 
     @asynccontextmanager

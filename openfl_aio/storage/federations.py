@@ -1,6 +1,7 @@
 """What a federation needs to go on after its process died: a log of what was decided, and checkpoints.
 
-The log says in which order things were decided, a line each; a checkpoint holds what a round begins with. Two flavours
+The log says in which order things were decided, a line each; a checkpoint holds what a round begins with. What a
+restart does not need word for word is said in fewer words from time to time, so that a log stays short. Two flavours
 with one contract: `MemoryFederation` for embedders and tests, and `FileFederation`, which survives a restart.
 """
 
@@ -10,7 +11,7 @@ import json
 import logging
 import os
 import zlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,14 @@ import anyio
 
 from openfl_aio.errors import CorruptFileError
 from openfl_aio.storage.checkpoint_file import Checkpoint, read_checkpoint, write_checkpoint
-from openfl_aio.storage.files import disk_errors, fsync_folder, remove_quietly, sweep_partials
+from openfl_aio.storage.files import (
+    disk_errors,
+    fsync_folder,
+    make_folder,
+    remove_quietly,
+    sweep_partials,
+    write_atomic,
+)
 
 __all__ = ["FederationStore", "FileFederation", "Line", "MemoryFederation", "Stored"]
 
@@ -29,9 +37,13 @@ logger = logging.getLogger(__name__)
 LOG_NAME: Final = "log"
 BEST_NAME: Final = "best"
 SUFFIX: Final = ".checkpoint"
+LEAST_BYTES: Final = 4096  # a block of the disk: to save less of a log saves nothing
 
 Line = Mapping[str, Any]
 """One decision, in values that JSON can say."""
+
+Settle = Callable[[Iterable[Line]], Iterable[Line]]
+"""Says lines in fewer words."""
 
 Run = Callable[[Callable[[], Any]], Awaitable[Any]]
 """Runs a function that blocks somewhere else than on the event loop."""
@@ -62,6 +74,13 @@ class FederationStore(Protocol):
 
     async def flush(self, *, durable: bool) -> None:
         """Keep all lines. Raises `StorageFullError`, `StorageError`: then they are tried again by the next flush."""
+        ...
+
+    async def compact(self, settle: Settle, *, durable: bool) -> None:
+        """Put what ``settle`` makes of the lines in their place, if enough were kept since it did so last.
+
+        Raises `StorageFullError`, `StorageError`; nothing is changed then.
+        """
         ...
 
     async def save(self, checkpoint: Checkpoint, *, durable: bool) -> None:
@@ -112,6 +131,10 @@ class MemoryFederation:
         self._lines += self._added
         self._added.clear()
 
+    async def compact(self, settle: Settle, *, durable: bool) -> None:
+        """See `FederationStore`; a line is enough."""
+        self._lines = list(settle(self._lines))
+
     async def save(self, checkpoint: Checkpoint, *, durable: bool) -> None:
         """See `FederationStore`."""
         self._checkpoints[checkpoint.round_number] = checkpoint
@@ -144,6 +167,7 @@ class FileFederation:
         self._run = run
         self._added: list[Line] = []
         self._size: int | None = None  # of the log, as far as its lines are whole; None: not looked at yet
+        self._settled = 0  # its size when it was put in fewer words
         self._flushing = anyio.Lock()
 
     def __repr__(self) -> str:
@@ -169,6 +193,13 @@ class FileFederation:
                 await self._run(partial(self._write, lines, durable))
             del self._added[: len(lines)]
 
+    async def compact(self, settle: Settle, *, durable: bool) -> None:
+        """See `FederationStore`. Enough is a quarter more: all the writing is then five times what is kept."""
+        async with self._flushing:
+            if self._size is not None and self._size - self._settled > LEAST_BYTES + self._settled // 4:
+                with anyio.CancelScope(shield=True):
+                    await self._run(partial(self._compact, settle, durable))
+
     async def save(self, checkpoint: Checkpoint, *, durable: bool) -> None:
         """See `FederationStore`."""
         await self._run(partial(self._save, checkpoint, durable))
@@ -190,7 +221,7 @@ class FileFederation:
         """See `FederationStore`."""
         async with self._flushing:
             self._added.clear()
-            self._size = None
+            self._size, self._settled = None, 0
             await self._run(partial(remove_quietly, self.folder))
 
     def _load(self) -> Stored:
@@ -200,41 +231,46 @@ class FileFederation:
         with disk_errors(self.folder):
             sweep_partials(self.folder)
             numbers = sorted(self._numbers(), reverse=True)
-        lines = tuple(self._read_log())
+        lines, self._size = self._read_log()
         found = [self._checkpoint(self._path(number)) for number in numbers]
         best_path = self.folder / f"{BEST_NAME}{SUFFIX}"
         best = self._checkpoint(best_path) if best_path.exists() else None
-        return Stored(lines, tuple(checkpoint for checkpoint in found if checkpoint is not None), best)
+        return Stored(tuple(lines), tuple(checkpoint for checkpoint in found if checkpoint is not None), best)
 
-    def _read_log(self) -> Iterator[Line]:
+    def _read_log(self) -> tuple[list[Line], int]:
+        """Return the lines, and where the last whole one ends."""
         path = self.folder / LOG_NAME
         with disk_errors(path):
             data = path.read_bytes() if path.exists() else b""
-        self._size = 0
+        found: list[Line] = []
+        size = 0
         lines = data.split(b"\n")
-        for number, text in enumerate(lines):
-            if number == len(lines) - 1:
-                if text:
-                    logger.info("the last line of %r was not whole: it was never acknowledged", str(path))
-                return
+        if lines[-1]:
+            logger.info("the last line of %r was not whole: it was never acknowledged", str(path))
+        for number, text in enumerate(lines[:-1]):
             checksum, _, body = text.partition(b" ")
             if checksum != b"%08x" % zlib.crc32(body):
                 if number == len(lines) - 2 and not lines[-1]:
                     logger.warning("the last line of %r is broken and left out", str(path))
-                    return
+                    break
                 raise CorruptFileError(
                     f"the log {str(path)!r} is broken in line {number + 1} of {len(lines) - 1}; restore it from a copy, "
                     "or begin the federation anew"
                 )
-            yield json.loads(body)
-            self._size += len(text) + 1
+            found.append(json.loads(body))
+            size += len(text) + 1
+        return found, size
+
+    def _compact(self, settle: Settle, durable: bool) -> None:
+        lines, _ = self._read_log()
+        size = write_atomic(self.folder / LOG_NAME, [_encoded(settle(lines))], mode=0o600, durable=durable)
+        self._size = self._settled = size
 
     def _write(self, lines: Iterable[Line], durable: bool) -> None:
         path = self.folder / LOG_NAME
-        bodies = [json.dumps(line, separators=(",", ":")).encode() for line in lines]
-        data = b"".join(b"%08x %s\n" % (zlib.crc32(body), body) for body in bodies)
+        data = _encoded(lines)
         with disk_errors(path):
-            made = self._make()
+            made = make_folder(self.folder, durable=durable)
             descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 found = os.fstat(descriptor).st_size
@@ -254,7 +290,7 @@ class FileFederation:
 
     def _save(self, checkpoint: Checkpoint, durable: bool) -> None:
         with disk_errors(self.folder):
-            self._make()
+            make_folder(self.folder, durable=durable)
         write_checkpoint(self._path(checkpoint.round_number), checkpoint, durable=durable)
 
     def _save_best(self, round_number: int, durable: bool) -> None:
@@ -281,11 +317,6 @@ class FileFederation:
             if number < before_round:
                 remove_quietly(self._path(number))
 
-    def _make(self) -> bool:
-        made = not self.folder.is_dir()
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return made
-
     def _path(self, round_number: int) -> Path:
         return self.folder / f"{round_number}{SUFFIX}"
 
@@ -299,3 +330,8 @@ class FileFederation:
         except CorruptFileError as exc:
             logger.error("%s", exc)
             return None
+
+
+def _encoded(lines: Iterable[Line]) -> bytes:
+    bodies = [json.dumps(line, separators=(",", ":")).encode() for line in lines]
+    return b"".join(b"%08x %s\n" % (zlib.crc32(body), body) for body in bodies)

@@ -10,7 +10,6 @@ together.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import mmap
 import os
@@ -31,6 +30,7 @@ from openfl_aio.storage.files import (
     Buffer,
     disk_error,
     disk_errors,
+    hashed,
     make_folder,
     partial_path,
     remove_quietly,
@@ -184,11 +184,11 @@ class FileJournal:
             yield int(path.name.partition("_")[0]), path
 
     def _of_federation(self, federation_uuid: str) -> Path:
-        return self.folder / _hashed(federation_uuid)
+        return self.folder / hashed(federation_uuid)
 
     def path_of(self, record: UploadRecord) -> Path:
         """Return the name of an upload's file, which says the round and is different for each result."""
-        which = _hashed(f"{len(record.task_name)}:{record.task_name}{record.collaborator}")
+        which = hashed(f"{len(record.task_name)}:{record.task_name}{record.collaborator}")
         return self._of_federation(record.federation_uuid) / f"{record.round_number}_{which}{SUFFIX}"
 
     def new_file(self) -> tuple[Path, int]:
@@ -257,7 +257,7 @@ class FileJournal:
             try:
                 record, expected = read_record(descriptor)
                 entry = self.map(path, descriptor, record)
-                if checksum(entry.payload) != expected:
+                if checksum(entry.payload, done=entry.unload_part) != expected:
                     entry.close()
                     raise ValueError("has a payload that does not fit its checksum")
                 return entry
@@ -369,13 +369,13 @@ class _FileSpool:
                 if inspect is not None:
                     inspect(entry)
                 # what can fail comes before the name: a name is an acknowledgement
-                self._finish(self._opened(), record, entry.payload)
+                # read last, so that nothing of it is in memory while it waits for the end of its round
+                self._finish(self._opened(), record, checksum(entry.payload, done=entry.unload_part))
             assert self._partial is not None, "it was opened above"
             if self._durable:
                 os.fsync(self._opened())
             self._journal.name(self._partial, path, record, durable=self._durable)
             self._close()
-            entry.unload()  # it was looked at, and waits for the end of its round now
         except BaseException as exc:
             if entry is not None:
                 entry.close()
@@ -384,8 +384,8 @@ class _FileSpool:
             raise
         return entry
 
-    def _finish(self, descriptor: int, record: UploadRecord, payload: memoryview) -> None:
-        end = trailer(record, payload)
+    def _finish(self, descriptor: int, record: UploadRecord, found: int) -> None:
+        end = trailer(record, found)
         self._journal.write(descriptor, end)
         os.ftruncate(descriptor, record.total_bytes + len(end))  # a file that is used again may be longer
 
@@ -409,7 +409,3 @@ def _unload(mapped: mmap.mmap, offset: int, nbytes: int) -> None:
             mapped.madvise(mmap.MADV_DONTNEED, first, end - first)
         except ValueError:
             pass  # it was closed meanwhile
-
-
-def _hashed(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -6,6 +6,7 @@ The functions here block; async callers run them through `anyio.to_thread.run_sy
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 import shutil
@@ -23,6 +24,7 @@ __all__ = [
     "disk_error",
     "disk_errors",
     "fsync_folder",
+    "hashed",
     "make_folder",
     "partial_path",
     "remove_quietly",
@@ -75,12 +77,17 @@ def fsync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def make_folder(path: Path, *, durable: bool = True) -> bool:
-    """Make a private folder and those above it, if need be; return whether it was made. Raises `OSError`."""
+def hashed(text: str) -> str:
+    """Return a file name for what a peer has a say in, which is no file name."""
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def make_folder(path: Path, *, mode: int = 0o700, durable: bool = True) -> bool:
+    """Make a folder and those above it, if need be; return whether it was made. Raises `OSError`."""
     if path.is_dir():
         return False
     above = [folder for folder in path.parents if not folder.is_dir()]
-    path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    path.mkdir(parents=True, exist_ok=True, mode=mode)
     if durable:
         for folder in (path, *above):
             fsync_folder(folder.parent)

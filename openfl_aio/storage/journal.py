@@ -95,10 +95,13 @@ class Entry:
             data=self._data[record.offset : record.offset + record.nbytes],
         )
 
-    def unload(self, record: TensorRecord | None = None) -> None:
-        """Take the bytes of a tensor, or all, out of memory until they are read again, if they lie on the disk."""
+    def unload(self, record: TensorRecord) -> None:
+        """Take the bytes of a tensor out of memory until they are read again, if they lie on the disk."""
+        self.unload_part(record.offset, record.nbytes)
+
+    def unload_part(self, offset: int, nbytes: int) -> None:
+        """Do as `unload` with any part of the payload."""
         if self._unload is not None:
-            offset, nbytes = (0, self.record.total_bytes) if record is None else (record.offset, record.nbytes)
             self._unload(offset, nbytes)
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openfl_aio.errors import CodecError, CorruptFileError, MalformedMessageError, MessageTooLargeError, TensorError
-from openfl_aio.storage.files import disk_errors, sweep_partials, write_atomic, writing_atomic
+from openfl_aio.storage.files import disk_errors, make_folder, sweep_partials, write_atomic, writing_atomic
 from openfl_aio.tensors.encoded import EncodedTensor
 from openfl_aio.tensors.pipelines import NoCompression, get_pipeline
 from openfl_aio.wire.codec import decode
@@ -87,7 +87,7 @@ class ModelFiles:
         if not tensors:
             raise TensorError("a model without tensors cannot be saved; expected at least one")
         with self._lock, disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent, mode=0o777, durable=durable)
             if path.parent not in self._swept:
                 sweep_partials(path.parent)  # what a killed process had not finished
                 self._swept.add(path.parent)

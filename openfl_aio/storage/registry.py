@@ -56,6 +56,10 @@ class Registry(Protocol):
         """Add or replace a shard."""
         ...
 
+    async def remove_shard(self, name: str) -> None:
+        """Forget a shard."""
+        ...
+
     async def shards(self) -> list[ShardInfo]:
         """Return all shards by name."""
         ...
@@ -96,6 +100,10 @@ class MemoryRegistry:
     async def save_shard(self, shard: ShardInfo) -> None:
         """See `Registry`."""
         self._shards[shard.name] = shard
+
+    async def remove_shard(self, name: str) -> None:
+        """See `Registry`."""
+        self._shards.pop(name, None)
 
     async def shards(self) -> list[ShardInfo]:
         """See `Registry`."""
@@ -151,6 +159,11 @@ class DatabaseRegistry:
         async with self._database.begin() as connection:
             if not await _update(connection, SHARDS, {"name": shard.name}, body):
                 await connection.execute(SHARDS.insert().values(name=shard.name, **body))
+
+    async def remove_shard(self, name: str) -> None:
+        """See `Registry`."""
+        async with self._database.begin() as connection:
+            await connection.execute(SHARDS.delete().where(SHARDS.c.name == name))
 
     async def shards(self) -> list[ShardInfo]:
         """See `Registry`."""

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -19,7 +19,7 @@ from openfl_aio.storage.archives import Archives
 from openfl_aio.storage.database import Database
 from openfl_aio.storage.federations import FederationStore, FileFederation, MemoryFederation
 from openfl_aio.storage.file_journal import FileJournal
-from openfl_aio.storage.files import disk_errors, make_folder
+from openfl_aio.storage.files import disk_errors, hashed, make_folder, remove_quietly
 from openfl_aio.storage.journal import Journal, MemoryJournal
 from openfl_aio.storage.models import ModelFiles
 from openfl_aio.storage.registry import DatabaseRegistry, MemoryRegistry, Registry
@@ -28,6 +28,8 @@ __all__ = ["DATABASE_NAME", "Storage"]
 
 DATABASE_NAME: Final = "openfl_aio.db"
 LOCK_NAME: Final = "lock"
+FEDERATIONS: Final = "federations"
+JOURNAL: Final = "journal"
 
 
 class Storage:
@@ -74,9 +76,12 @@ class Storage:
         """Return the log and the checkpoints of the federation ``uuid``; the same object each time in memory."""
         if self._workspace is None or self._journal is None:
             return self._federations.setdefault(uuid, MemoryFederation())
-        # a peer's plan has a say in the uuid, so it is no file name
-        folder = self._workspace / "federations" / hashlib.sha256(uuid.encode()).hexdigest()[:32]
-        return FileFederation(folder, self._journal.run)
+        return FileFederation(self._workspace / FEDERATIONS / hashed(uuid), self._journal.run)
+
+    async def keep_federations(self, uuids: Iterable[str]) -> None:
+        """Remove uploads, logs and checkpoints of all federations but these; nobody may be at work on the others."""
+        if self._workspace is not None:
+            await anyio.to_thread.run_sync(_remove_others, self._workspace, {hashed(uuid) for uuid in uuids})
 
     async def _open(self) -> None:
         if self._workspace is None:
@@ -87,7 +92,7 @@ class Storage:
             self._lock = await anyio.to_thread.run_sync(_take_folder, self._workspace)
             self._database = database = Database(self._workspace / DATABASE_NAME)
             await database.open()
-            self._journal = journal = FileJournal(self._workspace / "journal")
+            self._journal = journal = FileJournal(self._workspace / JOURNAL)
             await journal.open()
             self.journal, self.registry = journal, DatabaseRegistry(database)
             self.archives = Archives(self._workspace / "archives", limits=self._limits)
@@ -111,6 +116,13 @@ class Storage:
 
 def _temporary_folder() -> Path:
     return Path(tempfile.mkdtemp(prefix="openfl-aio-"))
+
+
+def _remove_others(workspace: Path, names: set[str]) -> None:
+    for folder in (workspace / FEDERATIONS, workspace / JOURNAL):
+        for path in folder.glob("*"):
+            if path.is_dir() and path.name not in names:
+                remove_quietly(path)
 
 
 def _take_folder(path: Path) -> int:

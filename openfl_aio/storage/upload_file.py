@@ -18,7 +18,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -34,19 +34,25 @@ FOOTER: Final = struct.Struct("<QIII8s")
 SUMMED_BYTES: Final = 1024 * 1024
 
 
-def checksum(payload: memoryview) -> int:
-    """Return the checksum of ``payload``, of any length. Reads all of it: call it in a worker thread."""
+def checksum(payload: memoryview, *, done: Callable[[int, int], object] | None = None) -> int:
+    """Return the checksum of ``payload``, of any length. Reads all of it: call it in a worker thread.
+
+    ``done`` is called with the offset and size of each part that was read.
+    """
     found = 0
     for start in range(0, len(payload), SUMMED_BYTES):
         block = payload[start : start + SUMMED_BYTES]
         words = np.frombuffer(block, "<u8", len(block) // 8)
         total = int(words.sum(dtype=np.uint64))  # wraps
         found = zlib.crc32(total.to_bytes(8, "little") + bytes(block[words.nbytes :]), found)
+        del words
+        if done is not None:
+            done(start, len(block))
     return found
 
 
-def trailer(record: UploadRecord, payload: memoryview) -> bytes:
-    """Return what follows ``payload`` in the file of ``record``."""
+def trailer(record: UploadRecord, checksum: int) -> bytes:
+    """Return what follows the payload in the file of ``record``."""
     index = json.dumps(
         [
             record.federation_uuid,
@@ -58,7 +64,7 @@ def trailer(record: UploadRecord, payload: memoryview) -> bytes:
         ],
         separators=(",", ":"),
     ).encode()
-    return index + FOOTER.pack(record.total_bytes, checksum(payload), len(index), zlib.crc32(index), MAGIC)
+    return index + FOOTER.pack(record.total_bytes, checksum, len(index), zlib.crc32(index), MAGIC)
 
 
 def read_record(descriptor: int) -> tuple[UploadRecord, int]:

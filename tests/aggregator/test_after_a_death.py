@@ -16,6 +16,7 @@ from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.aggregator.stragglers import Cutoff
 from openfl_aio.config import AggregatorConfig, Timeouts
 from openfl_aio.domain import ModelKind, Task, TaskKind
+from openfl_aio.errors import StorageFullError
 from openfl_aio.storage.checkpoint_file import Checkpoint
 from openfl_aio.storage.federations import FederationStore, MemoryFederation
 from openfl_aio.storage.journal import MemoryJournal
@@ -142,6 +143,32 @@ async def test_the_best_model_is_kept_for_good_again() -> None:
         model = service.model(ModelKind.BEST)
         assert model is not None
         np.testing.assert_array_equal(model["w"], MODEL["w"])
+
+
+async def test_metrics_wait_for_a_log_that_a_full_disk_does_not_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = Disk()
+    flush = MemoryFederation.flush
+    full = True
+
+    async def no_space(self: MemoryFederation, *, durable: bool) -> None:
+        if full:
+            raise StorageFullError("no space")
+        await flush(self, durable=durable)
+
+    monkeypatch.setattr(MemoryFederation, "flush", no_space)
+    service = aggregator(disk)
+    async with service:
+
+        async def send(site: str) -> None:
+            await InProcessAggregator(service, site).send_local_task_results(
+                round_number=0, task_name="validate", data_size=1, tensors=results(VALIDATE, site, 0, 0.7)
+            )
+
+        await send("one")
+        assert (len(service._metrics), service._metrics.shown) == (1, 0)
+        full = False
+        await send("two")
+        assert service._metrics.shown == 2
 
 
 async def test_who_was_told_to_quit_before_may_come_again_for_a_while() -> None:

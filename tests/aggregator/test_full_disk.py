@@ -71,6 +71,21 @@ async def test_an_aggregator_that_is_closed_waits_for_no_disk(monkeypatch: pytes
         await aggregator.wait_complete()
 
 
+async def test_a_log_that_a_full_disk_does_not_let_shorten_stays_long(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def compact(*_: object, **options: object) -> None:
+        raise StorageFullError("no space")
+
+    monkeypatch.setattr(MemoryFederation, "compact", compact)
+    config = AggregatorConfig(collaborators=("one",), rounds=1)
+    async with Aggregator(config, initial_model={"w": np.zeros(2, np.float32)}, offload=inline) as aggregator:
+        await one_round(aggregator)
+        model = await aggregator.wait_complete()
+    np.testing.assert_array_equal(model["w"], [4, 4])
+    assert "stays as long as it is: no space" in caplog.text
+
+
 async def test_a_checkpoint_that_cannot_be_opened_leaves_an_older_model_in_memory(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

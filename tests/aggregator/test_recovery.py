@@ -74,7 +74,7 @@ async def send(service: Aggregator, name: str, task: str, round_number: int, cod
 async def play(service: Aggregator, *, after_each: Step | None = None, absent: tuple[str, ...] = ()) -> None:
     """Let every site do what it is asked to until all are told to quit."""
     codec = TensorCodec(service.config.pipeline)
-    waiting = [name for name in NAMES if name not in absent]
+    waiting = [name for name in service.collaborators if name not in absent]
     with anyio.fail_after(50):
         while waiting:
             for name in list(waiting):
@@ -189,6 +189,30 @@ async def test_a_retry_of_what_was_kept_is_a_duplicate_and_the_rest_is_still_ask
         assert await anext(service.metrics()) == Metric("c0", "validate", "acc", 0.0, 0)
 
 
+async def test_a_metric_that_was_seen_keeps_its_place_also_if_the_log_had_to_be_mended(tmp_path: Path) -> None:
+    config, codec = configuration(), TensorCodec()
+    async with (
+        Storage(tmp_path / "first") as storage,
+        Aggregator(config, initial_model=MODEL, storage=storage) as first,
+    ):
+        await send(first, "c1", "validate", 0, codec)
+        one = copied(tmp_path / "first", tmp_path / "one")
+        await send(first, "c0", "validate", 0, codec)
+        both = copied(tmp_path / "first", tmp_path / "both")
+    for log in one.glob("federations/*/log"):
+        log.unlink()  # killed when the upload was kept, and the log was not
+    async with Storage(one) as storage, Aggregator(config, initial_model=MODEL, storage=storage) as second:
+        with anyio.fail_after(10):
+            seen = await anext(second.metrics())
+        killed = copied(one, tmp_path / "killed")
+    shutil.rmtree(killed / "journal")
+    shutil.copytree(both / "journal", killed / "journal")  # another upload was kept, and then the process died
+    async with Storage(killed) as storage, Aggregator(config, initial_model=MODEL, storage=storage) as third:
+        assert seen.origin == "c1"
+        with anyio.fail_after(10):
+            assert await anext(third.metrics()) == seen
+
+
 async def test_what_completed_and_was_told_to_everybody_is_forgotten(tmp_path: Path) -> None:
     config = configuration(rounds=1)
     for _ in range(2):  # the second one begins anew
@@ -264,3 +288,24 @@ async def test_the_disk_holds_a_bounded_number_of_files_however_many_rounds(tmp_
     await finish(tmp_path, config, after_each=count)
     # two rounds of uploads and as many kept for reuse, four checkpoints and the best one, log, models, database
     assert most < 6 * 2 * len(NAMES)
+
+
+async def test_the_log_of_settled_rounds_is_their_metrics(tmp_path: Path) -> None:
+    """And a federation goes on from a log that was settled often as from one that never was."""
+    config = configuration(rounds=24, collaborators=NAMES[:2])
+    copies: list[Path] = []
+    sizes: list[int] = []
+
+    async def look() -> None:
+        (log,) = (tmp_path / "whole").glob("federations/*/log")
+        sizes.append(log.stat().st_size)
+        if len(sizes) in (30, 31, 61, 90):
+            copies.append(await anyio.to_thread.run_sync(copied, tmp_path / "whole", tmp_path / str(len(sizes))))
+
+    reference = await finish(tmp_path / "whole", config, after_each=look)
+    assert len(sizes) == 24 * 2 * 2
+    assert len(reference["metrics"]) == 24 * 3
+    # a round is 3 metrics of some 20 bytes and as much beside them; as it was decided it takes more than 600
+    assert max(sizes) < 24 * 120 + 8000
+    for copy in copies:
+        assert await finish(copy, config) == reference

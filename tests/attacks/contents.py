@@ -91,7 +91,7 @@ def in_another_name(stage: Stage) -> None:
     calls(stage, stage.fields(TASKS), payloads.get_tasks(other), at_once=50)
 
 
-@attack(outcomes=("status:3",), processor=0.25)
+@attack(outcomes=("status:3",), processor=0.25, bounded=(MTLS,), lasts=4.0)  # the refusals are slow
 def peers_that_never_learn(stage: Stage) -> None:
     """Twenty collaborators of OpenFL 1.6 with another plan: refused, they ask again at once, each time anew connected."""
     fields = stage.fields(TASKS, [("user-agent", "grpc-python/1.60.0 grpc-c/37.0.0 (linux; chttp2)")])
@@ -197,6 +197,17 @@ def devices_in_message(stage: Stage) -> None:
     fields = stage.fields(payloads.DIRECTOR + "UpdateEnvoyStatus", [("client_id", stage.target.name)])
     content = payloads.field(1, stage.target.name) + payloads.field(3, b"") * (2 * 2**20 - 100)
     calls(stage, fields, payloads.message(content))
+
+
+@attack(outcomes=("status:0", "status:8"), links=(PLAINTEXT,), service="director", limits={"max_envoys": 200})
+def envoys_without_end(stage: Stage) -> None:
+    """Shards under ever new names, each with a description as long as may be."""
+
+    def body(stream: int) -> bytes:
+        node = payloads.field(1, f"envoy-{stage.connections}-{stream}")
+        return payloads.message(payloads.field(1, payloads.field(1, node) + payloads.field(2, "x" * 4_000)))
+
+    calls(stage, stage.fields(payloads.DIRECTOR + "UpdateShardInfo"), body, at_once=50)
 
 
 @attack(outcomes=("status:13", "status:3", "status:0", "rst:1", "http:415", "http:405", "http:400"))

@@ -10,7 +10,8 @@ DIRECTOR = "/openfl.director.Director/"
 AGGREGATOR_UUID = "aggregator_federation"
 FEDERATION_UUID = "federation"
 
-SMALL, LARGE = "small", "large"  # the model's tensors, of 1 and 8 MiB
+SMALL, LARGE = "small", "large"
+SIZES = {SMALL: 2**18, LARGE: 2**21}  # of the model's tensors: float32, 1 and 8 MiB
 
 
 def varint(value: int) -> bytes:

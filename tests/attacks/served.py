@@ -26,7 +26,7 @@ from openfl_aio.config import AggregatorConfig, DirectorConfig, Endpoint, Limits
 from openfl_aio.director.service import Director
 from openfl_aio.telemetry.logs import configure_logging
 from openfl_aio.transport.signals import serve_until_signalled
-from tests.attacks.payloads import LARGE, SMALL
+from tests.attacks.payloads import SIZES
 
 COLLABORATORS = ("one", "two", "three")
 BEAT = 0.01
@@ -83,7 +83,7 @@ async def both(options: dict[str, Any]) -> AsyncIterator[tuple[Aggregator, Direc
     """Give a serving aggregator and a serving director."""
     workspace, tls = Path(options["workspace"]), tls_of(options)
     limits = Limits(**options.get("limits", {}))
-    model = {SMALL: np.ones(2**18, np.float32), LARGE: np.ones(2**21, np.float32)}
+    model = {name: np.ones(size, np.float32) for name, size in SIZES.items()}
     aggregator = AggregatorConfig(
         collaborators=COLLABORATORS,
         rounds=10,

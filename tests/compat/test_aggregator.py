@@ -160,8 +160,7 @@ async def test_every_method_called_directly() -> None:
         )
         reply = await server.SendLocalTaskResults(list(data_stream(parts, chunk_bytes=7)), None)
         assert reply.header == server.get_header("one")
-        left = await server.GetTasks(aggregator.GetTasksRequest(header=header), None)
-        assert [task.name for task in left.tasks] == ["aggregated_model_validation", "locally_tuned_model_validation"]
+        assert server.aggregator.upload_counts().accepted == 1
 
 
 class FakeContext:

@@ -23,8 +23,9 @@ import anyio
 from tests.crash.catalogue import CASES, Case
 from tests.crash.checker import Reference
 from tests.crash.measures import disk_of_rounds, restart
-from tests.crash.session import Played, Targets, play
+from tests.crash.session import Played, play
 from tests.crash.table import heading, row
+from tests.crash.targets import Targets
 
 DEATHS = 8  # of one federation
 MOST_ROUNDS = 12  # through all cases in search of failpoints that are hard to reach

@@ -17,6 +17,7 @@ class Case:
 
     ``cutoff``: seconds after which a round closes without its stragglers; None waits for all.
     ``director``: the process that is killed is a director which runs the federation as an experiment.
+    ``chores``: other experiments come and go there meanwhile, and its database is of the first version.
     ``bounded``: a bounded session plays it too.
     """
 
@@ -30,6 +31,7 @@ class Case:
     cutoff: float | None = None
     durability: str = "process"
     director: bool = False
+    chores: bool = False
     bounded: bool = False
 
     @property
@@ -56,7 +58,8 @@ def _cases() -> tuple[Case, ...]:
         Case("power, median, 1.6 MB", aggregation="median", elements=400_000, durability="power"),
         Case("stragglers", cutoff=1.0, bounded=True),
         Case("stragglers, adam, stc", aggregation="adam", pipeline="stc", cutoff=1.0),
-        Case("director", director=True, bounded=True),
+        Case("director", director=True),
+        Case("director, come and go", director=True, chores=True, bounded=True),
         Case("director, yogi, eden", aggregation="yogi", pipeline="eden", delta_updates=True, director=True),
         Case("director, stragglers", cutoff=1.0, director=True),
         Case("director, power", durability="power", director=True),

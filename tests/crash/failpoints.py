@@ -59,10 +59,11 @@ _write, _kill = os.write, os.kill
 class Failpoints:
     """Counts the failpoints that a process reaches, writes their names to ``record``, and kills it at one.
 
-    ``kill`` is a name and the how-manieth time that it is reached, from 1.
+    ``kill`` is a name and the how-manieth time that it is reached, from 1. A set of names kills at the first failpoint
+    that is not among them.
     """
 
-    def __init__(self, record: Path | None = None, kill: tuple[str, int] | None = None) -> None:
+    def __init__(self, record: Path | None = None, kill: tuple[str, int] | frozenset[str] | None = None) -> None:
         self.counts: Counter[str] = Counter()
         self._kill = kill
         self._lock = threading.Lock()
@@ -76,14 +77,17 @@ class Failpoints:
 
     def due(self, name: str) -> bool:
         """Return whether the next time that ``name`` is reached the process dies."""
-        return self._kill == (name, self.counts[name] + 1)
+        return self._is_end(name, self.counts[name] + 1)
+
+    def _is_end(self, name: str, count: int) -> bool:
+        return name not in self._kill if isinstance(self._kill, frozenset) else self._kill == (name, count)
 
     def _passed(self, name: str) -> bool:
         with self._lock:
             self.counts[name] += 1
             if self._record is not None:
                 _write(self._record, f"{name}\n".encode())
-            return self._kill == (name, self.counts[name])
+            return self._is_end(name, self.counts[name])
 
     def install(self) -> None:
         """Replace the calls, for the rest of the process's life."""

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import anyio
 import anyio.abc
@@ -31,15 +31,23 @@ from openfl_aio.storage.models import ModelFiles
 from openfl_aio.transport.channel import open_channel, translate
 from openfl_aio.wire.messages import aggregator, director
 from tests.crash.catalogue import Case
+from tests.crash.old_database import old_database
 from tests.crash.sites import initial_model
 
-__all__ = ["WITNESS", "Life", "Server", "archive_of", "plan_of"]
+__all__ = ["WITNESS", "Kill", "Life", "Server", "ServerEnded", "archive_of", "plan_of"]
 
 ROOT: Final = Path(__file__).parents[2]
 WITNESS: Final = "witness"
 """A collaborator without a task, who is the last to be told to quit: until then the aggregator can be looked at."""
 
 ANSWER_SECONDS: Final = 60.0
+
+Kill: TypeAlias = tuple[str, int] | frozenset[str]
+"""Where a life ends: at a failpoint that is reached for the so-manieth time, or at the first that is not one of these."""
+
+
+class ServerEnded(Exception):
+    """The server ended by itself, or did what makes no sense; it must not."""
 
 
 @dataclass(slots=True)
@@ -113,6 +121,8 @@ class Server:
                 "workspace": "workspace",
             }
             (self.folder / "director_config.yaml").write_text(yaml.safe_dump({"settings": settings}))
+            if self.case.chores:
+                old_database(self.folder / "workspace")
             return
         (self.folder / "plan" / "plan.yaml").write_text(self.plan.dump())
         names = [*self.case.collaborators, WITNESS]
@@ -128,10 +138,11 @@ class Server:
         return (await ModelFiles(pipeline=self.case.pipeline).load(self._initial)).tensors
 
     @asynccontextmanager
-    async def life(self, kill: tuple[str, int] | None = None) -> AsyncIterator[Life]:
+    async def life(self, kill: Kill | None = None) -> AsyncIterator[Life]:
         """Start the server, give its life, and note how it ended; it is killed if the block ends before it does."""
         self._record.unlink(missing_ok=True)
-        options = json.dumps({"record": str(self._record), "kill": kill})
+        end = {"except": sorted(kill)} if isinstance(kill, frozenset) else {"kill": kill}
+        options = json.dumps({"record": str(self._record), **end})
         if self.case.director:
             arguments = ["openfl_aio.director", "start", "-c", "director_config.yaml", "--disable-tls"]
         else:
@@ -140,7 +151,8 @@ class Server:
         life = Life()
         self.lives.append(life)
         with self.log.open("ab") as log:
-            log.write(f"--- life {len(self.lives)}, to be killed at {kill}\n".encode())
+            told = "a new failpoint" if isinstance(kill, frozenset) else kill
+            log.write(f"--- life {len(self.lives)}, to be killed at {told}\n".encode())
             log.flush()
             process = await anyio.open_process(
                 [sys.executable, "-m", "tests.crash.killed", options, *arguments],

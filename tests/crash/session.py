@@ -1,26 +1,18 @@
-"""One federation from its beginning to its end, with a server that is killed on the way; and when it is killed."""
+"""One federation from its beginning to its end, with a server that is killed on the way."""
 
 from __future__ import annotations
 
-import io
 import random
-import zipfile
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 import anyio
-import anyio.abc
 import anyio.to_thread
 
-from openfl_aio.director.client import DirectorClient
-from openfl_aio.director.servicer import encode_model
-from openfl_aio.director.upload import decode_model
-from openfl_aio.domain import ExperimentStatus, Metric, ModelKind, ShardInfo
-from openfl_aio.errors import AlreadyExistsError, OpenFLAioError
+from openfl_aio.domain import Metric, ModelKind
+from openfl_aio.errors import OpenFLAioError
 from openfl_aio.plan.plan import Plan
 from openfl_aio.storage.models import ModelFiles
 from openfl_aio.tensors.codec import TensorCodec
@@ -29,68 +21,18 @@ from openfl_aio.wire import convert
 from openfl_aio.wire.messages import aggregator
 from tests.crash.catalogue import Case
 from tests.crash.checker import Reference, judge, reference_of
-from tests.crash.history import History, Metrics, Model, Uploaded, digest, digest_model
+from tests.crash.experiments import DirectorClients
+from tests.crash.following import read_all
+from tests.crash.history import History, Model, Uploaded, digest_model
 from tests.crash.replay import replay
-from tests.crash.server import WITNESS, Life, Server, archive_of
+from tests.crash.server import WITNESS, Kill, Life, Server, ServerEnded
 from tests.crash.sites import RETRY, take_part
+from tests.crash.targets import Targets
 
-__all__ = ["Played", "Targets", "play"]
+__all__ = ["Played", "play"]
 
 PLAY_SECONDS: Final = 300.0
 LEAVE_SECONDS: Final = 10.0
-EXPERIMENT: Final = "killed"
-OWNER: Final = "owner"
-
-
-class Targets:
-    """The failpoints of one kind of server, and where it is killed next: where it was killed least."""
-
-    def __init__(self, seed: str) -> None:
-        self.known: Counter[str] = Counter()  # how often it was reached in one life, at most
-        self.killed: Counter[str] = Counter()
-        self._missed: Counter[str] = Counter()
-        self._later: set[str] = set()  # reached in a life that was not a server's first
-        self._after: dict[str, tuple[str, int]] = {}  # the death after which a failpoint was first reached
-        self._queued: list[tuple[str, int]] = []
-        self._random = random.Random(seed)
-
-    def learn(self, life: Life, *, first: bool = True, after: tuple[str, int] | None = None) -> None:
-        """Take in which failpoints a life reached: a server's first one, or one after another that ended at ``after``."""
-        if not first:
-            self._later |= set(life.reached)
-        if after is not None:
-            self._after |= {name: after for name in life.reached if name not in self.known}
-        self.known |= life.reached
-
-    def note(self, target: tuple[str, int], life: Life) -> bool:
-        """Return whether the life ended at its target."""
-        if life.last == target[0] and life.code == -9:
-            self.killed[target[0]] += 1
-            return True
-        self._missed[target[0]] += 1
-        return False
-
-    @property
-    def left(self) -> list[str]:
-        """The failpoints at which no process was killed yet."""
-        return sorted(set(self.known) - set(self.killed))
-
-    def next(self, *, first: bool = True) -> tuple[str, int] | None:
-        """Return where the next life is to end, a server's first one or another; None while no failpoint is known."""
-        if self._queued:
-            return self._queued.pop()
-        if not self.known:
-            return None
-        # folders are made once: what only a first life reaches is no target for another
-        names = sorted(self.known if first or not self._later else self._later)
-        # what is hard to reach is tried as often as the rest, not until it is reached
-        name = min(names, key=lambda name: (self.killed[name] + self._missed[name], self._random.random()))
-        if self._missed[name] and name in self._after:
-            self._queued.append((name, 1))  # it is part of what follows a certain death, so that one first
-            return self._after[name]
-        # not too far on: a life that begins in the middle reaches less, and one that misses its target is lost
-        most = 1 if self._missed[name] else max(1, min(self.known[name] // 4, 8))
-        return name, self._random.randint(1, most)
 
 
 @dataclass(slots=True)
@@ -158,10 +100,6 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     return found
 
 
-class _ServerEnded(Exception):
-    """The server ended by itself, which it must not."""
-
-
 class _Player:
     def __init__(self, case: Case, folder: Path, *, kills: int, targets: Targets, seed: int) -> None:
         self.case = case
@@ -172,6 +110,7 @@ class _Player:
         self._kills = kills
         self._seed = seed
         self._random = random.Random(f"{seed}:{case.name}")
+        self._director = DirectorClients(self.server, self._history, self.played.broken, seed=seed)
         self._over = anyio.Event()  # every client knows all that it wants to know
         self._known = anyio.Event()  # ... and all but who keeps the aggregator going
 
@@ -180,11 +119,14 @@ class _Player:
         async with anyio.create_task_group() as group:
             group.start_soon(self._keep_serving)
             if self.case.director:
-                await self._as_experiment()
+                await self._director.run(known=self._known)
             else:
                 await self._as_federation()
             self._over.set()
-        await self._look_at_files()
+        if self.case.director:
+            await self._director.look_at_files()
+        else:
+            await self._look_at_files()
 
     # --- the server -----------------------------------------------------------------------------------------------
 
@@ -194,7 +136,7 @@ class _Player:
         once_more = False
         while once_more or not self._over.is_set():
             was_over, once_more = self._over.is_set(), False
-            target = None
+            target: Kill | None = None
             at_random = False
             if not was_over and self.played.kills < self._kills and len(self.server.lives) < 3 * self._kills:
                 at_random = self._random.random() < 0.25
@@ -206,17 +148,16 @@ class _Player:
                 await self.server.ended()
                 group.cancel_scope.cancel()
             self._targets.learn(life, first=len(self.server.lives) == 1, after=died_at)
-            died_at = None
-            if target is not None and self._targets.note(target, life):
+            died_at = None if target is None else self._targets.note(target, life)
+            if died_at is not None:
                 self.played.at_points += 1
-                died_at = target
             elif at_random and life.code == -9 and not self._over.is_set():
                 self.played.at_random += 1
             if life.code == 0 and self._known.is_set():
                 self._look_for_leftovers()
                 return
             if life.code != -9:
-                raise _ServerEnded(f"the server ended by itself with code {life.code}")
+                raise ServerEnded(f"the server ended by itself with code {life.code}")
             await self._look_for_torn_files()
             # killed when all were told, perhaps before the last file was written: its operator starts it again
             once_more = self._over.is_set() and not was_over and not self.case.director
@@ -254,8 +195,6 @@ class _Player:
 
     async def _look_at_files(self) -> None:
         """Note the models that an aggregator leaves in files."""
-        if self.case.director:
-            return
         for kind in ("last", "best"):
             saved = await ModelFiles().load(self.server.folder / "save" / f"{kind}.pbuf")
             self._history.note("file", kind, Model(kind, digest_model(saved.tensors)))
@@ -294,109 +233,7 @@ class _Player:
                 tensors = () if reply.model_proto is None else convert.model_from_proto(reply.model_proto)
                 return digest_model({t.name: TensorCodec().decode(t) for t in tensors}) if tensors else None
 
-            await self._read_all(stream, model)
+            await read_all(self._history, stream, model)
         self._known.set()
         config = plan.collaborator_config(WITNESS, endpoint=self.server.endpoint)
         await take_part(config, self.case, self._history, tasks=plan.tasks)
-
-    async def _read_all(
-        self, stream: Callable[[], AsyncIterator[Metric]], model: Callable[[ModelKind], Awaitable[str | None]]
-    ) -> None:
-        """Follow the log of metrics, anew after each death, then fetch the models twice with a death between perhaps."""
-        whole = False
-        while not whole:
-            call, metrics = self._history.begin(WITNESS, "GetMetricStream"), []
-            try:
-                async for metric in stream():
-                    metrics.append(metric)  # noqa: PERF401  what came before an error was seen too
-                whole = True
-            except OpenFLAioError:
-                await anyio.sleep(0.02)
-            self._history.end(call, Metrics(tuple(metrics), whole))
-        for _ in range(2):
-            for kind in (ModelKind.LAST, ModelKind.BEST):
-                self._history.note(WITNESS, "model", Model(kind.name.lower(), await model(kind)))
-
-    # --- ... of a director ----------------------------------------------------------------------------------------
-
-    async def _as_experiment(self) -> None:
-        async with AsyncExitStack() as stack:
-            owner = await stack.enter_async_context(DirectorClient(self.server.endpoint, client_id=OWNER, retry=RETRY))
-            await self._submit(owner)
-            async with anyio.create_task_group() as group:
-                for site in self.case.collaborators:
-                    group.start_soon(self._envoy, site)
-                group.start_soon(self._follow, owner)
-            await self._ask_after_the_end(owner)
-        self._known.set()
-
-    async def _submit(self, owner: DirectorClient) -> None:
-        """Submit the experiment, again as long as nobody said that it was taken."""
-        archive, model = archive_of(self.server.plan), encode_model(await self.server.initial_model())
-
-        async def chunks() -> AsyncIterator[bytes]:
-            for start in range(0, len(archive), 1024):
-                yield archive[start : start + 1024]
-
-        while True:
-            try:
-                if await owner.set_new_experiment(
-                    EXPERIMENT, collaborators=self.case.collaborators, model=model, archive=chunks()
-                ):
-                    return
-            except AlreadyExistsError:
-                return  # the answer to an earlier one was lost
-            except OpenFLAioError:
-                await anyio.sleep(0.05)
-                if await owner.get_experiment_status(EXPERIMENT) is not None:
-                    return
-
-    async def _envoy(self, site: str) -> None:
-        """Do what an envoy does: register, wait, fetch the archive, take part, and be known after each death."""
-        endpoint = self.server.endpoint
-        async with DirectorClient(endpoint, client_id=site, retry=RETRY) as client:
-            shard = ShardInfo(site, sample_shape=("2",), target_shape=("1",))
-            if not await client.update_shard_info(shard):
-                raise _ServerEnded(f"the director refused the shard of {site}")
-            name = await client.wait_experiment(site)
-            archive = await self._archive(client, name, site)
-            with zipfile.ZipFile(io.BytesIO(archive)) as zf:
-                plan = Plan.parse(zf.read("plan/plan.yaml"))
-            await take_part(
-                plan.collaborator_config(site, endpoint=endpoint),
-                self.case,
-                self._history,
-                tasks=plan.tasks,
-                seed=self._seed,
-            )
-            again = await self._archive(client, name, site)
-            if again != archive:
-                self.played.broken.append(f"the archive changed: {site} got {digest(archive)}, then {digest(again)}")
-
-    async def _archive(self, client: DirectorClient, name: str, site: str) -> bytes:
-        async def fetch() -> bytes:
-            return b"".join([bytes(chunk) async for chunk in client.get_experiment_data(name, site)])
-
-        return await call_with_retries(RETRY, fetch, what="GetExperimentData")
-
-    async def _follow(self, owner: DirectorClient) -> None:
-        def stream() -> AsyncIterator[Metric]:
-            return owner.get_metric_stream(EXPERIMENT)
-
-        async def model(kind: ModelKind) -> str | None:
-            tensors = await owner.get_trained_model(EXPERIMENT, kind)
-            return digest_model(decode_model(tensors)) if tensors else None
-
-        await self._read_all(stream, model)
-
-    async def _ask_after_the_end(self, owner: DirectorClient) -> None:
-        """See that all that was told stays so, and that everybody who was known is known."""
-        status = await owner.get_experiment_status(EXPERIMENT)
-        if status is not ExperimentStatus.FINISHED:
-            self.played.broken.append(f"the experiment is {status}, expected it to be finished")
-        known = {envoy.shard.name for envoy in await owner.get_envoys()}
-        if missing := set(self.case.collaborators) - known:
-            self.played.broken.append(f"envoys are not known any more: {sorted(missing)}")
-        listed = [summary.name for summary in await owner.get_experiments_list()]
-        if listed != [EXPERIMENT]:
-            self.played.broken.append(f"experiments are {listed}, expected one of them")

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 WRITER = """\
 import os, pathlib, sys
 from tests.crash.failpoints import Failpoints
-folder, name, count = pathlib.Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-Failpoints(folder / "record", (name, count)).install()
+folder, names, count = pathlib.Path(sys.argv[1]), sys.argv[2].split(), int(sys.argv[3])
+Failpoints(folder / "record", (names[0], count) if count else frozenset(names)).install()
 import sqlite3
 from openfl_aio.storage.files import write_atomic
 code = '''
@@ -88,6 +88,15 @@ def test_a_process_dies_at_the_second_time(tmp_path: Path, name: str, content: b
     assert killed(tmp_path, name, 2).returncode == -signal.SIGKILL
     assert (tmp_path / "file").read_bytes() == content
     assert (tmp_path / "record").read_text().splitlines()[-1] == name
+
+
+def test_a_process_dies_at_the_first_failpoint_that_is_not_among_some(tmp_path: Path) -> None:
+    done = {f"imagined.save.write_atomic.{call}.{when}" for call in ("create", "open") for when in ("before", "after")}
+    done.add("imagined.save.write_atomic.write.before")
+    assert killed(tmp_path, " ".join(done), 0).returncode == -signal.SIGKILL
+    assert (tmp_path / "record").read_text().splitlines()[-1] == "imagined.save.write_atomic.write.half"
+    (partial,) = tmp_path.glob(".*.partial")
+    assert partial.read_bytes() == b"old "
 
 
 @pytest.mark.parametrize(("when", "content"), [("before", b""), ("half", b"1234"), ("after", b"12345678")])

@@ -5,7 +5,21 @@ from __future__ import annotations
 from collections import Counter
 
 from tests.crash.server import Life
-from tests.crash.session import Targets
+from tests.crash.targets import FRUITLESS, Targets
+
+
+def drawing() -> Targets:
+    """Return targets that have given up looking for what is new."""
+    targets = Targets("seed", seldom=0.0)
+    for _ in range(FRUITLESS):
+        assert targets.note(frozenset(), Life(code=0)) is None
+    return targets
+
+
+def drawn(targets: Targets, *, first: bool = True) -> tuple[str, int]:
+    target = targets.next(first=first)
+    assert isinstance(target, tuple)
+    return target
 
 
 def test_nothing_is_known_before_the_first_life() -> None:
@@ -13,11 +27,10 @@ def test_nothing_is_known_before_the_first_life() -> None:
 
 
 def test_every_failpoint_is_a_target_before_one_is_again() -> None:
-    targets = Targets("seed")
+    targets = drawing()
     targets.learn(Life(reached=Counter({"a": 1, "b": 9, "c": 2})))
     for _ in range(3):
-        target = targets.next()
-        assert target is not None
+        target = drawn(targets)
         assert 1 <= target[1] <= targets.known[target[0]]
         assert targets.note(target, Life(last=target[0], code=-9))
     assert set(targets.killed) == {"a", "b", "c"}
@@ -25,7 +38,7 @@ def test_every_failpoint_is_a_target_before_one_is_again() -> None:
 
 
 def test_what_was_missed_waits_for_others_and_is_then_tried_at_its_first_time() -> None:
-    targets = Targets("seed")
+    targets = drawing()
     targets.learn(Life(reached=Counter({"a": 9})))
     assert not targets.note(("a", 7), Life(last="z", code=-9))
     targets.learn(Life(reached=Counter({"b": 1})))
@@ -38,7 +51,7 @@ def test_what_was_missed_waits_for_others_and_is_then_tried_at_its_first_time() 
 
 
 def test_what_is_reached_only_after_another_death_is_led_up_to() -> None:
-    targets = Targets("seed")
+    targets = drawing()
     targets.learn(Life(reached=Counter({"torn": 1})))
     targets.learn(Life(reached=Counter({"mended": 1})), after=("torn", 1))
     for name in ("torn", "torn"):
@@ -48,8 +61,24 @@ def test_what_is_reached_only_after_another_death_is_led_up_to() -> None:
 
 
 def test_what_only_a_first_life_reaches_is_no_target_for_another() -> None:
-    targets = Targets("seed")
+    targets = drawing()
     targets.learn(Life(reached=Counter({"made": 1, "worked": 8})))
     targets.learn(Life(reached=Counter({"worked": 2})), first=False)
-    assert {target for _ in range(20) if (target := targets.next(first=False))} <= {("worked", 1), ("worked", 2)}
-    assert {target[0] for _ in range(40) if (target := targets.next())} == {"made", "worked"}
+    assert {drawn(targets, first=False) for _ in range(20)} <= {("worked", 1), ("worked", 2)}
+    assert {drawn(targets)[0] for _ in range(40)} == {"made", "worked"}
+
+
+def test_first_every_life_ends_at_something_new() -> None:
+    targets = Targets("seed", seldom=0.0)
+    assert targets.next() is None
+    targets.learn(Life(reached=Counter({"a": 1, "b": 3})))
+    assert targets.next() == frozenset()
+    life = Life(reached=Counter({"a": 1}), last="a", code=-9)
+    assert targets.note(frozenset(), life) == ("a", 1)
+    new = Life(reached=Counter({"a": 1, "never seen": 2}), last="never seen", code=-9)
+    assert targets.next() == frozenset({"a"})
+    assert targets.note(frozenset({"a"}), new) == ("never seen", 2)
+    assert targets.next() == frozenset({"a", "never seen"})
+    for _ in range(FRUITLESS):
+        assert targets.note(frozenset({"a", "never seen"}), Life(last="a", code=-9)) is None
+    assert drawn(targets)[0] == "b"

@@ -8,7 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
-from openfl_aio.config import DirectorConfig, Endpoint, Quotas, Timeouts
+from openfl_aio.config import DirectorConfig, Endpoint, Limits, Quotas, Timeouts
 from openfl_aio.director.client import DirectorClient
 from openfl_aio.director.experiments import Experiment
 from openfl_aio.director.quotas import QuotaKeeper
@@ -16,8 +16,9 @@ from openfl_aio.director.service import Director
 from openfl_aio.director.servicer import encode_model
 from openfl_aio.domain import ExperimentStatus
 from openfl_aio.errors import MessageTooLargeError
+from openfl_aio.storage.storage import Storage
 from openfl_aio.transport.identity import Caller
-from tests.director.test_service import MODEL, submit
+from tests.director.test_service import MODEL, shard, submit
 
 pytestmark = pytest.mark.real_time
 
@@ -109,3 +110,57 @@ async def test_half_a_submission_is_gone_after_a_restart(tmp_path: Path) -> None
     async with Director(config(tmp_path)) as director:
         assert await director.archive_ids() == []
         assert not list((tmp_path / "archives").iterdir())
+
+
+async def test_envoys_are_as_many_as_the_operator_says(tmp_path: Path) -> None:
+    config = DirectorConfig(
+        listen=Endpoint(),
+        sample_shape=("8", "8"),
+        target_shape=("10",),
+        workspace=tmp_path,
+        limits=Limits(max_envoys=2),
+        timeouts=Timeouts(drain=0.1),
+    )
+
+    async def kept() -> list[str]:
+        async with Storage(tmp_path) as storage:
+            return [one.name for one in await storage.registry.shards()]
+
+    async with Director(config) as director, DirectorClient(director.endpoint) as client:
+        for name in ("one", "two", "one"):
+            assert await client.update_shard_info(shard(name))
+        for refused in (client.update_shard_info(shard("three")), client.wait_experiment("three")):
+            with pytest.raises(MessageTooLargeError, match=r"at most 2 envoys .* raise limits\.max_envoys"):
+                await refused
+        assert [envoy.shard.name for envoy in await client.get_envoys()] == ["one", "two"]
+    assert await kept() == ["one", "two"]
+    async with Director(config) as director, DirectorClient(director.endpoint) as client:
+        # nobody gave a sign of life yet
+        assert await client.update_shard_info(shard("two"))
+        assert await client.update_shard_info(shard("three"))
+        assert [envoy.shard.name for envoy in await client.get_envoys()] == ["two", "three"]
+    assert await kept() == ["three", "two"]
+
+
+async def test_many_that_register_at_once_are_not_more_than_may_be(tmp_path: Path) -> None:
+    config = DirectorConfig(
+        listen=Endpoint(),
+        sample_shape=("8", "8"),
+        target_shape=("10",),
+        workspace=tmp_path,
+        limits=Limits(max_envoys=5),
+    )
+    refused: list[str] = []
+    async with Director(config) as director, DirectorClient(director.endpoint) as client:
+
+        async def register(name: str) -> None:
+            try:
+                await client.update_shard_info(shard(name))
+            except MessageTooLargeError:
+                refused.append(name)
+
+        async with anyio.create_task_group() as group:
+            for number in range(20):
+                group.start_soon(register, f"envoy-{number}")
+        assert len(await client.get_envoys()) == 5
+    assert len(refused) == 15

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import sqlite3
 import zipfile
 from collections.abc import AsyncIterator, Callable
@@ -260,10 +261,10 @@ async def hand_in(director: Director, uuid: str, name: str) -> Verdict:
     return await upload.finish()
 
 
-async def uuid_of(director: Director) -> str:
-    """Return the federation of `exp` as the envoy `one` finds it in its archive."""
+async def uuid_of(director: Director, name: str = "exp") -> str:
+    """Return the federation of an experiment as the envoy `one` finds it in its archive."""
     caller = Caller("one", authenticated=False)
-    data = b"".join([bytes(chunk) async for chunk in director.get_experiment_data(caller, "exp", "one")])
+    data = b"".join([bytes(chunk) async for chunk in director.get_experiment_data(caller, name, "one")])
     with zipfile.ZipFile(io.BytesIO(data)) as zf:
         return Plan.parse(zf.read("plan/plan.yaml").decode()).federation_uuid
 
@@ -320,6 +321,37 @@ async def test_after_a_restart_the_same_results_count_and_the_late_are_told_to_q
         with anyio.fail_after(10):
             while told(tmp_path) != [(1,)]:
                 await anyio.sleep(0.01)
+
+
+async def test_what_a_killed_director_left_of_experiments_that_are_over_is_removed(tmp_path: Path) -> None:
+    config = DirectorConfig(workspace=tmp_path, timeouts=Timeouts(drain=1.0, long_poll=0.1))
+    async with Director(config) as director, DirectorClient(director.endpoint, client_id="ada") as ada:
+        await submit(ada, "over")
+        await until(ada, "over", ExperimentStatus.IN_PROGRESS)
+        assert await hand_in(director, await uuid_of(director, "over"), "one") is Verdict.ACCEPTED
+        await until(ada, "over", ExperimentStatus.FINISHED)
+        await submit(ada, "going_on", collaborators=("one", "two"))
+        await until(ada, "going_on", ExperimentStatus.IN_PROGRESS)
+        assert await hand_in(director, await uuid_of(director, "going_on"), "one") is Verdict.ACCEPTED
+        killed = tmp_path.with_name("killed")
+        shutil.copytree(tmp_path, killed)
+    (killed / "models" / ("0" * 32)).mkdir()  # of one that was submitted and not kept, or removed
+    (killed / "models" / ("0" * 32) / "initial.pbuf").write_bytes(b"model")
+    (killed / "journal" / ("0" * 32)).mkdir()
+    async with Director(config.model_copy(update={"workspace": killed})) as director:
+        async with DirectorClient(director.endpoint, client_id="ada") as ada:
+            assert await ada.get_trained_model("over", ModelKind.LAST)
+        for name in ("federations", "journal"):
+            assert len(list((killed / name).iterdir())) == 1
+        assert len(list((killed / "models").iterdir())) == 2
+        uuid = await uuid_of(director, "going_on")
+        with anyio.fail_after(10):
+            while True:
+                try:
+                    assert await hand_in(director, uuid, "one") is Verdict.DUPLICATE
+                    break
+                except NotReadyError:
+                    await anyio.sleep(0.01)
 
 
 async def test_a_waiting_envoy_is_known_after_a_restart(tmp_path: Path) -> None:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from openfl_aio.director.shards import Shards
 from openfl_aio.domain import DeviceInfo, ShardInfo
-from openfl_aio.errors import ConfigurationError, ShardNotFoundError
+from openfl_aio.errors import ConfigurationError, MessageTooLargeError, ShardNotFoundError
 
 
-def make() -> Shards:
-    return Shards(sample_shape=["8", "8"], target_shape=["10"], health_check_period=60)
+def make(most: int = 100) -> Shards:
+    return Shards(sample_shape=["8", "8"], target_shape=["10"], health_check_period=60, most=most)
 
 
 def shard(name: str = "one", n_samples: int = 0, devices: tuple[DeviceInfo, ...] = ()) -> ShardInfo:
@@ -111,4 +113,39 @@ def test_whoever_registers_after_all_is_kept() -> None:
 
 def test_a_name_that_is_not_plain_may_not_wait_either() -> None:
     with pytest.raises(ConfigurationError, match="not a plain name"):
-        make().park("../x", 0.0)
+        make().make_room("../x", 0.0)
+
+
+def test_who_has_been_offline_for_longest_makes_room() -> None:
+    shards = make(most=3)
+    for now, name in enumerate(("one", "two", "three")):
+        assert shards.make_room(name, now) is None
+        shards.register(shard(name), now)
+    shards.park("one", 3)
+    shards.unpark("one", 4)
+    assert shards.make_room("one", 5) is None  # is known
+    with pytest.raises(MessageTooLargeError, match=r"at most 3 envoys .* all of them are online: no room for 'four'"):
+        shards.make_room("four", 120)
+    assert shards.make_room("four", 122) == "two"
+    shards.park("four", 122)
+    assert "two" not in shards
+    assert shards.make_room("five", 1000) == "three"
+    assert shards.make_room("six", 1000) is None
+    shards.register(shard("six"), 1000)
+    assert shards.make_room("five", 5000) == "one"
+
+
+def test_what_an_envoy_says_of_itself_is_bounded() -> None:
+    shards = make()
+    named = (DeviceInfo(0, name="x" * 2_000), DeviceInfo(1, cuda_version="x" * 2_000))
+    shards.register(shard(devices=named), 0.0)
+    with pytest.raises(MessageTooLargeError, match=r"at most 4000 characters .* got 4001 of 'one'"):
+        shards.register(replace(shard(devices=named), description="x"), 0.0)
+    with pytest.raises(MessageTooLargeError, match="at most 64 devices of an envoy, got 65 of 'one'"):
+        shards.register(shard(devices=tuple(map(DeviceInfo, range(65)))), 0.0)
+    shards.register(shard(devices=tuple(map(DeviceInfo, range(60)))), 0.0)
+    shards.update("one", running=False, devices=map(DeviceInfo, range(64)), now=0.0)
+    with pytest.raises(MessageTooLargeError, match="got 66"):
+        shards.update("one", running=False, devices=map(DeviceInfo, (64, 65)), now=0.0)  # with those of before
+    (envoy,) = shards.envoys(1.0, wall=1.0)
+    assert len(envoy.shard.devices) == 64

@@ -165,7 +165,7 @@ async def play(fault: Fault, link: str, ca: ThrowawayCA, *, seed: int, bounded: 
     network = fault.bounded if bounded and fault.bounded is not None else fault.network
     seen = Seen(fault.name, link)
     ignored = _Ignored()
-    logger = logging.getLogger("openfl_aio.aggregator.service")
+    logger = logging.getLogger("openfl_aio.aggregator.intake")
     logger.addHandler(ignored)
     began = time.monotonic()
     try:

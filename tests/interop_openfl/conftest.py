@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from openfl_aio.testing.ca import ThrowawayCA
+from tests.interop_openfl.federations import Federation, MakeFederation, Outline
 from tests.interop_openfl.processes import RELEASES, Programs
 
 
@@ -29,3 +30,14 @@ def ca_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("one", "two", "three", "ours", *releases):
         authority.client(name)
     return folder
+
+
+@pytest.fixture
+def federation(programs: Programs, tmp_path: Path, ca_folder: Path) -> MakeFederation:
+    """Make federations, each in a folder of its own."""
+
+    def make(outline: Outline) -> Federation:
+        number = len(list(tmp_path.iterdir()))
+        return Federation(programs, tmp_path / f"federation{number}", outline, cert=ca_folder)
+
+    return make

@@ -7,7 +7,7 @@ federation's uuids come from it; what differs is the task runner's source: ``rea
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -21,7 +21,7 @@ from openfl_aio.plan.templates import PIPELINES
 from openfl_aio.storage.models import ModelFiles, SavedModel
 from tests.interop_openfl.processes import Program, Programs, free_port, peer_python
 
-__all__ = ["Federation", "Kind", "Outline", "assert_same_model", "expected_model"]
+__all__ = ["Federation", "Kind", "MakeFederation", "Outline", "assert_same_model", "expected_model"]
 
 Kind = Literal["ours", "real", "adopted"]
 """Whose program runs a member; ``adopted``: ours, with the task runner of a real one, where OpenFL 1.6 is installed."""
@@ -39,7 +39,8 @@ class Outline:
     delta_updates: bool = False
     pipeline: str = "openfl.pipelines.NoCompressionPipeline"
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: SHAPES)
-    seconds: float = 0.0
+    seconds: float = 0.0  # of training
+    validating: float = 0.0  # seconds of the validation of the local model
     data: Mapping[str, int] = field(default_factory=lambda: {"one": 1, "two": 2})
     aggregator: Mapping[str, Any] = field(default_factory=dict)
     network: Mapping[str, Any] = field(default_factory=dict)
@@ -65,7 +66,10 @@ class Outline:
                 "settings": {"opt_treatment": "RESET", **updates},
             },
             "data_loader": {"template": "src.dataloader.Targets", "settings": {"shapes": shapes}},
-            "task_runner": {"template": "src.taskrunner.Steps", "settings": {"step": 0.5, "seconds": self.seconds}},
+            "task_runner": {
+                "template": "src.taskrunner.Steps",
+                "settings": {"step": 0.5, "seconds": self.seconds, "validating": self.validating},
+            },
             "network": {"settings": {**network, **self.network}},
             "assigner": {},
             "compression_pipeline": {"template": self.pipeline},
@@ -119,6 +123,11 @@ class Federation:
         root = self.workspace("initial", "real")
         self._programs.fx("plan", "initialize", cwd=root, release=self.outline.release).succeed()
 
+    @property
+    def state(self) -> Path:
+        """The folder in which our aggregator keeps what it has promised."""
+        return self._folder / "aggregator" / "state"
+
     def aggregator(self, kind: Kind) -> Program:
         """Start the aggregator. It is not waited for."""
         root = self.workspace("aggregator", kind)
@@ -155,6 +164,9 @@ class Federation:
         saved = self.load(which)
         assert which != "last" or saved.round_number == self.outline.rounds
         return saved.tensors
+
+
+MakeFederation = Callable[[Outline], Federation]
 
 
 def expected_model(federation: Federation, *, rounds: int | None = None) -> dict[str, NDArray[np.float32]]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.interop_openfl.federations import Federation, Kind, Outline, assert_same_model, expected_model
-from tests.interop_openfl.processes import Programs
+from tests.interop_openfl.federations import (
+    Federation,
+    Kind,
+    MakeFederation,
+    Outline,
+    assert_same_model,
+    expected_model,
+)
 
 pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240)]
 
-MakeFederation = Callable[[Outline], Federation]
 full = pytest.mark.full
 ALL_REAL: dict[str, Kind] = {"one": "real", "two": "real"}
 ALL_OURS: dict[str, Kind] = {"one": "ours", "two": "ours"}
@@ -29,15 +33,6 @@ SETTINGS = pytest.mark.parametrize(
         pytest.param(True, True, id="mtls-deltas"),
     ],
 )
-
-
-@pytest.fixture
-def federation(programs: Programs, tmp_path: Path, ca_folder: Path) -> MakeFederation:
-    def make(outline: Outline) -> Federation:
-        number = len(list(tmp_path.iterdir()))
-        return Federation(programs, tmp_path / f"federation{number}", outline, cert=ca_folder)
-
-    return make
 
 
 @SETTINGS
@@ -86,19 +81,6 @@ def test_a_collaborator_that_is_killed_in_mid_round_and_started_again(
     two.kill()
     again = broken.collaborator("two", kind)
     for program in (one, again, serving):
-        program.succeed()
-    assert_same_model(broken.model(), expected_model(broken))
-
-
-@pytest.mark.parametrize("kind", ["real", pytest.param("ours", marks=full)])
-def test_our_aggregator_that_is_killed_in_mid_round_and_started_again(federation: MakeFederation, kind: Kind) -> None:
-    broken = federation(Outline(rounds=3, seconds=1.5))
-    serving = broken.aggregator("ours")
-    members = [broken.collaborator(name, kind) for name in ("one", "two")]
-    members[0].hear("training in round 1", seconds=60)
-    serving.kill()
-    again = broken.aggregator("ours")
-    for program in (*members, again):
         program.succeed()
     assert_same_model(broken.model(), expected_model(broken))
 

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.interop_openfl.federations import Federation, Kind, Outline, assert_same_model, expected_model
+from tests.interop_openfl.federations import Kind, MakeFederation, Outline, assert_same_model, expected_model
 from tests.interop_openfl.interactive_sites import Site
 from tests.interop_openfl.interactive_sites import expected_model as interactive_model
 from tests.interop_openfl.processes import Programs, installed_python
 
 pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240), pytest.mark.full]
 
-MakeFederation = Callable[[Outline], Federation]
 OTHERS = ("1.5.1", "1.7.1", "1.8", "1.9")
 others = pytest.mark.parametrize("release", OTHERS)
 SETTINGS = pytest.mark.parametrize(
     ("tls", "delta_updates"), [(False, False), (True, True)], ids=["plaintext-whole", "mtls-deltas"]
 )
-
-
-@pytest.fixture
-def federation(programs: Programs, tmp_path: Path, ca_folder: Path) -> MakeFederation:
-    def make(outline: Outline) -> Federation:
-        return Federation(programs, tmp_path / "federation", outline, cert=ca_folder)
-
-    return make
 
 
 @others

@@ -12,7 +12,7 @@ import anyio
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.errors import ConnectionLostError, OpenFLAioError
 from openfl_aio.storage.checkpoint_file import Checkpoint
-from openfl_aio.storage.federations import FederationStore, Line, MemoryFederation, Stored
+from openfl_aio.storage.federations import FederationStore, Line, MemoryFederation, Settle, Stored
 from openfl_aio.storage.journal import Entry, Inspect, InspectEntry, MemoryJournal, Spool, UploadRecord
 from openfl_aio.storage.storage import Storage
 from openfl_aio.tensors.encoded import Buffer
@@ -223,6 +223,9 @@ class _Federation:
         await self._store.flush(durable=durable)
         self._disk.note_kept(durable=durable, lose=lambda: lines.__delitem__(slice(before, None)))
         await self._life.step("flushed")
+
+    async def compact(self, settle: Settle, *, durable: bool) -> None:
+        """Leave the lines as they are: who judges the federation wants them all."""
 
     async def save(self, checkpoint: Checkpoint, *, durable: bool) -> None:
         await self._life.step("save")

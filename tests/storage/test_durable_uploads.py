@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import random
-import stat
 import threading
-from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.lowlevel
@@ -20,86 +16,12 @@ import pytest
 
 from openfl_aio.errors import StorageError, StorageFullError
 from openfl_aio.storage.file_journal import FLUSHERS, HELD_BYTES, FileJournal
-from openfl_aio.storage.files import make_folder
 from openfl_aio.storage.journal import ALL_ROUNDS, UploadRecord
+from tests.storage.noted import Disk
 
 pytestmark = pytest.mark.real_time
 
 SIZES = (0, 1000, HELD_BYTES + 1, 1_500_000)
-Fault = Callable[[str, str], OSError | None]
-
-
-@dataclass
-class Disk:
-    """Notes what is changed and what is flushed, and fails as it is told to.
-
-    ``unsafe`` holds what the loss of power would take: files (by inode) that were changed since their flush began, and
-    names (paths) that were given since that of their folder.
-    """
-
-    unsafe: set[int | Path] = field(default_factory=set)
-    fsyncs: list[str] = field(default_factory=list)
-    fault: Fault = lambda call, name: None
-    held: Callable[[str], None] = lambda name: None
-    lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def install(self, patch: pytest.MonkeyPatch) -> None:
-        patch.setattr(os, "fsync", self._fsync(os.fsync))
-        for call in ("write", "ftruncate"):
-            patch.setattr(os, call, self._changing(getattr(os, call)))
-        for call in ("replace", "mkdir"):
-            patch.setattr(os, call, self._naming(call, getattr(os, call)))
-
-    def is_safe(self, path: Path, root: Path) -> bool:
-        """Whether the file and every name on the way to it from ``root`` are on the disk."""
-        on_the_way = {path, *(folder for folder in path.parents if root in folder.parents)}
-        with self.lock:
-            return not self.unsafe & {*on_the_way, path.stat().st_ino}
-
-    def _fsync(self, function: Callable[[int], None]) -> Callable[[int], None]:
-        def fsync(descriptor: int) -> None:
-            found = os.fstat(descriptor)
-            name = os.readlink(f"/proc/self/fd/{descriptor}")
-            with self.lock:
-                self.fsyncs.append("folder" if stat.S_ISDIR(found.st_mode) else "file")
-                flushed = {
-                    one for one in self.unsafe if one == found.st_ino or getattr(one, "parent", "") == Path(name)
-                }
-                self.unsafe -= flushed
-            try:
-                self.held(name)
-                error = self.fault("fsync", name)
-                if error is not None:
-                    raise error
-                function(descriptor)
-            except OSError:
-                with self.lock:
-                    self.unsafe |= flushed
-                raise
-
-        return fsync
-
-    def _changing(self, function: Callable[..., Any]) -> Callable[..., Any]:
-        def changing(descriptor: int, *arguments: Any) -> Any:
-            if stat.S_ISREG(os.fstat(descriptor).st_mode):
-                with self.lock:
-                    self.unsafe.add(os.fstat(descriptor).st_ino)
-            return function(descriptor, *arguments)
-
-        return changing
-
-    def _naming(self, call: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def naming(path: Any, *arguments: Any, **settings: Any) -> Any:
-            named = Path(arguments[0] if call == "replace" else path)
-            error = self.fault(call, str(named))
-            if error is not None:
-                raise error
-            result = function(path, *arguments, **settings)
-            with self.lock:
-                self.unsafe.add(named)
-            return result
-
-        return naming
 
 
 @pytest.fixture
@@ -356,13 +278,3 @@ async def test_uploads_that_wait_for_the_disk_keep_no_others_waiting(journal: Fi
             (await spool.commit(record_of(0, round_number=2, nbytes=1_000_000))).close()
         assert await kept(journal, round_number=2) == {"c0"}
         go_on.set()
-
-
-def test_a_folder_is_on_the_disk_with_those_above_it(disk: Disk, tmp_path: Path) -> None:
-    deep = tmp_path / "a" / "b" / "c"
-    assert make_folder(deep)
-    assert disk.is_safe(deep, tmp_path)
-    disk.fsyncs.clear()
-    assert not make_folder(deep)
-    assert make_folder(tmp_path / "d", durable=False)
-    assert disk.fsyncs == []

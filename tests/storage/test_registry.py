@@ -56,6 +56,9 @@ async def test_shards_come_back_whole(registry: Registry) -> None:
     await registry.save_shard(shard)
     await registry.save_shard(ShardInfo("one"))
     assert await registry.shards() == [ShardInfo("one"), shard]
+    await registry.remove_shard("one")
+    await registry.remove_shard("one")
+    assert await registry.shards() == [shard]
 
 
 async def test_metrics_are_read_from_any_offset(registry: Registry) -> None:

@@ -63,3 +63,28 @@ async def test_a_folder_that_is_in_use_is_refused_until_it_is_free(tmp_path: Pat
             await Storage(tmp_path).__aenter__()
     async with Storage(tmp_path):
         pass
+
+
+async def test_what_was_kept_of_other_federations_is_removed(tmp_path: Path) -> None:
+    async with Storage(tmp_path) as storage:
+        for uuid in ("one", "other"):
+            spool = storage.journal.spool()
+            await spool.write(b"upload")
+            (await spool.commit(UploadRecord(uuid, 0, "train", "site", 1, (), 6))).close()
+            federation = storage.federation(uuid)
+            federation.add({"round": 0})
+            await federation.flush(durable=True)
+        await storage.keep_federations(["one"])
+        assert (await storage.federation("one").load()).lines == ({"round": 0},)
+        assert (await storage.federation("other").load()).lines == ()
+        (entry,) = await storage.journal.entries("one", 0)
+        entry.close()
+        assert not await storage.journal.entries("other", 0)
+    for name in ("federations", "journal"):
+        assert len(list((tmp_path / name).iterdir())) == 1
+
+
+async def test_in_memory_nothing_is_left_of_other_federations() -> None:
+    async with Storage() as storage:
+        await fill(storage)
+        await storage.keep_federations([])

@@ -6,7 +6,7 @@ function, in a child process of the director's, calls or extends one of OpenFL's
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, ClassVar
 
 import numpy as np
@@ -130,57 +130,28 @@ class AdaptiveAggregation(AggregationFunction):
         return self.optimizer.params[tensor_name]
 
 
-class AdagradAdaptiveAggregation(AdaptiveAggregation):
+class _OptimizerOnRounds(AdaptiveAggregation):
+    """One of OpenFL's optimizers on the rounds: ``settings`` are those of `_optimizer`."""
+
+    _optimizer: ClassVar[type[NumPyAdagrad | NumPyAdam]]
+
+    def __init__(self, *, agg_func: AggregationFunction | None = None, **settings: Any) -> None:
+        super().__init__(self._optimizer(**settings), agg_func or WeightedAverage())
+
+
+class AdagradAdaptiveAggregation(_OptimizerOnRounds):
     """Adagrad on the rounds."""
 
-    def __init__(
-        self,
-        *,
-        agg_func: AggregationFunction | None = None,
-        params: Mapping[str, Any] | None = None,
-        model_interface: Any = None,
-        learning_rate: float = 0.01,
-        initial_accumulator_value: float = 0.1,
-        epsilon: float = 1e-10,
-    ) -> None:
-        optimizer = NumPyAdagrad(
-            params=params,
-            model_interface=model_interface,
-            learning_rate=learning_rate,
-            initial_accumulator_value=initial_accumulator_value,
-            epsilon=epsilon,
-        )
-        super().__init__(optimizer, agg_func or WeightedAverage())
+    _optimizer = NumPyAdagrad
 
 
-class AdamAdaptiveAggregation(AdaptiveAggregation):
+class AdamAdaptiveAggregation(_OptimizerOnRounds):
     """Adam on the rounds."""
 
-    _optimizer: ClassVar[type[NumPyAdam]] = NumPyAdam
-
-    def __init__(
-        self,
-        *,
-        agg_func: AggregationFunction | None = None,
-        params: Mapping[str, Any] | None = None,
-        model_interface: Any = None,
-        learning_rate: float = 0.01,
-        betas: tuple[float, float] = (0.9, 0.999),
-        initial_accumulator_value: float = 0.0,
-        epsilon: float = 1e-8,
-    ) -> None:
-        optimizer = self._optimizer(
-            params=params,
-            model_interface=model_interface,
-            learning_rate=learning_rate,
-            betas=betas,
-            initial_accumulator_value=initial_accumulator_value,
-            epsilon=epsilon,
-        )
-        super().__init__(optimizer, agg_func or WeightedAverage())
+    _optimizer = NumPyAdam
 
 
-class YogiAdaptiveAggregation(AdamAdaptiveAggregation):
+class YogiAdaptiveAggregation(_OptimizerOnRounds):
     """Yogi on the rounds."""
 
     _optimizer = NumPyYogi

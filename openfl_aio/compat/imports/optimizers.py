@@ -29,17 +29,28 @@ class Optimizer:
         adapter = getattr(import_module(module), name)
         self.params = adapter.get_tensor_dict(model_interface.provide_model())
 
-    def _begin(self, params: Mapping[str, Any] | None, model_interface: Any, **settings: float) -> None:
-        bad = {name: value for name, value in settings.items() if value < 0 or (name == "epsilon" and value == 0)}
-        if bad:
-            raise ValueError(f"expected settings of at least 0 and an epsilon above 0, got {bad}")
+    def _begin(
+        self,
+        params: Mapping[str, Any] | None,
+        model_interface: Any,
+        learning_rate: float,
+        initial_accumulator_value: float,
+        epsilon: float,
+    ) -> None:
+        self.learning_rate = learning_rate
+        self.initial_accumulator_value = initial_accumulator_value
+        self.epsilon = epsilon
+        if min(learning_rate, initial_accumulator_value) < 0 or epsilon <= 0:
+            raise ValueError(
+                "expected a learning_rate and an initial_accumulator_value of at least 0 and an epsilon above 0, "
+                f"got {learning_rate}, {initial_accumulator_value} and {epsilon}"
+            )
         if params is None and model_interface is None:
             raise ValueError("expected params or a model_interface, got neither")
         if params is None:
             self._set_params_from_model(model_interface)
         else:
             self.params = dict(params)
-        vars(self).update(settings)
 
     def _filled(self, value: float) -> dict[str, Any]:
         return {name: np.full_like(values, value) for name, values in self.params.items()}
@@ -47,10 +58,6 @@ class Optimizer:
 
 class NumPyAdagrad(Optimizer):
     """Adagrad (Duchi et al. 2011)."""
-
-    learning_rate: float
-    initial_accumulator_value: float
-    epsilon: float
 
     def __init__(
         self,
@@ -61,13 +68,7 @@ class NumPyAdagrad(Optimizer):
         initial_accumulator_value: float = 0.1,
         epsilon: float = 1e-10,
     ) -> None:
-        self._begin(
-            params,
-            model_interface,
-            learning_rate=learning_rate,
-            initial_accumulator_value=initial_accumulator_value,
-            epsilon=epsilon,
-        )
+        self._begin(params, model_interface, learning_rate, initial_accumulator_value, epsilon)
         self.grads_squared = self._filled(initial_accumulator_value)
 
     def step(self, gradients: Mapping[str, Any]) -> None:
@@ -80,10 +81,6 @@ class NumPyAdagrad(Optimizer):
 class NumPyAdam(Optimizer):
     """Adam (Kingma and Ba 2015)."""
 
-    learning_rate: float
-    initial_accumulator_value: float
-    epsilon: float
-
     def __init__(
         self,
         *,
@@ -94,13 +91,7 @@ class NumPyAdam(Optimizer):
         initial_accumulator_value: float = 0.0,
         epsilon: float = 1e-8,
     ) -> None:
-        self._begin(
-            params,
-            model_interface,
-            learning_rate=learning_rate,
-            initial_accumulator_value=initial_accumulator_value,
-            epsilon=epsilon,
-        )
+        self._begin(params, model_interface, learning_rate, initial_accumulator_value, epsilon)
         if not all(0 <= beta < 1 for beta in betas):
             raise ValueError(f"expected betas from 0 to below 1, got {betas}")
         self.beta_1, self.beta_2 = betas

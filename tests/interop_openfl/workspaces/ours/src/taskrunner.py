@@ -8,9 +8,13 @@ from openfl_aio import TaskOutput
 
 
 class Steps:
-    """Goes a share ``step`` of the way to the data loader's targets, and takes ``seconds`` for it."""
+    """Goes a share ``step`` of the way to the data loader's targets, and takes ``seconds`` for it.
 
-    def __init__(self, shard, step=0.5, seconds=0.0):
+    ``validating`` is how many it takes to validate what it trained.
+    """
+
+    def __init__(self, shard, step=0.5, seconds=0.0, validating=0.0):
+        self._validating = validating
         self._shard = shard
         self._step = step
         self._seconds = seconds
@@ -22,6 +26,9 @@ class Steps:
     def run(self, context, tensors):
         """Train or validate."""
         if context.task.kind.value == "validate":
+            if context.task.apply_local:
+                print(f"validating locally in round {context.round_number}", flush=True)  # noqa: T201 - the tests wait for it
+                time.sleep(self._validating)
             metrics = {"closeness": float(model.closeness(tensors, self._shard.targets))}
             return TaskOutput(samples=self._shard.get_valid_data_size(), metrics=metrics)
         print(f"training in round {context.round_number}", flush=True)  # noqa: T201 - the tests wait for it

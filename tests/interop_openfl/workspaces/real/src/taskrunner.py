@@ -8,10 +8,14 @@ from src import model
 
 
 class Steps(TaskRunner):
-    """Goes a share ``step`` of the way to the data loader's targets, and takes ``seconds`` for it."""
+    """Goes a share ``step`` of the way to the data loader's targets, and takes ``seconds`` for it.
 
-    def __init__(self, step=0.5, seconds=0.0, **kwargs):
+    ``validating`` is how many it takes to validate what it trained.
+    """
+
+    def __init__(self, step=0.5, seconds=0.0, validating=0.0, **kwargs):
         super().__init__(**kwargs)
+        self._validating = validating
         self._step = step
         self._seconds = seconds
         self._model = model.initial(self.data_loader.shapes)
@@ -27,6 +31,9 @@ class Steps(TaskRunner):
 
     def validate(self, col_name, round_num, input_tensor_dict, apply, **kwargs):
         """Validate the global model, or the one just trained here."""
+        if apply == "local":
+            print(f"validating locally in round {round_num}", flush=True)  # noqa: T201 - the tests wait for it
+            time.sleep(self._validating)
         tags = ("metric", "validate_local" if apply == "local" else "validate_agg")
         value = model.closeness(input_tensor_dict, self.data_loader.targets)
         return {TensorKey("closeness", col_name, round_num, True, tags): value}, {}
