@@ -7,7 +7,7 @@ every tensor              the upload's round, one tag of a coding, a shape that 
 trained tensors           no other tags but the delta's, no report, the model's shape; finite values, also once a delta
                           is added to the model, and at most `UploadRules.max_value`; optionally a bound on how far
                           they are from the model
-metrics                   one finite number, reported; from a peer of OpenFL also one that is not finite
+metrics                   one number, reported; one that is not finite is left out where the round is closed
 any other                 no tag that the aggregator gives itself, nor a collaborator's name
 samples                   1 to `UploadRules.max_data_size`; 0 for metrics, -1 for tasks whose size 1.6 does not know
 ========================  ===========================================================================================
@@ -55,8 +55,6 @@ class Expected:
     """What the plan and the round say of uploads.
 
     ``model`` is the round's, of which a task that trains must send those ``required`` by name: the initial model's.
-    ``any_metric`` lets metrics in that are not finite, which closing the round leaves out: a collaborator of OpenFL 1.6
-    would send what was refused again for ever, and its round never close for the one loss that is NaN.
     ``magnitudes`` keeps how large the model's tensors are, once somebody asked.
     """
 
@@ -65,7 +63,6 @@ class Expected:
     collaborators: Collection[str]
     tasks: Mapping[str, Task]
     rules: UploadRules
-    any_metric: bool = False
     magnitudes: dict[str, float] = field(default_factory=dict)
 
 
@@ -151,13 +148,13 @@ def _check_values(
                     "need; raise limits.max_upload_bytes if it is meant"
                 )
         values = codec.decode(payloads.tensor(record))
-        if METRIC in record.tags and expected.any_metric and not np.isfinite(values).all():
-            continue
-        base = expected.model.get(record.name) if TRAINED in record.tags and METRIC not in record.tags else None
+        if METRIC in record.tags:
+            continue  # a loss may be NaN: a collaborator of OpenFL 1.6 would send it again for ever
+        base = expected.model.get(record.name) if TRAINED in record.tags else None
         if base is not None and values.shape != base.shape:
             raise ShapeMismatchError(f"{where} has the shape {values.shape!r}: expected {base.shape!r} as in the model")
-        limit = None if METRIC in record.tags else expected.rules.max_value
-        squares += _check_array(values, base, DELTA in record.tags, expected.rules.max_update_norm, limit, where)
+        rules = expected.rules
+        squares += _check_array(values, base, DELTA in record.tags, rules.max_update_norm, rules.max_value, where)
         del values
         payloads.unload(record)
     if expected.rules.max_update_norm is not None and not math.sqrt(squares) <= expected.rules.max_update_norm:

@@ -78,6 +78,8 @@ class RoundCloser:
             if not closed:
                 break
             await self.close(closed[0])
+        if not self._rounds.phase.ended:
+            await self._ledger.forget_later(self._rounds.round_number)
         if begun or count:
             logger.warning(
                 "goes on in round %d of %d with %d results", self._rounds.round_number, self._rounds.rounds, count

@@ -126,6 +126,11 @@ class Ledger:
         rounds.put_back(results, now, closed=closed is not None)
         return len(results)
 
+    async def forget_later(self, number: int) -> None:
+        """Forget what came after round ``number``, whose checkpoint was lost: it is played again."""
+        await self._journal.drop(self._config.federation_uuid, 0, after_round=number)
+        self._past.closed = {each: results for each, results in self._past.closed.items() if each <= number}
+
     def note_accepted(self, entry: Entry) -> int:
         """Write down that a result counts; return how many metrics there are then, to be shown after `flush`."""
         self._begun = True

@@ -7,11 +7,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 from openfl_aio.aggregator.closing import Arrays
-from openfl_aio.domain import Header, Verdict
+from openfl_aio.domain import Assignment, Header, Verdict
 from openfl_aio.errors import (
     AlreadyExistsError,
     AuthenticationError,
     AuthorizationError,
+    ExperimentNotFoundError,
+    HeaderMismatchError,
     MalformedMessageError,
     MalformedStreamError,
     MessageTooLargeError,
@@ -86,16 +88,26 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         return {path: handler for service in services for path, handler in service.__mapping__(self).items()}
 
     async def get_tasks(self, message: messages.aggregator.GetTasksRequest) -> messages.aggregator.GetTasksResponse:
-        """Answer what the sender shall do next; parks while there is nothing."""
-        aggregator, header = self._admit(message.header)
-        assignment = await aggregator.get_tasks(header.sender)
+        """Answer what the sender shall do next; parks while there is nothing. A federation that is not here is over."""
+        try:
+            aggregator, header = self._admit(message.header)
+        except ExperimentNotFoundError:
+            header = _of_removed(convert.header_from_proto(message.header))
+            assignment = Assignment(0, quit=True)
+        else:
+            assignment = await aggregator.get_tasks(header.sender)
         return convert.assignment_to_proto(assignment, header=self._reply(header))
 
     async def get_aggregated_tensor(
         self, message: messages.aggregator.GetAggregatedTensorRequest
     ) -> messages.aggregator.GetAggregatedTensorResponse:
         """Answer one tensor; parks for one of the round to come. One that is too large for a message is refused."""
-        aggregator, header = self._admit(message.header)
+        try:
+            aggregator, header = self._admit(message.header)
+        except ExperimentNotFoundError as exc:
+            _of_removed(convert.header_from_proto(message.header))
+            # of this a collaborator of OpenFL 1.6 ends, and its envoy goes on
+            raise AuthenticationError(f"nobody takes part any more: {exc}") from None
         tensor = await aggregator.get_aggregated_tensor(header.sender, convert.query_from_proto(message))
         nbytes, most = memoryview(tensor.data).nbytes, aggregator.config.limits.max_message_bytes
         if nbytes + ANSWER_BYTES > most:
@@ -139,12 +151,15 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
     ) -> messages.aggregator.SendLocalTaskResultsResponse:
         """Take in one upload, or the rest of one. A duplicate or a late one is answered like one that counts, as 1.6 does.
 
+        So is one for a federation that is not here any more, unless a peer of ours sends it.
+
         Raises `AlreadyExistsError` where a peer of ours sends other results than those that count.
         """
         continued = Continuation.from_metadata(current_metadata())
         checker = ChunkChecker(MAX_CHUNKS_BYTES, strict=True)
         head = bytearray()
         upload = None
+        removed = False
         with ExitStack() as sending:
             try:
                 if continued is not None and continued.header is not None:
@@ -153,6 +168,8 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
                     sending.enter_context(aggregator.suspended.sending(header.sender, continued.upload_id))
                 async for chunk in messages_:
                     data = checker.check(chunk)
+                    if removed:
+                        continue
                     if upload is None:
                         if head:
                             data = memoryview(head + data)
@@ -160,7 +177,13 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
                         if peeked is None:
                             head = bytearray(data)
                             continue
-                        aggregator, header = self._check(peeked)
+                        try:
+                            aggregator, header = self._check(peeked)
+                        except ExperimentNotFoundError:
+                            if continued is not None:
+                                raise
+                            header, removed = _of_removed(peeked), True
+                            continue
                         if continued is not None:
                             sending.enter_context(aggregator.suspended.sending(header.sender, continued.upload_id))
                         upload = aggregator.upload(header.sender, None if continued is None else continued.upload_id)
@@ -168,9 +191,9 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
                     del chunk, data  # else their memory would be here while the next ones come
                 if continued is None or not continued.offset:
                     checker.finish()  # else all of it may have come before
-                if upload is None:
+                if upload is None and not removed:
                     raise MalformedStreamError("the upload ended inside its header")
-                if await upload.finish() is Verdict.CONFLICT and continued is not None:
+                if upload is not None and await upload.finish() is Verdict.CONFLICT and continued is not None:
                     # clients of 1.6, which give uploads no names, would send theirs again for ever
                     raise AlreadyExistsError(
                         f"other results of {header.sender!r} for this task came before, and count; these do not"
@@ -270,6 +293,20 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         if caller.authenticated and caller.name not in aggregator.collaborators:
             raise AuthorizationError(f"{caller.name!r} takes no part in this federation")
         return aggregator
+
+
+def _of_removed(header: Header) -> Header:
+    """Return the header of a call for a federation that is not here: its experiment was removed.
+
+    A collaborator of OpenFL 1.6 asks again for ever for what is refused, and its envoy never takes part in anything
+    else. So whoever speaks for himself is let go, and learns nothing. Raises `HeaderMismatchError` for an empty header.
+    """
+    if not header.sender or not header.federation_uuid:
+        raise HeaderMismatchError(
+            "expected a header with the names of its sender and of the federation, got an empty one"
+        )
+    check_speaks_for(current_caller(), header.sender)
+    return header
 
 
 def _encode_model(model: Arrays, round_number: int) -> EncodedMessage:

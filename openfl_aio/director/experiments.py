@@ -5,7 +5,7 @@ An assignment is state, not a message: `Experiments.next_for` reads it, and read
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -170,11 +170,15 @@ class Experiments:
             )
         return target
 
-    def next_for(self, envoy: str) -> str | None:
-        """Return what ``envoy`` shall work on: the oldest experiment in progress that lists it and that it has not done."""
+    def next_for(self, envoy: str, *, over: Container[str] = ()) -> str | None:
+        """Return what ``envoy`` shall work on: the oldest experiment in progress that lists it and that it has not done.
+
+        In those that are ``over`` no work is left, though their end is still being kept.
+        """
         for experiment in self._experiments.values():
             if (
                 experiment.status is ExperimentStatus.IN_PROGRESS
+                and experiment.name not in over
                 and envoy in experiment.collaborators
                 and envoy not in experiment.done
             ):

@@ -97,6 +97,14 @@ class Runs:
             raise NotReadyError(f"experiment {name!r} is being loaded; come again")
         return execution.aggregator
 
+    def over(self) -> frozenset[str]:
+        """Return the names of experiments whose rounds have ended; that they did may not be kept yet."""
+        return frozenset(
+            name
+            for name, execution in self._executions.items()
+            if execution.aggregator is not None and execution.aggregator.phase.ended
+        )
+
     def is_served(self, name: str) -> bool:
         """Return whether an experiment has an aggregator now."""
         execution = self._executions.get(name)

@@ -218,7 +218,7 @@ class Director:
     async def get_envoys(self, caller: Caller) -> tuple[EnvoyInfo, ...]:
         """Describe all registered envoys; one that is at work with the name of its experiment."""
         return tuple(
-            replace(envoy, experiment_name=self._experiments.next_for(envoy.shard.name) or "")
+            replace(envoy, experiment_name=self._next_for(envoy.shard.name) or "")
             if envoy.is_experiment_running
             else envoy
             for envoy in self._shards.envoys(anyio.current_time(), wall=time.time())
@@ -243,9 +243,7 @@ class Director:
             self._shards.park(envoy, anyio.current_time())
         name = None
         try:
-            name = await self._waiters.wait_for(
-                ("envoy", envoy), lambda: self._experiments.next_for(envoy), timeout=None
-            )
+            name = await self._waiters.wait_for(("envoy", envoy), lambda: self._next_for(envoy), timeout=None)
         finally:
             self._shards.unpark(envoy, anyio.current_time(), has_work=name is not None)
         assert name is not None, "a wait without a timeout ends with a name"
@@ -449,6 +447,10 @@ class Director:
     def error_of(self, caller: Caller, name: str) -> str:
         """Return why an experiment of the caller failed, was turned down or cancelled; empty if it was not."""
         return self._experiments.visible(name, caller.name).error
+
+    def _next_for(self, envoy: str) -> str | None:
+        # one who was told to quit and is here again would take part a second time in what is only being kept
+        return self._experiments.next_for(envoy, over=self._runs.over())
 
     def _log(self, level: int, envoy: str, message: str, *values: object) -> None:
         """Write a line about something that ``envoy`` can cause as often as it likes, unless it has caused too many."""

@@ -123,9 +123,9 @@ class FileJournal:
         """See `Journal`."""
         return await self.run(partial(self._map_all, federation_uuid, round_number))
 
-    async def drop(self, federation_uuid: str, before_round: int) -> None:
+    async def drop(self, federation_uuid: str, before_round: int, *, after_round: int = ALL_ROUNDS) -> None:
         """See `Journal`."""
-        await self.run(partial(self._drop, federation_uuid, before_round))
+        await self.run(partial(self._drop, federation_uuid, before_round, after_round))
 
     def _sweep(self) -> None:
         with disk_errors(self.folder):
@@ -155,12 +155,12 @@ class FileJournal:
             raise
         return sorted(entries, key=lambda entry: (entry.record.task_name, entry.record.collaborator))
 
-    def _drop(self, federation_uuid: str, before_round: int) -> None:
+    def _drop(self, federation_uuid: str, before_round: int, after_round: int) -> None:
         left = False
         with disk_errors(self.folder):
             found = list(self._files(federation_uuid))
         for number, path in found:
-            if number >= before_round:
+            if before_round <= number <= after_round:
                 left = True
                 continue
             with self._lock:

@@ -165,8 +165,8 @@ class Journal(Protocol):
         """
         ...
 
-    async def drop(self, federation_uuid: str, before_round: int) -> None:
-        """Forget all uploads of a federation for rounds before ``before_round``.
+    async def drop(self, federation_uuid: str, before_round: int, *, after_round: int = ALL_ROUNDS) -> None:
+        """Forget all uploads of a federation for rounds before ``before_round`` or after ``after_round``.
 
         After `ALL_ROUNDS` nothing is kept in the hope of more uploads either.
         """
@@ -217,10 +217,11 @@ class MemoryJournal:
         keys = sorted(key for key in self._uploads if key[:2] == (federation_uuid, round_number))
         return [Entry(*self._uploads[key]) for key in keys]
 
-    async def drop(self, federation_uuid: str, before_round: int) -> None:
+    async def drop(self, federation_uuid: str, before_round: int, *, after_round: int = ALL_ROUNDS) -> None:
         """See `Journal`."""
-        for key in [key for key in self._uploads if key[0] == federation_uuid and key[1] < before_round]:
-            del self._uploads[key]
+        for key in [key for key in self._uploads if key[0] == federation_uuid]:
+            if not before_round <= key[1] <= after_round:
+                del self._uploads[key]
 
     async def _run(self, function: Callable[[], object]) -> None:
         if self._offload is None:

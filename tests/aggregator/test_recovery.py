@@ -309,3 +309,20 @@ async def test_the_log_of_settled_rounds_is_their_metrics(tmp_path: Path) -> Non
     assert max(sizes) < 24 * 120 + 8000
     for copy in copies:
         assert await finish(copy, config) == reference
+
+
+async def test_a_round_whose_checkpoint_is_lost_is_played_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its results are gone with the checkpoint that made them needless, and its lines in the log are settled."""
+    config = configuration(rounds=6, collaborators=NAMES[:2])
+    copies, reference = await images(tmp_path / "whole", tmp_path / "copies", config)
+    copy = copies[14]  # in round 3
+    newest = max(copy.glob("federations/*/*.checkpoint"), key=lambda path: path.stem.isdecimal() and int(path.stem))
+    assert newest.stem == "3"
+    newest.write_bytes(newest.read_bytes()[:-1])
+    ended = await finish(copy, config)
+    assert "no whole checkpoint" in caplog.text
+    assert "goes on in round 2 of 6 with 0 results" in caplog.text
+    assert ended["model"] == reference["model"]
+    assert set(ended["metrics"]) == set(reference["metrics"])

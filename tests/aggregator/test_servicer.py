@@ -16,6 +16,7 @@ from openfl_aio.errors import (
     AuthenticationError,
     AuthorizationError,
     EmptyStreamError,
+    ExperimentNotFoundError,
     HeaderMismatchError,
     MalformedStreamError,
     MessageTooLargeError,
@@ -132,6 +133,37 @@ async def test_who_may_call() -> None:
                 )
         with as_caller(Caller("one", authenticated=True)):
             assert (await servicer.get_tasks(tasks_request(service))).tasks
+
+
+async def test_who_comes_for_a_federation_that_was_removed_is_let_go() -> None:
+    """A collaborator of OpenFL 1.6 asks again for ever for what is refused; ours is told."""
+
+    def find(name: str) -> Aggregator:
+        raise ExperimentNotFoundError(name)
+
+    servicer, gone = AggregatorServicer(find), aggregator()
+    answer = await servicer.get_tasks(tasks_request(gone))
+    assert answer.quit
+    assert answer.header == messages.aggregator.MessageHeader(
+        sender=gone.uuid, receiver="one", federation_uuid=gone.federation_uuid
+    )
+    for chunk_bytes in (1, 2**20):
+        reply = await servicer.send_local_task_results(upload(gone, "train", chunk_bytes=chunk_bytes))
+        assert reply.header == answer.header
+    with as_request(Continuation(new_upload_id()).metadata()), pytest.raises(ExperimentNotFoundError):
+        await servicer.send_local_task_results(upload(gone, "train"))
+    query = messages.aggregator.GetAggregatedTensorRequest(header=tasks_request(gone).header, tensor_name="w")
+    with pytest.raises(AuthenticationError, match="any more"):  # of which it ends
+        await servicer.get_aggregated_tensor(query)
+    with pytest.raises(HeaderMismatchError):
+        await servicer.get_tasks(messages.aggregator.GetTasksRequest())
+    with as_caller(Caller("mallory", authenticated=True)):
+        with pytest.raises(AuthorizationError):
+            await servicer.get_tasks(tasks_request(gone))
+        with pytest.raises(AuthorizationError):
+            await servicer.send_local_task_results(upload(gone, "train"))
+        with pytest.raises(AuthorizationError):
+            await servicer.get_aggregated_tensor(query)
 
 
 async def test_the_names_that_other_releases_have_for_the_federation() -> None:

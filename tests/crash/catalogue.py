@@ -17,6 +17,7 @@ class Case:
 
     ``cutoff``: seconds after which a round closes without its stragglers; None waits for all.
     ``director``: the process that is killed is a director which runs the federation as an experiment.
+    ``tls``: everybody has a certificate, and shows it.
     ``chores``: other experiments come and go there meanwhile, and its database is of the first version.
     ``bounded``: a bounded session plays it too.
     """
@@ -30,6 +31,7 @@ class Case:
     delta_updates: bool = False
     cutoff: float | None = None
     durability: str = "process"
+    tls: bool = False
     director: bool = False
     chores: bool = False
     bounded: bool = False
@@ -56,6 +58,7 @@ def _cases() -> tuple[Case, ...]:
         Case("median, 1.6 MB", aggregation="median", elements=400_000, delta_updates=True, bounded=True),
         Case("power", durability="power", bounded=True),
         Case("power, median, 1.6 MB", aggregation="median", elements=400_000, durability="power"),
+        Case("mtls", aggregation="median", elements=400_000, delta_updates=True, tls=True),
         Case("stragglers", cutoff=1.0, bounded=True),
         Case("stragglers, adam, stc", aggregation="adam", pipeline="stc", cutoff=1.0),
         Case("director", director=True),
@@ -63,6 +66,7 @@ def _cases() -> tuple[Case, ...]:
         Case("director, yogi, eden", aggregation="yogi", pipeline="eden", delta_updates=True, director=True),
         Case("director, stragglers", cutoff=1.0, director=True),
         Case("director, power", durability="power", director=True),
+        Case("director, mtls", tls=True, director=True, chores=True),
     ]
     return tuple(cases)
 

@@ -22,7 +22,7 @@ from openfl_aio.transport.channel import RETRYABLE
 from tests.crash.history import History, Uploaded
 from tests.crash.old_database import BEFORE, USER
 from tests.crash.server import Server, archive_of
-from tests.crash.sites import RETRY, initial_model, take_part
+from tests.crash.sites import initial_model, take_part
 
 __all__ = ["Chores", "submit"]
 
@@ -68,7 +68,7 @@ class Chores:
     async def run(self) -> None:
         """Do everything once, and ask about it."""
         self._told[BEFORE] = ExperimentStatus.FAILED
-        async with DirectorClient(self._server.endpoint, client_id=USER, retry=RETRY) as user:
+        async with self._server.director_client(USER) as user:
             await self._cut(user)
             await self._refused(user)
             await self._failed(user)
@@ -79,7 +79,7 @@ class Chores:
     async def ask_again(self) -> None:
         """See that everything is as it was told."""
         expected = [name for name, status in self._told.items() if status is not None]
-        async with DirectorClient(self._server.endpoint, client_id=USER, retry=RETRY) as user:
+        async with self._server.director_client(USER) as user:
             for name, told in self._told.items():
                 status = await user.get_experiment_status(name)
                 if status is not told:
@@ -122,7 +122,7 @@ class Chores:
     async def _failed(self, user: DirectorClient) -> None:
         """Let a collaborator report that it failed."""
         await self._submit(user, "failed", (NOBODY,))
-        async with DirectorClient(self._server.endpoint, client_id=NOBODY, retry=RETRY) as envoy:
+        async with self._server.director_client(NOBODY) as envoy:
             await envoy.set_experiment_failed("failed", NOBODY, error_description="as it was told to")
         self._told["failed"] = ExperimentStatus.FAILED
 
@@ -151,11 +151,11 @@ class Chores:
         self._told["replaced"] = None
 
     async def _guest(self, history: History) -> None:
-        async with DirectorClient(self._server.endpoint, client_id=GUEST, retry=RETRY) as client:
+        async with self._server.director_client(GUEST) as client:
             data = b"".join([bytes(chunk) async for chunk in client.get_experiment_data("removed", GUEST)])
         with zipfile.ZipFile(io.BytesIO(data)) as zf:
             plan = Plan.parse(zf.read("plan/plan.yaml"))
-        config = plan.collaborator_config(GUEST, endpoint=self._server.endpoint)
+        config = plan.collaborator_config(GUEST, endpoint=self._server.endpoint, tls=self._server.tls_of(GUEST))
         try:
             await take_part(config, self._server.case, history, tasks=plan.tasks)
         except ExperimentNotFoundError:

@@ -43,7 +43,7 @@ class DirectorClients:
     async def run(self, *, known: anyio.Event) -> None:
         """Submit the experiment, work on it, see what came of it; then set ``known``."""
         async with AsyncExitStack() as stack:
-            owner = await stack.enter_async_context(DirectorClient(self._server.endpoint, client_id=OWNER, retry=RETRY))
+            owner = await stack.enter_async_context(self._server.director_client(OWNER))
             model = encode_model(await self._server.initial_model())
             await submit(
                 owner, EXPERIMENT, self._case.collaborators, model=model, archive=archive_of(self._server.plan)
@@ -63,7 +63,7 @@ class DirectorClients:
             with anyio.fail_after(60):
                 while life.first_answer is None:
                     await anyio.sleep(0.01)
-            async with DirectorClient(self._server.endpoint, client_id=OWNER, retry=RETRY) as owner:
+            async with self._server.director_client(OWNER) as owner:
                 await self._ask_after_the_end(owner)
             if self._case.chores:
                 await self._chores.ask_again()
@@ -82,8 +82,7 @@ class DirectorClients:
 
     async def _envoy(self, site: str) -> None:
         """Do what an envoy does: register, wait, fetch the archive, take part, and be known after each death."""
-        endpoint = self._server.endpoint
-        async with DirectorClient(endpoint, client_id=site, retry=RETRY) as client:
+        async with self._server.director_client(site) as client:
             shard = ShardInfo(site, sample_shape=("2",), target_shape=("1",))
             if not await client.update_shard_info(shard):
                 raise ServerEnded(f"the director refused the shard of {site}")
@@ -92,7 +91,7 @@ class DirectorClients:
             with zipfile.ZipFile(io.BytesIO(archive)) as zf:
                 plan = Plan.parse(zf.read("plan/plan.yaml"))
             await take_part(
-                plan.collaborator_config(site, endpoint=endpoint),
+                plan.collaborator_config(site, endpoint=self._server.endpoint, tls=self._server.tls_of(site)),
                 self._case,
                 self._history,
                 tasks=plan.tasks,

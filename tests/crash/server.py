@@ -11,7 +11,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -22,17 +22,19 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from openfl_aio.config import AssignerConfig, Endpoint, StragglerConfig, TaskGroup, default_tasks
+from openfl_aio.config import AssignerConfig, Endpoint, StragglerConfig, TaskGroup, TLSConfig, default_tasks
+from openfl_aio.director.client import DirectorClient
 from openfl_aio.errors import OpenFLAioError
 from openfl_aio.plan.experiment import experiment_plan
 from openfl_aio.plan.plan import Plan
 from openfl_aio.plan.templates import PIPELINES
 from openfl_aio.storage.models import ModelFiles
-from openfl_aio.transport.channel import open_channel, translate
+from openfl_aio.testing.ca import ThrowawayCA
+from openfl_aio.transport.channel import Channel, open_channel, translate
 from openfl_aio.wire.messages import aggregator, director
 from tests.crash.catalogue import Case
 from tests.crash.old_database import old_database
-from tests.crash.sites import initial_model
+from tests.crash.sites import RETRY, initial_model
 
 __all__ = ["WITNESS", "Kill", "Life", "Server", "ServerEnded", "archive_of", "plan_of"]
 
@@ -78,7 +80,7 @@ def plan_of(case: Case, port: int) -> Plan:
         delta_updates=case.delta_updates,
         agg_addr="localhost",
         agg_port=port,
-        tls=False,
+        tls=case.tls,
     )
     data = yaml.safe_load(plan.dump())
     data["compression_pipeline"] = {"template": PIPELINES.template_of(case.pipeline), "settings": {}}
@@ -101,17 +103,21 @@ class Server:
         self.folder = folder
         self.case = case
         self.port = _free_port()
-        self.endpoint = Endpoint(port=self.port)
+        self.endpoint = Endpoint(host="localhost", port=self.port)
         self.plan = plan_of(case, self.port)
         self.log = folder / "log"
         self.lives: list[Life] = []
         self._record = folder / "reached"
         self._initial = folder / "save" / "init.pbuf"
         self._process: anyio.abc.Process | None = None
+        self._authority: ThrowawayCA | None = None
 
     async def prepare(self, model: Mapping[str, NDArray[np.float32]] | None = None) -> None:
         """Write the files that an operator would write, with ``model`` to begin with, or that of the case."""
         (self.folder / "plan").mkdir(parents=True)
+        if self.case.tls:
+            self._authority = await anyio.to_thread.run_sync(ThrowawayCA, self.folder / "cert")
+            self._authority.server()
         if self.case.director:
             settings = {
                 "listen_host": "127.0.0.1",
@@ -131,6 +137,15 @@ class Server:
             self._initial, initial_model(self.case) if model is None else model, round_number=0
         )
 
+    def tls_of(self, name: str) -> TLSConfig | None:
+        """Return what ``name`` shows who it is with; None in plaintext."""
+        return None if self._authority is None else self._authority.client(name)
+
+    def director_client(self, name: str) -> DirectorClient:
+        """Return a client of the director that is ``name``."""
+        tls = self.tls_of(name)
+        return DirectorClient(self.endpoint, tls=tls, client_id=None if tls else name, retry=RETRY)
+
     async def initial_model(self) -> Mapping[str, NDArray[np.float32]]:
         """Return the model that the federation begins with, which went through the plan's pipeline in the file."""
         if self.case.director:
@@ -144,7 +159,7 @@ class Server:
         end = {"except": sorted(kill)} if isinstance(kill, frozenset) else {"kill": kill}
         options = json.dumps({"record": str(self._record), **end})
         if self.case.director:
-            arguments = ["openfl_aio.director", "start", "-c", "director_config.yaml", "--disable-tls"]
+            arguments = ["openfl_aio.director", "start", "-c", "director_config.yaml", *self._certificates()]
         else:
             arguments = ["openfl_aio.aggregator", "start"]
         arguments += ["--durability", self.case.durability]
@@ -176,6 +191,17 @@ class Server:
             life.reached.update(reached)
             life.last = reached[-1] if reached else ""
 
+    def channel(self) -> AbstractAsyncContextManager[Channel]:
+        """Return a channel of the witness."""
+        tls = self.tls_of(WITNESS)
+        return open_channel(self.endpoint, tls=tls, metadata={} if tls else {"client_id": WITNESS})
+
+    def _certificates(self) -> list[str]:
+        if self._authority is None:
+            return ["--disable-tls"]
+        own = self._authority.server()
+        return ["-rc", str(own.ca), "-pk", str(own.private_key), "-oc", str(own.certificate)]
+
     def kill(self) -> None:
         """Kill the process, if it lives."""
         if self._process is not None and self._process.returncode is None:
@@ -193,7 +219,7 @@ class Server:
     async def answers(self) -> bool:
         """Return whether a call is answered right now."""
         try:
-            async with open_channel(self.endpoint, tls=None, metadata={"client_id": WITNESS}) as channel:
+            async with self.channel() as channel:
                 with translate():
                     if self.case.director:
                         stub = director.DirectorStub(channel)

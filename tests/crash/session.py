@@ -16,7 +16,7 @@ from openfl_aio.errors import OpenFLAioError
 from openfl_aio.plan.plan import Plan
 from openfl_aio.storage.models import ModelFiles
 from openfl_aio.tensors.codec import TensorCodec
-from openfl_aio.transport.channel import call_with_retries, open_channel, translate
+from openfl_aio.transport.channel import call_with_retries, translate
 from openfl_aio.wire import convert
 from openfl_aio.wire.messages import aggregator
 from tests.crash.catalogue import Case
@@ -206,7 +206,7 @@ class _Player:
         async with anyio.create_task_group() as group:
             group.start_soon(self._witness)
             for site in self.case.collaborators:
-                config = plan.collaborator_config(site, endpoint=self.server.endpoint)
+                config = plan.collaborator_config(site, endpoint=self.server.endpoint, tls=self.server.tls_of(site))
                 group.start_soon(self._site, config, plan)
 
     async def _site(self, config: Any, plan: Plan) -> None:
@@ -215,7 +215,7 @@ class _Player:
     async def _witness(self) -> None:
         """Read what the aggregator tells of the federation, to its end, and only then ask for tasks oneself."""
         plan = self.server.plan
-        async with open_channel(self.server.endpoint, tls=None, metadata={"client_id": WITNESS}) as channel:
+        async with self.server.channel() as channel:
             stub = aggregator.AggregatorStub(channel)
             request = aggregator.GetMetricStreamRequest(experiment_name=plan.federation_uuid)
 
@@ -235,5 +235,5 @@ class _Player:
 
             await read_all(self._history, stream, model)
         self._known.set()
-        config = plan.collaborator_config(WITNESS, endpoint=self.server.endpoint)
+        config = plan.collaborator_config(WITNESS, endpoint=self.server.endpoint, tls=self.server.tls_of(WITNESS))
         await take_part(config, self.case, self._history, tasks=plan.tasks)

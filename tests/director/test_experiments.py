@@ -110,6 +110,7 @@ def test_work_is_handed_out_in_order_and_again_until_done() -> None:
     experiments.restore(Experiment("second", "ada", ("one",), "b", status=S.IN_PROGRESS))
     assert experiments.next_for("one") == "first"
     assert experiments.next_for("one") == "first"
+    assert experiments.next_for("one", over={"first"}) == "second"
     experiments.envoy_done("first", "one")
     assert experiments.next_for("one") == "second"
     assert experiments.next_for("two") == "first"

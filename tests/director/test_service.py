@@ -22,7 +22,7 @@ from openfl_aio.director.experiments import Experiment
 from openfl_aio.director.service import Director
 from openfl_aio.director.servicer import DirectorServicer, encode_model
 from openfl_aio.director.upload import decode_model, receive_experiment
-from openfl_aio.domain import DeviceInfo, ExperimentStatus, Header, ModelKind, ShardInfo, Verdict
+from openfl_aio.domain import DeviceInfo, ExperimentStatus, Header, Metric, ModelKind, ShardInfo, Verdict
 from openfl_aio.errors import (
     AlreadyExistsError,
     AuthorizationError,
@@ -392,6 +392,36 @@ async def test_nobody_is_told_of_a_start_that_is_not_kept(
         with anyio.fail_after(5):
             assert await envoy.wait_experiment("one") == "exp"
         assert await owner.get_experiment_status("exp") is ExperimentStatus.IN_PROGRESS
+
+
+async def test_an_experiment_whose_end_is_being_kept_is_given_to_nobody(
+    director: Director, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An envoy that was told to quit comes again at once, and would take part in it a second time."""
+    save, keeping, kept = director._records.save_metrics, anyio.Event(), anyio.Event()
+
+    async def slowly(experiment: Experiment, metrics: list[Metric]) -> None:
+        if experiment.name == "exp":
+            keeping.set()
+            with anyio.fail_after(5):
+                await kept.wait()
+        await save(experiment, metrics)
+
+    monkeypatch.setattr(director._records, "save_metrics", slowly)
+    async with connect("one") as envoy, connect("ada") as owner:
+        for name in ("exp", "next"):
+            await submit(owner, name)
+            await until(owner, name, ExperimentStatus.IN_PROGRESS)
+        uuid = await uuid_of(director)
+        assert await envoy.wait_experiment("one") == "exp"
+        assert await hand_in(director, uuid, "one") is Verdict.ACCEPTED
+        with anyio.fail_after(5):
+            await keeping.wait()
+            assert (await director.find_aggregator(uuid).get_tasks("one")).quit
+            assert await owner.get_experiment_status("exp") is ExperimentStatus.IN_PROGRESS
+            assert await envoy.wait_experiment("one") == "next"
+        kept.set()
+        await until(owner, "exp", ExperimentStatus.FINISHED)
 
 
 async def test_while_an_experiment_is_loaded_nothing_is_made_up(director: Director, connect: Connect) -> None:

@@ -97,6 +97,24 @@ async def test_envoys_come_through_the_death_of_the_director(
     assert (await to_thread.run_sync(lambda: site.outcome(frontend))).status == "finished"
 
 
+@pytest.mark.parametrize("tls", [pytest.param(False, marks=FULL), True])
+def test_envoys_come_free_of_an_experiment_that_nobody_knows_any_more(
+    programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
+) -> None:
+    """Whatever they ask for, they would ask for it for ever."""
+    site = Site(programs, tmp_path, cert=ca_folder if tls else None)
+    director = site.director("ours", durability="memory")
+    for name in ("one", "two"):
+        site.envoy(name, "real")
+    site.submit("--rounds", "1000")
+    director.hear("round 5 closed", seconds=90)
+    director.kill()
+    site.director("ours", durability="memory")
+    outcome = site.outcome(site.submit("--name", "second"))
+    assert outcome.status == "finished"
+    assert_same_model(outcome.model, expected_model(2))
+
+
 @FULL
 @pytest.mark.parametrize("tls", [False, True])
 def test_a_failing_envoy_fails_the_experiment_and_both_envoys_work_on(

@@ -13,7 +13,7 @@ from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.errors import ConnectionLostError, OpenFLAioError
 from openfl_aio.storage.checkpoint_file import Checkpoint
 from openfl_aio.storage.federations import FederationStore, Line, MemoryFederation, Settle, Stored
-from openfl_aio.storage.journal import Entry, Inspect, InspectEntry, MemoryJournal, Spool, UploadRecord
+from openfl_aio.storage.journal import ALL_ROUNDS, Entry, Inspect, InspectEntry, MemoryJournal, Spool, UploadRecord
 from openfl_aio.storage.storage import Storage
 from openfl_aio.tensors.encoded import Buffer
 from tests.simulate.schedule import Death, Schedule
@@ -164,7 +164,9 @@ class _Journal:
         await self._life.step("entries")
         return await self._life.disk.uploads.entries(federation_uuid, round_number)
 
-    async def drop(self, federation_uuid: str, before_round: int) -> None:
+    async def drop(self, federation_uuid: str, before_round: int, *, after_round: int = ALL_ROUNDS) -> None:
+        if after_round < ALL_ROUNDS:
+            return  # no checkpoint of this disk is ever lost, so there is nothing to forget
         await self._life.step("forget uploads")
         await self._life.disk.uploads.drop(federation_uuid, before_round)
         await self._life.step("uploads forgotten")

@@ -11,7 +11,7 @@ from openfl_aio.config import StragglerConfig
 from openfl_aio.storage.federations import MemoryFederation
 from openfl_aio.tensors.aggregation import KNOWN_AGGREGATIONS
 from tests.simulate.disk import Disk
-from tests.simulate.outcome import outcome_of, simulate
+from tests.simulate.outcome import outcome_of
 from tests.simulate.schedule import STEPS, Death, Network, Schedule, draw
 from tests.simulate.world import play
 
@@ -20,7 +20,7 @@ BAD = Network(lose_request=0.2, lose_reply=0.2, repeat=0.1, cut=0.1, delay=0.1)
 
 @pytest.mark.parametrize("seed", range(1, 9))
 def test_what_is_drawn_keeps_every_promise(seed: int) -> None:
-    assert simulate(seed).broken == ()
+    assert outcome_of(play(draw(seed))).broken == ()
 
 
 def test_a_schedule_is_the_same_each_time() -> None:

@@ -18,7 +18,7 @@ from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.collaborator.collaborator import Collaborator
 from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput
 from openfl_aio.config import RetryPolicy
-from openfl_aio.domain import Assignment, Header, Metric, ModelKind, TaskKind, TensorQuery, Verdict
+from openfl_aio.domain import Assignment, Header, Metric, ModelKind, TensorQuery, Verdict
 from openfl_aio.errors import (
     AlreadyExistsError,
     ConnectError,
@@ -45,8 +45,9 @@ from tests.crash.history import (
 )
 from tests.simulate.disk import Disk, Killed, Life
 from tests.simulate.schedule import AGGREGATOR, Schedule
+from tests.simulate.site import initial_model, work
 
-__all__ = ["Ack", "Played", "initial_model", "play"]
+__all__ = ["Ack", "Played", "play"]
 
 T = TypeVar("T")
 
@@ -97,12 +98,6 @@ def play(schedule: Schedule) -> Played:
     with asyncio.Runner(loop_factory=AutojumpEventLoop) as runner:
         runner.run(world.run())
     return world.played
-
-
-def initial_model() -> dict[str, NDArray[np.float32]]:
-    """Return the model that every federation begins with."""
-    drawn = np.random.default_rng(7)
-    return {"w": drawn.normal(size=(6, 4)).astype(np.float32), "b": np.zeros(3, np.float32)}
 
 
 class _World:
@@ -235,28 +230,15 @@ class _World:
 
 
 class _Trainer:
-    """Draws towards a point of the site's own, with noise; the accuracy is nearness to zero."""
+    """What a `Collaborator` drives."""
 
     async def tensor_names(self) -> Sequence[str]:
         """Return the names of the model's tensors."""
         return ("b", "w")
 
     async def run(self, context: TaskContext, tensors: Mapping[str, np.ndarray]) -> TaskOutput:
-        """Train or validate: what comes of it follows from the model, the site and the round."""
-        number = int(context.collaborator.rpartition("_")[2])
-        if context.task.kind is not TaskKind.TRAIN:
-            error = float(np.mean([np.abs(tensors[name]).mean() for name in sorted(tensors)]))
-            return TaskOutput(samples=10 + 7 * number, metrics={"accuracy": 1 / (1 + error) + number / 100})
-        drawn = np.random.default_rng([number, context.round_number])
-        trained = {
-            name: (values + np.float32(0.3) * (number / 5 - values + drawn.normal(size=values.shape))).astype(
-                np.float32
-            )
-            for name, values in sorted(tensors.items())
-        }
-        return TaskOutput(
-            samples=10 + 7 * number, tensors=trained, metrics={"loss": float(np.abs(trained["w"]).mean())}
-        )
+        """Do a task."""
+        return work(context, tensors)
 
 
 class _Site:

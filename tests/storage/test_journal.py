@@ -150,6 +150,17 @@ async def test_drop_forgets_rounds_before(journal: Journal) -> None:
     close(held, *left)
 
 
+async def test_drop_forgets_rounds_after(journal: Journal) -> None:
+    for round_number in (1, 2, 3):
+        close(await committed(journal, round_number=round_number))
+    close(await committed(journal, round_number=3, federation_uuid="g"))
+    await journal.drop("f", 0, after_round=2)
+    assert await journal.entries("f", 3) == []
+    left = [*await journal.entries("f", 1), *await journal.entries("f", 2), *await journal.entries("g", 3)]
+    assert len(left) == 3
+    close(*left)
+
+
 async def test_an_aborted_upload_leaves_nothing(journal: Journal) -> None:
     spool = journal.spool()
     await spool.write(DATA)
