@@ -7,7 +7,7 @@ every tensor              the upload's round, one tag of a coding, a shape that 
 trained tensors           no other tags but the delta's, no report, the model's shape; finite values, also once a delta
                           is added to the model, and at most `UploadRules.max_value`; optionally a bound on how far
                           they are from the model
-metrics                   one finite number, reported; from a peer of OpenFL also one that is not finite
+metrics                   one number, reported; one that is not finite is left out where the round is closed
 any other                 no tag that the aggregator gives itself, nor a collaborator's name
 samples                   1 to `UploadRules.max_data_size`; 0 for metrics, -1 for tasks whose size 1.6 does not know
 ========================  ===========================================================================================
@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -38,11 +39,13 @@ from openfl_aio.errors import (
     TensorError,
 )
 from openfl_aio.tensors.codec import COMPRESSED, LOSSY_COMPRESSED, EncodedTensor, TensorCodec
+from openfl_aio.tensors.extremes import Extremes
 from openfl_aio.wire.incremental import TaskResultsIndex, TensorRecord
 
 __all__ = ["Expected", "check_header", "check_upload"]
 
 SLICE: Final = 256 * 1024  # elements, 1 MiB: both ends are found while it is in the cache
+_LARGEST: Final = float(np.finfo(np.float32).max)
 _TAGS_OF_TRAINED: Final = frozenset({TRAINED, DELTA, COMPRESSED, LOSSY_COMPRESSED})
 _OWN_TAGS: Final = frozenset({"model", "aggregated", "lossy_decompressed", DELTA})
 
@@ -52,8 +55,7 @@ class Expected:
     """What the plan and the round say of uploads.
 
     ``model`` is the round's, of which a task that trains must send those ``required`` by name: the initial model's.
-    ``any_metric`` lets metrics in that are not finite, which closing the round leaves out: a collaborator of OpenFL 1.6
-    would send what was refused again for ever, and its round never close for the one loss that is NaN.
+    ``magnitudes`` keeps how large the model's tensors are, once somebody asked.
     """
 
     model: Arrays
@@ -61,7 +63,7 @@ class Expected:
     collaborators: Collection[str]
     tasks: Mapping[str, Task]
     rules: UploadRules
-    any_metric: bool = False
+    magnitudes: dict[str, float] = field(default_factory=dict)
 
 
 def check_header(header: Header, config: AggregatorConfig) -> None:
@@ -100,8 +102,8 @@ def check_upload(
 ) -> None:
     """Raise a `TensorError` unless an upload is what the module's table wants.
 
-    Reads everything once, at the speed of memory: call it in a worker thread. A few bytes may stand for many
-    elements: raises `MessageTooLargeError` before what was decoded of all together takes ``max_bytes``.
+    Reads once, at the speed of memory, what nobody looked at on its way: call it in a worker thread. A few bytes may stand
+    for many elements: raises `MessageTooLargeError` before what was decoded of all together takes ``max_bytes``.
     """
     _check_results(index, expected)
     _check_values(index, payloads, codec, expected, max_bytes)
@@ -134,8 +136,10 @@ def _check_values(
     index: TaskResultsIndex, payloads: Payloads, codec: TensorCodec, expected: Expected, max_bytes: int
 ) -> None:
     decoded, squares = 0, 0.0
-    for record in index.tensors:
+    for record, extremes in zip_longest(index.tensors, index.extremes):
         where = f"tensor {record.name!r} of task {index.task_name!r}"
+        if extremes is not None and codec.checks_by_size(record.tags) and _is_good(record, extremes, expected, where):
+            continue
         if not codec.checks_by_size(record.tags):
             decoded += 4 * max(0, math.prod(record.metadata[0].int_list))
             if decoded > max_bytes:
@@ -144,13 +148,13 @@ def _check_values(
                     "need; raise limits.max_upload_bytes if it is meant"
                 )
         values = codec.decode(payloads.tensor(record))
-        if METRIC in record.tags and expected.any_metric and not np.isfinite(values).all():
-            continue
-        base = expected.model.get(record.name) if TRAINED in record.tags and METRIC not in record.tags else None
+        if METRIC in record.tags:
+            continue  # a loss may be NaN: a collaborator of OpenFL 1.6 would send it again for ever
+        base = expected.model.get(record.name) if TRAINED in record.tags else None
         if base is not None and values.shape != base.shape:
             raise ShapeMismatchError(f"{where} has the shape {values.shape!r}: expected {base.shape!r} as in the model")
-        limit = None if METRIC in record.tags else expected.rules.max_value
-        squares += _check_array(values, base, DELTA in record.tags, expected.rules.max_update_norm, limit, where)
+        rules = expected.rules
+        squares += _check_array(values, base, DELTA in record.tags, rules.max_update_norm, rules.max_value, where)
         del values
         payloads.unload(record)
     if expected.rules.max_update_norm is not None and not math.sqrt(squares) <= expected.rules.max_update_norm:
@@ -158,6 +162,37 @@ def _check_values(
             f"the update of task {index.task_name!r} has the L2 norm {math.sqrt(squares):g}: "
             f"expected at most {expected.rules.max_update_norm:g} (max_update_norm)"
         )
+
+
+def _is_good(record: TensorRecord, extremes: Extremes, expected: Expected, where: str) -> bool:
+    """Return whether what was found of a tensor while it came is enough to let it in; raise where it is refused."""
+    if METRIC in record.tags or expected.rules.max_update_norm is not None:
+        return False
+    if not extremes.finite:
+        raise _not_finite(where)
+    limit = min(expected.rules.max_value, _LARGEST)
+    if DELTA in record.tags and record.name in expected.model:
+        # more than the sum can be; if that is too much, the sum itself is looked at
+        return abs(extremes.largest) + _magnitude(record.name, expected) <= limit
+    if abs(extremes.largest) > limit:
+        raise _too_large(where, extremes.largest, limit)
+    return True
+
+
+def _magnitude(name: str, expected: Expected) -> float:
+    known = expected.magnitudes.get(name)
+    if known is None:
+        base = expected.model[name]
+        known = expected.magnitudes[name] = max(abs(float(base.min())), abs(float(base.max()))) if base.size else 0.0
+    return known
+
+
+def _not_finite(where: str) -> TensorError:
+    return TensorError(f"{where} has values that are not finite: expected numbers, got NaN or infinity")
+
+
+def _too_large(where: str, value: float, limit: float) -> TensorError:
+    return TensorError(f"{where} has the value {value:g}: expected at most {limit:g} in magnitude (max_value)")
 
 
 def _check_array(
@@ -179,12 +214,10 @@ def _check_array(
                 absolute = of_base + part
                 ends += [float(absolute.min()), float(absolute.max())]
             if not all(map(math.isfinite, ends)):
-                raise TensorError(f"{where} has values that are not finite: expected numbers, got NaN or infinity")
+                raise _not_finite(where)
             largest = max(ends, key=abs)
             if abs(largest) > limit:
-                raise TensorError(
-                    f"{where} has the value {largest:g}: expected at most {limit:g} in magnitude (max_value)"
-                )
+                raise _too_large(where, largest, limit)
             if max_norm is not None and of_base is not None:
                 change = part.astype(np.float64) if is_delta else np.subtract(part, of_base, dtype=np.float64)
                 squares += float(np.dot(change, change))

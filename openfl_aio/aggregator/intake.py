@@ -74,13 +74,14 @@ class Intake:
             limits=self._config.limits,
             max_bytes=most,
             judge=partial(self._judge, collaborator),
-            check=partial(self._check, most, any_metric=upload_id is None),
+            check=partial(self._check, most),
             accept=self._accept,
             former=partial(self._former, collaborator),
             turns=self._turns,
             counts=self._counts,
             ignored=partial(self._log_ignored, collaborator),
             start=self._start,
+            is_plain=self._codec.checks_by_size,
             # what waits for its rest must not do so in memory
             resumable=upload_id is not None and isinstance(self._journal, FileJournal),
             kept=lambda: None if upload_id is None else self._suspended.kept(collaborator, upload_id),
@@ -101,7 +102,7 @@ class Intake:
             raise RemoteProtocolError(str(exc)) from None  # whatever state we are in, nobody may send that
         return verdict
 
-    def _check(self, most: int, index: TaskResultsIndex, *, any_metric: bool) -> Callable[[Entry], None]:
+    def _check(self, most: int, index: TaskResultsIndex) -> Callable[[Entry], None]:
         """Return what looks at the values of an upload, against the model of the round that is now."""
         expected = Expected(
             model=self._models.current,
@@ -109,7 +110,7 @@ class Intake:
             collaborators=self._config.collaborators,
             tasks=self._tasks,
             rules=self._config.uploads,
-            any_metric=any_metric,
+            magnitudes=self._models.magnitudes,
         )
         return partial(check_upload, index, expected=expected, codec=self._codec, max_bytes=most)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -209,4 +210,8 @@ def _setting(text: str) -> tuple[str, Any]:
 
 def _print_json(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        typer.echo(json.dumps(row, default=str))
+        # a loss may be NaN, which is no JSON
+        told = {
+            key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()
+        }
+        typer.echo(json.dumps(told, default=str, allow_nan=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,8 @@ __all__ = [
     "load_runner",
 ]
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class TaskContext:
@@ -39,9 +42,9 @@ class TaskOutput:
     """What a task returns.
 
     ``samples``: how many samples it used, the weight in the average, at least 1. ``tensors``: the trained model, by
-    the model's names and in its shapes; empty for validation. ``metrics``: finite numbers by name. ``state``: what
-    training made besides, an optimizer's state, which is averaged like the model under names of its own; with
-    ``state_is_shared`` the next training gets the average with the model.
+    the model's names and in its shapes; empty for validation. ``metrics``: numbers by name; the round's average leaves
+    out what is not finite. ``state``: what training made besides, an optimizer's state, which is averaged like the
+    model under names of its own; with ``state_is_shared`` the next training gets the average with the model.
     """
 
     samples: int
@@ -102,7 +105,10 @@ class ThreadTaskRunner:
 
 
 def check_output(output: object, *, task: Task, shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """Raise `TaskError` unless ``output`` may be sent: counted, finite, and for training the whole model in ``shapes``."""
+    """Raise `TaskError` unless ``output`` may be sent: counted, finite, and for training the whole model in ``shapes``.
+
+    Metrics alone need not be finite.
+    """
     if not isinstance(output, TaskOutput):
         raise TaskError(f"task {task.name!r} must return a TaskOutput, got {type(output).__name__}")
     samples: object = output.samples
@@ -133,8 +139,12 @@ def _check_state(output: TaskOutput, *, task: Task, shapes: Mapping[str, tuple[i
 
 
 def _check_metric(name: str, value: object, *, task: Task) -> None:
-    if not isinstance(value, int | float | np.number) or not np.isfinite(value):
-        raise TaskError(f"task {task.name!r}: metric {name!r} must be a finite number, got {value!r}")
+    if not isinstance(value, int | float | np.number):
+        raise TaskError(f"task {task.name!r}: metric {name!r} must be a number, got {value!r}")
+    if not np.isfinite(value):
+        logger.warning(
+            "task %s: metric %s is %r: it is told so, and the round's average leaves it out", task.name, name, value
+        )
 
 
 def _check_tensor(name: str, values: object, *, task: Task, shape: tuple[int, ...]) -> None:

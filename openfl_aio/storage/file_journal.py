@@ -52,7 +52,7 @@ from openfl_aio.storage.journal import (
     equal,
 )
 from openfl_aio.storage.spares import SpareFiles
-from openfl_aio.storage.upload_file import checksum, read_record, trailer
+from openfl_aio.storage.upload_file import Checksum, checksum, read_record, trailer
 from openfl_aio.storage.workers import Workers
 
 __all__ = ["FileJournal"]
@@ -273,6 +273,7 @@ class _FileSpool:
         self._journal = journal
         self._durable = durable
         self._held = bytearray()
+        self._checksum = Checksum()
         self._written = 0
         self._ended = False
         self._partial: Path | None = None
@@ -321,17 +322,20 @@ class _FileSpool:
             if inspect is not None:
                 inspect(view)
             descriptor = self._opened()
-            self._journal.write(descriptor, view)
-            self._written += len(view)
+            self._append(descriptor, view)
 
     def _opened(self) -> int:
         """Return the file, with all in it that was held so far."""
         if self._descriptor is None:
             self._partial, self._descriptor = self._journal.new_file()
             held, self._held = self._held, bytearray()
-            self._journal.write(self._descriptor, held)
-            self._written += len(held)
+            self._append(self._descriptor, memoryview(held))
         return self._descriptor
+
+    def _append(self, descriptor: int, view: memoryview) -> None:
+        self._checksum.add(view)  # now, while the bytes are in the processor's cache
+        self._journal.write(descriptor, view)
+        self._written += len(view)
 
     def _same_as(self, payload: memoryview) -> bool:
         with self._lock, disk_errors(self._journal.folder):
@@ -366,8 +370,7 @@ class _FileSpool:
                 if inspect is not None:
                     inspect(entry)
                 # what can fail comes before the name: a name is an acknowledgement
-                # read last, so that nothing of it is in memory while it waits for the end of its round
-                self._finish(self._opened(), record, checksum(entry.payload, done=entry.unload_part))
+                self._finish(self._opened(), record)
             assert self._partial is not None, "it was opened above"
             if self._durable:
                 os.fsync(self._opened())
@@ -381,8 +384,8 @@ class _FileSpool:
             raise
         return entry
 
-    def _finish(self, descriptor: int, record: UploadRecord, found: int) -> None:
-        end = trailer(record, found)
+    def _finish(self, descriptor: int, record: UploadRecord) -> None:
+        end = trailer(record, self._checksum.value)
         self._journal.write(descriptor, end)
         os.ftruncate(descriptor, record.total_bytes + len(end))  # a file that is used again may be longer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -52,7 +53,11 @@ class Adding:
 
     async def run(self, context: TaskContext, tensors: Mapping[str, np.ndarray]) -> TaskOutput:
         if context.task.name == "train":
-            return TaskOutput(samples=5, tensors={"w": tensors["w"] + self.step}, metrics={"loss": 0.5})
+            return TaskOutput(
+                samples=5,
+                tensors={"w": tensors["w"] + self.step},
+                metrics={"loss": math.nan if context.round_number == 1 else 0.5},
+            )
         return TaskOutput(samples=5, metrics={"accuracy": float(tensors["w"].mean())})
 
 
@@ -143,7 +148,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
 
 
 def objects(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in lines(capsys)]
+    return [json.loads(line, parse_constant=pytest.fail) for line in lines(capsys)]
 
 
 def test_an_experiment_from_submission_to_its_models(
@@ -173,6 +178,8 @@ def test_an_experiment_from_submission_to_its_models(
     metrics = objects(capsys)
     assert {metric["round_number"] for metric in metrics} == {0, 1, 2}
     assert {metric["origin"] for metric in metrics} >= {"one", "two"}
+    losses = {(metric["round_number"], metric["value"]) for metric in metrics if metric["name"] == "loss"}
+    assert losses == {(0, 0.5), (1, None), (2, 0.5)}, "JSON has no NaN"
     assert served.run("watch", "exp") == ExitCode.OK
     told = lines(capsys)
     assert len(told) == len(metrics)

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Set
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -55,16 +56,20 @@ def reference_of(history: History) -> Reference:
     )
 
 
-def judge(history: History, reference: Reference) -> list[str]:
-    """Return every promise that the history breaks, in words; each kind a few times at most."""
+def judge(history: History, reference: Reference, *, died: Set[str] = frozenset()) -> list[str]:
+    """Return every promise that the history breaks, in words; each kind a few times at most.
+
+    Sites that ``died`` meanwhile may have been answered what nobody heard, are given training anew, since what comes
+    after it needs what it made, and need not have been there at the end.
+    """
     broken = [
         *_rounds(history),
-        *_asked_again(history),
+        *_asked_again(history, died),
         *_tensors(history, reference),
         *_log_of_metrics(history),
-        *_counted(history, reference),
+        *_counted(history, reference, died),
         *_models(history, reference),
-        *_ends(history),
+        *_ends(history, died),
     ]
     return list(dict.fromkeys(broken))
 
@@ -94,7 +99,7 @@ def _round(number: int) -> str:
     return "to quit" if number >= 1 << 40 else f"round {number}"
 
 
-def _asked_again(history: History) -> list[str]:
+def _asked_again(history: History, died: Set[str]) -> list[str]:
     """Find tasks that were handed out although their results had been answered before the question."""
     done: dict[str, set[tuple[int, str]]] = defaultdict(set)
     known: dict[int, set[tuple[int, str]]] = {}
@@ -105,7 +110,7 @@ def _asked_again(history: History) -> list[str]:
             done[call.site].add((seen.round_number, seen.task_name))
         elif isinstance(seen, Tasks) and began:
             known[id(call)] = set(done[call.site])
-        elif isinstance(seen, Tasks):
+        elif isinstance(seen, Tasks) and call.site not in died:
             again = [name for name in seen.names if (seen.round_number, name) in known[id(call)]]
             broken += [
                 f"an upload was lost: {call.site} was asked again for {name!r} of round {seen.round_number}"
@@ -135,10 +140,13 @@ def _log_of_metrics(history: History) -> list[str]:
         if longer[: len(shorter)] != shorter:
             at = next(i for i, metric in enumerate(shorter) if longer[i] != metric)
             return [f"the log of metrics changed: at offset {at} {shorter[at]} was seen, and {longer[at]}"]
+    whole = [len(seen.metrics) for call in history.calls if isinstance(seen := call.seen, Metrics) and seen.whole]
+    if whole and min(whole) < len(logs[-1]):
+        return [f"the log of metrics ended after {min(whole)} of {len(logs[-1])}"]
     return []
 
 
-def _counted(history: History, reference: Reference) -> list[str]:
+def _counted(history: History, reference: Reference, died: Set[str]) -> list[str]:
     """Compare the log of metrics with what was answered, and with the run that was never killed."""
     metrics = _longest(history)
     if not any(isinstance(call.seen, Metrics) and call.seen.whole for call in history.calls):
@@ -163,7 +171,9 @@ def _counted(history: History, reference: Reference) -> list[str]:
         ]
         if local != reference.local:
             broken.append(_difference("metrics of sites", tuple(local), tuple(reference.local)))
-    broken += [f"an upload was counted that was never answered: {what}" for what in counted - answered]
+    broken += [
+        f"an upload was counted that was never answered: {what}" for what in counted - answered if what[0] not in died
+    ]
     return broken[:4]
 
 
@@ -184,12 +194,12 @@ def _models(history: History, reference: Reference) -> list[str]:
     return broken[:4]
 
 
-def _ends(history: History) -> list[str]:
+def _ends(history: History, died: Set[str]) -> list[str]:
     last: dict[str, Tasks] = {}
     for call in history.answered(Tasks):
         assert isinstance(call.seen, Tasks)
         last[call.site] = call.seen
-    return [f"{site} was never told to quit" for site, seen in last.items() if not seen.quit][:3]
+    return [f"{site} was never told to quit" for site, seen in last.items() if not seen.quit and site not in died][:3]
 
 
 def _longest(history: History) -> tuple[Metric, ...]:

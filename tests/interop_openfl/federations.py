@@ -44,6 +44,7 @@ class Outline:
     data: Mapping[str, int] = field(default_factory=lambda: {"one": 1, "two": 2})
     aggregator: Mapping[str, Any] = field(default_factory=dict)
     network: Mapping[str, Any] = field(default_factory=dict)
+    runner: Mapping[str, Any] = field(default_factory=dict)
     release: str = "1.6"
     neutral: bool = False  # no key that a release spells in its own way
 
@@ -68,7 +69,7 @@ class Outline:
             "data_loader": {"template": "src.dataloader.Targets", "settings": {"shapes": shapes}},
             "task_runner": {
                 "template": "src.taskrunner.Steps",
-                "settings": {"step": 0.5, "seconds": self.seconds, "validating": self.validating},
+                "settings": {"step": 0.5, "seconds": self.seconds, "validating": self.validating, **self.runner},
             },
             "network": {"settings": {**network, **self.network}},
             "assigner": {},

@@ -98,6 +98,25 @@ def test_collaborators_that_are_started_before_the_aggregator(
     assert_same_model(late.model(), expected_model(late))
 
 
+@pytest.mark.parametrize(
+    "members",
+    [ALL_REAL, pytest.param({"one": "real", "two": "ours"}, marks=full), {"one": "real", "two": "adopted"}],
+    ids=lambda members: "+".join(members.values()),
+)
+def test_a_loss_that_is_nan_at_one_site_in_one_round(federation: MakeFederation, members: dict[str, Kind]) -> None:
+    """It is told as it came, and neither the model nor the end of the federation depends on it."""
+    ours = federation(Outline(rounds=3, runner={"lost": ["two", 1]}))
+    ours.run("ours", members)
+    assert_same_model(ours.model(), expected_model(ours))
+
+
+@full
+def test_the_real_aggregator_makes_the_same_model_where_a_loss_is_nan(federation: MakeFederation) -> None:
+    theirs = federation(Outline(rounds=3, runner={"lost": ["two", 1]}))
+    theirs.run("real", ALL_REAL)
+    assert_same_model(theirs.model(), expected_model(theirs))
+
+
 @full
 def test_one_certificate_for_all_collaborators(federation: MakeFederation, ca_folder: Path) -> None:
     """Real collaborators are ready for it, the real aggregator of 1.6 is not: its constructor fails."""

@@ -1,5 +1,7 @@
 """Simulate federations on virtual time, with faults that follow from a seed, and judge what came of each.
 
+Four of five are an aggregator and its collaborators, the fifth a director with its envoys and frontends.
+
 ``python -m tests.simulate [--schedules 1000] [--seed N] [--only-seed N] [--processes N] [--bounded]``
 
 Schedule number n of a session has the seed N + n, and is the same whenever and wherever it is played:
@@ -19,8 +21,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Final
 
 from tests.crash.history import Call
-from tests.simulate.outcome import Outcome, outcome_of, simulate
-from tests.simulate.schedule import draw
+from tests.simulate.directed import Directed
+from tests.simulate.house import direct
+from tests.simulate.outcome import Outcome, drawn, outcome_of, outcome_of_directing, seed_of, simulate
+from tests.simulate.schedule import Schedule
 from tests.simulate.world import play
 
 SCHEDULES: Final = 1000
@@ -71,12 +75,18 @@ def main() -> int:
 
 def replay(seed: int) -> int:
     """Play one schedule, print its history and what was broken, and return the exit code."""
-    schedule = draw(seed)
+    schedule = drawn(seed)
     say(str(schedule))
-    played = play(schedule)
-    for call in played.history.calls:
-        say(line_of(call))
-    outcome = outcome_of(played)
+    if isinstance(schedule, Directed):
+        directing = direct(schedule)
+        for event in directing.events:
+            say(event)
+        outcome = outcome_of_directing(directing)
+    else:
+        played = play(schedule)
+        for call in played.history.calls:
+            say(line_of(call))
+        outcome = outcome_of(played)
     for text in outcome.broken:
         say(f"BROKEN {text}")
     return summary([outcome])
@@ -91,19 +101,31 @@ def line_of(call: Call) -> str:
 def summary(outcomes: list[Outcome], seconds: float | None = None) -> int:
     """Print what all came to, and return the exit code."""
     broken = [outcome for outcome in outcomes if outcome.broken]
-    kinds = Counter(outcome.schedule.stragglers.kind for outcome in outcomes)
+    alone = [outcome for outcome in outcomes if not outcome.is_directed]
+    directed = [outcome for outcome in outcomes if outcome.is_directed]
+    kinds = Counter(outcome.schedule.stragglers.kind for outcome in alone if isinstance(outcome.schedule, Schedule))
     say(
-        f"{sum(outcome.died for outcome in outcomes)} deaths of servers; "
-        f"{sum(outcome.answered for outcome in outcomes)} uploads answered, "
-        f"{sum(outcome.counted for outcome in outcomes)} of them accepted; at most "
-        f"{max((outcome.attempts for outcome in outcomes), default=0)} attempts of a call; "
+        f"{len(alone)} aggregators ({', '.join(f'{kind} {count}' for kind, count in sorted(kinds.items()))}): "
+        f"{sum(outcome.died for outcome in alone)} deaths and {sum(outcome.stopped for outcome in alone)} stops, "
+        f"no room {sum(outcome.refused for outcome in alone)} times; "
+        f"{sum(outcome.answered for outcome in alone)} uploads answered, "
+        f"{sum(outcome.counted for outcome in alone)} of them accepted; at most "
+        f"{max((outcome.attempts for outcome in alone), default=0)} attempts of a call"
+    )
+    say(
+        f"{len(directed)} directors: {sum(outcome.died for outcome in directed)} deaths and "
+        f"{sum(outcome.stopped for outcome in directed)} stops of theirs, "
+        f"{sum(outcome.envoys_died for outcome in directed)} deaths of envoys, "
+        f"{sum(outcome.breaks for outcome in directed)} connections broken; "
+        f"{sum(outcome.answered for outcome in directed)} uploads answered"
+    )
+    say(
         f"{sum(outcome.seconds for outcome in outcomes) / 3600:.0f} hours of virtual time"
         + (f" in {seconds:.0f} s" if seconds is not None else "")
     )
-    say(", ".join(f"{kind} {count}" for kind, count in sorted(kinds.items())))
     say(f"{len(outcomes) - len(broken)} of {len(outcomes)} schedules kept every promise")
     for outcome in broken:
-        say(f"  again: python -m tests.simulate --only-seed {outcome.schedule.seed}")
+        say(f"  again: python -m tests.simulate --only-seed {seed_of(outcome.schedule)}")
     return 1 if broken else 0
 
 

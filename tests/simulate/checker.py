@@ -28,7 +28,8 @@ from tests.crash.checker import judge as judge_history
 from tests.crash.history import digest_model
 from tests.crash.replay import TASKS, ReplayedResult
 from tests.simulate.schedule import AGGREGATOR
-from tests.simulate.world import Played, initial_model, play
+from tests.simulate.site import initial_model
+from tests.simulate.world import Played, play
 
 __all__ = ["MOST_ATTEMPTS", "expected", "judge"]
 

@@ -18,7 +18,7 @@ from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.collaborator.collaborator import Collaborator
 from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput
 from openfl_aio.config import RetryPolicy
-from openfl_aio.domain import Assignment, Header, Metric, ModelKind, TaskKind, TensorQuery, Verdict
+from openfl_aio.domain import Assignment, Header, Metric, ModelKind, TensorQuery, Verdict
 from openfl_aio.errors import (
     AlreadyExistsError,
     ConnectError,
@@ -45,8 +45,9 @@ from tests.crash.history import (
 )
 from tests.simulate.disk import Disk, Killed, Life
 from tests.simulate.schedule import AGGREGATOR, Schedule
+from tests.simulate.site import initial_model, work
 
-__all__ = ["Ack", "Played", "initial_model", "play"]
+__all__ = ["Ack", "Played", "play"]
 
 T = TypeVar("T")
 
@@ -82,6 +83,8 @@ class Played:
     attempts: int = 0
     lives: int = 0
     died: int = 0
+    stopped: int = 0
+    refused: int = 0
     seconds: float = 0.0
     left_behind: bool = False
     error: str = ""
@@ -97,12 +100,6 @@ def play(schedule: Schedule) -> Played:
     with asyncio.Runner(loop_factory=AutojumpEventLoop) as runner:
         runner.run(world.run())
     return world.played
-
-
-def initial_model() -> dict[str, NDArray[np.float32]]:
-    """Return the model that every federation begins with."""
-    drawn = np.random.default_rng(7)
-    return {"w": drawn.normal(size=(6, 4)).astype(np.float32), "b": np.zeros(3, np.float32)}
 
 
 class _World:
@@ -124,7 +121,7 @@ class _World:
             self.played.error = f"it did not end within {PLAY_SECONDS:g} s"
         except (OpenFLAioError, ExceptionGroup) as exc:
             self.played.error = " and ".join(dict.fromkeys(_leaves(exc)))
-        self.played.lines, self.played.died = self.disk.lines, self.disk.died
+        self.played.lines, self.played.died, self.played.refused = self.disk.lines, self.disk.died, self.disk.refused
         self.played.seconds = anyio.current_time()
 
     async def _run(self) -> None:
@@ -154,7 +151,9 @@ class _World:
             self.played.lives += 1
             try:
                 await self._live(life)
-                return
+                if not life.stopped:
+                    return
+                self.played.stopped += 1
             except BaseExceptionGroup as group:
                 _, others = group.split(Killed)
                 if others is not None or not life.dead:
@@ -168,7 +167,8 @@ class _World:
     async def _live(self, life: Life) -> None:
         async with anyio.create_task_group() as group:
             if life.death is not None and life.death.seconds is not None:
-                group.start_soon(self._kill_later, life, life.death.seconds)
+                end = self._stop_later if life.death.stops else self._kill_later
+                group.start_soon(end, life, life.death.seconds)
             aggregator = Aggregator(
                 self.schedule.config(),
                 initial_model=initial_model(),
@@ -181,15 +181,23 @@ class _World:
                 await life.over.wait()
                 self.life = None
                 life.check()
-                with anyio.fail_after(100):  # they all know; after a restart one more long poll is waited for
-                    await aggregator.wait_complete()
-                    await aggregator.wait_quits_sent()
+                if not life.stopped:
+                    with anyio.fail_after(100):  # they all know; after a restart one more long poll is waited for
+                        await aggregator.wait_complete()
+                        await aggregator.wait_quits_sent()
                 life.check()
             group.cancel_scope.cancel()
 
     async def _kill_later(self, life: Life, seconds: float) -> None:
         await anyio.sleep(seconds)
         life.kill()
+
+    async def _stop_later(self, life: Life, seconds: float) -> None:
+        await anyio.sleep(seconds)
+        if self.life is life:  # it serves, and not everything is over
+            self.life = None  # as its network would: no new calls, a moment for those that are there
+            await anyio.sleep(1)
+            life.stop()
 
     async def _end_with_clients(self, life: Life) -> None:
         await self._over.wait()
@@ -235,28 +243,15 @@ class _World:
 
 
 class _Trainer:
-    """Draws towards a point of the site's own, with noise; the accuracy is nearness to zero."""
+    """What a `Collaborator` drives."""
 
     async def tensor_names(self) -> Sequence[str]:
         """Return the names of the model's tensors."""
         return ("b", "w")
 
     async def run(self, context: TaskContext, tensors: Mapping[str, np.ndarray]) -> TaskOutput:
-        """Train or validate: what comes of it follows from the model, the site and the round."""
-        number = int(context.collaborator.rpartition("_")[2])
-        if context.task.kind is not TaskKind.TRAIN:
-            error = float(np.mean([np.abs(tensors[name]).mean() for name in sorted(tensors)]))
-            return TaskOutput(samples=10 + 7 * number, metrics={"accuracy": 1 / (1 + error) + number / 100})
-        drawn = np.random.default_rng([number, context.round_number])
-        trained = {
-            name: (values + np.float32(0.3) * (number / 5 - values + drawn.normal(size=values.shape))).astype(
-                np.float32
-            )
-            for name, values in sorted(tensors.items())
-        }
-        return TaskOutput(
-            samples=10 + 7 * number, tensors=trained, metrics={"loss": float(np.abs(trained["w"]).mean())}
-        )
+        """Do a task."""
+        return work(context, tensors)
 
 
 class _Site:

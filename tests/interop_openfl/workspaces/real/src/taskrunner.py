@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 from openfl.federated import TaskRunner
 from openfl.utilities import TensorKey
 from src import model
@@ -10,13 +11,15 @@ from src import model
 class Steps(TaskRunner):
     """Goes a share ``step`` of the way to the data loader's targets, and takes ``seconds`` for it.
 
-    ``validating`` is how many it takes to validate what it trained.
+    ``validating`` is how many it takes to validate what it trained, ``lost`` a collaborator and a round of its in which
+    every metric is NaN.
     """
 
-    def __init__(self, step=0.5, seconds=0.0, validating=0.0, **kwargs):
+    def __init__(self, step=0.5, seconds=0.0, validating=0.0, lost=None, **kwargs):
         super().__init__(**kwargs)
         self._validating = validating
         self._step = step
+        self._lost = lost
         self._seconds = seconds
         self._model = model.initial(self.data_loader.shapes)
 
@@ -26,7 +29,7 @@ class Steps(TaskRunner):
         time.sleep(self._seconds)
         tensors = model.trained(input_tensor_dict, self.data_loader.targets, self._step)
         sent = {TensorKey(name, col_name, round_num, False, ("trained",)): array for name, array in tensors.items()}
-        distance = model.closeness(tensors, self.data_loader.targets)
+        distance = self._metric(tensors, col_name, round_num)
         return {TensorKey("distance", col_name, round_num, True, ("metric",)): distance, **sent}, {}
 
     def validate(self, col_name, round_num, input_tensor_dict, apply, **kwargs):
@@ -35,8 +38,13 @@ class Steps(TaskRunner):
             print(f"validating locally in round {round_num}", flush=True)  # noqa: T201 - the tests wait for it
             time.sleep(self._validating)
         tags = ("metric", "validate_local" if apply == "local" else "validate_agg")
-        value = model.closeness(input_tensor_dict, self.data_loader.targets)
+        value = self._metric(input_tensor_dict, col_name, round_num)
         return {TensorKey("closeness", col_name, round_num, True, tags): value}, {}
+
+    def _metric(self, tensors, col_name, round_num):
+        if [col_name, round_num] == self._lost:
+            return np.array(np.nan)
+        return model.closeness(tensors, self.data_loader.targets)
 
     def get_required_tensorkeys_for_function(self, func_name, **kwargs):
         """Return what a task needs: the round's model, or the tensors trained in this round."""
