@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any, Final, Protocol
 
 import numpy as np
@@ -38,11 +39,13 @@ from openfl_aio.errors import (
     TensorError,
 )
 from openfl_aio.tensors.codec import COMPRESSED, LOSSY_COMPRESSED, EncodedTensor, TensorCodec
+from openfl_aio.tensors.extremes import Extremes
 from openfl_aio.wire.incremental import TaskResultsIndex, TensorRecord
 
 __all__ = ["Expected", "check_header", "check_upload"]
 
 SLICE: Final = 256 * 1024  # elements, 1 MiB: both ends are found while it is in the cache
+_LARGEST: Final = float(np.finfo(np.float32).max)
 _TAGS_OF_TRAINED: Final = frozenset({TRAINED, DELTA, COMPRESSED, LOSSY_COMPRESSED})
 _OWN_TAGS: Final = frozenset({"model", "aggregated", "lossy_decompressed", DELTA})
 
@@ -52,6 +55,7 @@ class Expected:
     """What the plan and the round say of uploads.
 
     ``model`` is the round's, of which a task that trains must send those ``required`` by name: the initial model's.
+    ``magnitudes`` keeps how large the model's tensors are, once somebody asked.
     """
 
     model: Arrays
@@ -59,6 +63,7 @@ class Expected:
     collaborators: Collection[str]
     tasks: Mapping[str, Task]
     rules: UploadRules
+    magnitudes: dict[str, float] = field(default_factory=dict)
 
 
 def check_header(header: Header, config: AggregatorConfig) -> None:
@@ -97,8 +102,8 @@ def check_upload(
 ) -> None:
     """Raise a `TensorError` unless an upload is what the module's table wants.
 
-    Reads everything once, at the speed of memory: call it in a worker thread. A few bytes may stand for many
-    elements: raises `MessageTooLargeError` before what was decoded of all together takes ``max_bytes``.
+    Reads once, at the speed of memory, what nobody looked at on its way: call it in a worker thread. A few bytes may stand
+    for many elements: raises `MessageTooLargeError` before what was decoded of all together takes ``max_bytes``.
     """
     _check_results(index, expected)
     _check_values(index, payloads, codec, expected, max_bytes)
@@ -131,8 +136,10 @@ def _check_values(
     index: TaskResultsIndex, payloads: Payloads, codec: TensorCodec, expected: Expected, max_bytes: int
 ) -> None:
     decoded, squares = 0, 0.0
-    for record in index.tensors:
+    for record, extremes in zip_longest(index.tensors, index.extremes):
         where = f"tensor {record.name!r} of task {index.task_name!r}"
+        if extremes is not None and codec.checks_by_size(record.tags) and _is_good(record, extremes, expected, where):
+            continue
         if not codec.checks_by_size(record.tags):
             decoded += 4 * max(0, math.prod(record.metadata[0].int_list))
             if decoded > max_bytes:
@@ -157,6 +164,37 @@ def _check_values(
         )
 
 
+def _is_good(record: TensorRecord, extremes: Extremes, expected: Expected, where: str) -> bool:
+    """Return whether what was found of a tensor while it came is enough to let it in; raise where it is refused."""
+    if METRIC in record.tags or expected.rules.max_update_norm is not None:
+        return False
+    if not extremes.finite:
+        raise _not_finite(where)
+    limit = min(expected.rules.max_value, _LARGEST)
+    if DELTA in record.tags and record.name in expected.model:
+        # more than the sum can be; if that is too much, the sum itself is looked at
+        return abs(extremes.largest) + _magnitude(record.name, expected) <= limit
+    if abs(extremes.largest) > limit:
+        raise _too_large(where, extremes.largest, limit)
+    return True
+
+
+def _magnitude(name: str, expected: Expected) -> float:
+    known = expected.magnitudes.get(name)
+    if known is None:
+        base = expected.model[name]
+        known = expected.magnitudes[name] = max(abs(float(base.min())), abs(float(base.max()))) if base.size else 0.0
+    return known
+
+
+def _not_finite(where: str) -> TensorError:
+    return TensorError(f"{where} has values that are not finite: expected numbers, got NaN or infinity")
+
+
+def _too_large(where: str, value: float, limit: float) -> TensorError:
+    return TensorError(f"{where} has the value {value:g}: expected at most {limit:g} in magnitude (max_value)")
+
+
 def _check_array(
     values: NDArray[np.float32],
     base: NDArray[Any] | None,
@@ -176,12 +214,10 @@ def _check_array(
                 absolute = of_base + part
                 ends += [float(absolute.min()), float(absolute.max())]
             if not all(map(math.isfinite, ends)):
-                raise TensorError(f"{where} has values that are not finite: expected numbers, got NaN or infinity")
+                raise _not_finite(where)
             largest = max(ends, key=abs)
             if abs(largest) > limit:
-                raise TensorError(
-                    f"{where} has the value {largest:g}: expected at most {limit:g} in magnitude (max_value)"
-                )
+                raise _too_large(where, largest, limit)
             if max_norm is not None and of_base is not None:
                 change = part.astype(np.float64) if is_delta else np.subtract(part, of_base, dtype=np.float64)
                 squares += float(np.dot(change, change))

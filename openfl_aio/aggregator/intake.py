@@ -81,6 +81,7 @@ class Intake:
             counts=self._counts,
             ignored=partial(self._log_ignored, collaborator),
             start=self._start,
+            is_plain=self._codec.checks_by_size,
             # what waits for its rest must not do so in memory
             resumable=upload_id is not None and isinstance(self._journal, FileJournal),
             kept=lambda: None if upload_id is None else self._suspended.kept(collaborator, upload_id),
@@ -109,6 +110,7 @@ class Intake:
             collaborators=self._config.collaborators,
             tasks=self._tasks,
             rules=self._config.uploads,
+            magnitudes=self._models.magnitudes,
         )
         return partial(check_upload, index, expected=expected, codec=self._codec, max_bytes=most)
 

@@ -71,6 +71,7 @@ class GlobalModels:
         self._deltas: dict[tuple[int, str], EncodedTensor] = {}
         self._best: Arrays | None = None
         self.best: Best | None = None
+        self.magnitudes: dict[str, float] = {}  # of the current model's tensors, as far as anybody asked
         self._put_model(initial_round, initial)
 
     def __repr__(self) -> str:
@@ -239,6 +240,7 @@ class GlobalModels:
         return None
 
     def _put_model(self, round_number: int, model: Mapping[str, NDArray[Any]]) -> None:
+        self.magnitudes = {}
         self._kept[round_number] = {name: _read_only(model[name]) for name in sorted(model)}
 
     def _drop(self, before: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -135,7 +135,7 @@ class Upload:
     Uploads of one result take ``turns``; ``ignored`` is told which did not count. Any end but an accepted `finish`
     leaves nothing behind. ``start`` runs a coroutine function in a task that outlives the caller. One that is
     ``resumable`` may be fed by one caller after another, with a `pause` between; ``kept`` is called once nothing more
-    need be sent.
+    need be sent. ``is_plain`` is that of `TaskResultsDecoder`.
     """
 
     def __init__(
@@ -154,6 +154,7 @@ class Upload:
         counts: UploadCounts,
         ignored: Callable[[TaskResultsIndex, Verdict], object],
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
+        is_plain: Callable[[Iterable[str]], bool] = lambda tags: False,
         resumable: bool = False,
         kept: Callable[[], object] = lambda: None,
     ) -> None:
@@ -172,7 +173,7 @@ class Upload:
         self._resumable = resumable
         self._kept = kept
         self._writing: _Apart[None] | None = None  # the last piece of a resumable one
-        self._decoder = TaskResultsDecoder(limits=limits)
+        self._decoder = TaskResultsDecoder(limits=limits, is_plain=is_plain)
         self._received = 0
         self._open = True
 

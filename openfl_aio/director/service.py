@@ -6,6 +6,7 @@ stores and tells. All experiments are served on the director's own port.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -84,6 +85,7 @@ class Director:
         self._entering = anyio.Lock()  # one envoy at a time becomes known
         self._waiters: Waiters[tuple[str, str]] = Waiters()
         self._lines = PeerLogLimiter()
+        self._removing = anyio.Lock()
         self._stack: AsyncExitStack | None = None
 
     def __repr__(self) -> str:
@@ -432,12 +434,31 @@ class Director:
 
     async def remove_experiment_data(self, caller: Caller, name: str) -> bool:
         """Stop and forget an experiment if it is the caller's. Always True, so that nothing is told of others'."""
-        experiment = self._experiments.remove(name, caller.name)
-        if experiment is None:
-            return True
-        self._runs.dismiss(name, "the experiment was removed")
-        await self._records.forget(experiment)
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tasks.start_soon(self._remove, caller, name, done)
+        await done
         return True
+
+    async def _remove(self, caller: Caller, name: str, done: asyncio.Future[None]) -> None:
+        """Remove to the end, also if the caller is cancelled: half-way the experiment would be back after a restart."""
+        try:
+            async with self._removing:  # who asks again, because the connection broke, is answered when it is kept
+                experiment = self._experiments.remove(name, caller.name)
+                if experiment is not None:
+                    self._runs.dismiss(name, "the experiment was removed")
+                    with anyio.CancelScope(shield=True):
+                        await self._records.forget(experiment)
+        except Exception as exc:
+            if done.done():
+                logger.error("what experiment %r leaves on the disk is not removed: %s", name, exc)
+            else:
+                done.set_exception(exc)
+        except BaseException:
+            done.cancel()
+            raise
+        else:
+            if not done.done():
+                done.set_result(None)
 
     async def cancel(self, caller: Caller, name: str) -> bool:
         """Cancel an experiment of the caller and return whether that changed anything; its collaborators quit."""

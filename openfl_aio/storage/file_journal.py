@@ -52,7 +52,7 @@ from openfl_aio.storage.journal import (
     equal,
 )
 from openfl_aio.storage.spares import SpareFiles
-from openfl_aio.storage.upload_file import checksum, read_record, trailer
+from openfl_aio.storage.upload_file import Checksum, checksum, read_record, trailer
 from openfl_aio.storage.workers import Workers
 
 __all__ = ["FileJournal"]
@@ -156,12 +156,10 @@ class FileJournal:
         return sorted(entries, key=lambda entry: (entry.record.task_name, entry.record.collaborator))
 
     def _drop(self, federation_uuid: str, before_round: int, after_round: int) -> None:
-        left = False
         with disk_errors(self.folder):
             found = list(self._files(federation_uuid))
         for number, path in found:
             if before_round <= number <= after_round:
-                left = True
                 continue
             with self._lock:
                 looked_at = bool(self._mapped[path])
@@ -171,7 +169,6 @@ class FileJournal:
                 self._spares.put(path)
         if before_round >= ALL_ROUNDS:
             self._spares.clear()
-        if not left:
             with self._naming:  # not between the folder that an upload makes and its name there
                 self._folders.pop(self._of_federation(federation_uuid).name, None)
                 try:
@@ -276,6 +273,7 @@ class _FileSpool:
         self._journal = journal
         self._durable = durable
         self._held = bytearray()
+        self._checksum = Checksum()
         self._written = 0
         self._ended = False
         self._partial: Path | None = None
@@ -324,17 +322,20 @@ class _FileSpool:
             if inspect is not None:
                 inspect(view)
             descriptor = self._opened()
-            self._journal.write(descriptor, view)
-            self._written += len(view)
+            self._append(descriptor, view)
 
     def _opened(self) -> int:
         """Return the file, with all in it that was held so far."""
         if self._descriptor is None:
             self._partial, self._descriptor = self._journal.new_file()
             held, self._held = self._held, bytearray()
-            self._journal.write(self._descriptor, held)
-            self._written += len(held)
+            self._append(self._descriptor, memoryview(held))
         return self._descriptor
+
+    def _append(self, descriptor: int, view: memoryview) -> None:
+        self._checksum.add(view)  # now, while the bytes are in the processor's cache
+        self._journal.write(descriptor, view)
+        self._written += len(view)
 
     def _same_as(self, payload: memoryview) -> bool:
         with self._lock, disk_errors(self._journal.folder):
@@ -369,8 +370,7 @@ class _FileSpool:
                 if inspect is not None:
                     inspect(entry)
                 # what can fail comes before the name: a name is an acknowledgement
-                # read last, so that nothing of it is in memory while it waits for the end of its round
-                self._finish(self._opened(), record, checksum(entry.payload, done=entry.unload_part))
+                self._finish(self._opened(), record)
             assert self._partial is not None, "it was opened above"
             if self._durable:
                 os.fsync(self._opened())
@@ -384,8 +384,8 @@ class _FileSpool:
             raise
         return entry
 
-    def _finish(self, descriptor: int, record: UploadRecord, found: int) -> None:
-        end = trailer(record, found)
+    def _finish(self, descriptor: int, record: UploadRecord) -> None:
+        end = trailer(record, self._checksum.value)
         self._journal.write(descriptor, end)
         os.ftruncate(descriptor, record.total_bytes + len(end))  # a file that is used again may be longer
 

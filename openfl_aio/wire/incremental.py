@@ -22,6 +22,7 @@ from openfl_aio.errors import (
     MessageTooLargeError,
 )
 from openfl_aio.tensors.codec import EncodedTensor, TransformerMetadata
+from openfl_aio.tensors.extremes import Extremes, ExtremesFinder
 from openfl_aio.wire.codec import Buffer, decode, encode
 from openfl_aio.wire.convert import (
     check_labels,
@@ -50,6 +51,7 @@ MAX_INDEX_BYTES: Final = 16 * 1024 * 1024
 MAX_TENSOR_INDEX_BYTES: Final = 1024 * 1024
 """Bytes of the same that belong to one tensor: more could not be fields that `openfl_aio.wire.scan` lets pass."""
 
+_LEAST_LOOKED_AT: Final = 64 * 1024  # bytes of a payload: fewer are read again sooner than they are looked at in pieces
 _OTHER_FIELDS: Final = 100  # what is neither tensor nor tag nor metadata: ours, and those of releases to come
 _FIXED_BYTES: Final = {FIXED64: 8, FIXED32: 4}
 
@@ -78,7 +80,10 @@ class TensorRecord:
 
 @dataclass(frozen=True, slots=True)
 class TaskResultsIndex:
-    """An upload without its payloads. ``data_size`` is the number of samples the collaborator states."""
+    """An upload without its payloads. ``data_size`` is the number of samples the collaborator states.
+
+    ``extremes`` has what was found of each tensor's values as they came, None where nobody looked.
+    """
 
     header: Header
     round_number: int
@@ -86,6 +91,7 @@ class TaskResultsIndex:
     data_size: int
     tensors: tuple[TensorRecord, ...]
     total_bytes: int
+    extremes: tuple[Extremes | None, ...] = ()
 
     def check_names(self) -> None:
         """Raise `MalformedMessageError` unless task, tensors and tags are called what such things can be called."""
@@ -101,11 +107,14 @@ class TaskResultsDecoder:
     Nothing of what is fed is kept but the small fields: at most `MAX_INDEX_BYTES`, ``max_tensors`` tensors, and
     ``max_tags`` tags and ``max_metadata`` metadata a tensor, and as many fields in all as any message may have
     (`openfl_aio.wire.scan`). ``max_upload_bytes`` bounds the whole, if it is set.
+    ``is_plain`` says of a tensor's tags whether its payload is float32 values as they are: the extremes of those are
+    found on the way, if their tags come before them.
     After an error the decoder is of no more use.
     """
 
-    def __init__(self, *, limits: Limits) -> None:
+    def __init__(self, *, limits: Limits, is_plain: Callable[[Iterable[str]], bool] = lambda tags: False) -> None:
         self._limits = limits
+        self._is_plain = is_plain
         self._chunk = memoryview(b"")
         self._at = 0  # position in the chunk
         self._before = 0  # bytes of all chunks before it
@@ -117,7 +126,9 @@ class TaskResultsDecoder:
         self._message = bytearray()  # the fields of TaskResults itself, as they came
         self._tensor = bytearray()  # those of the current tensor
         self._payload = (0, 0)  # offset and length, of the current tensor
+        self._extremes: Extremes | None = None  # of the current tensor
         self._records: list[TensorRecord] = []
+        self._found: list[Extremes | None] = []
         self._steps = self._fields(None, self._message, _RESULTS_TENSOR, self._read_tensor)
         next(self._steps)
 
@@ -168,6 +179,7 @@ class TaskResultsDecoder:
             data_size=message.data_size,
             tensors=tuple(self._records),
             total_bytes=self._total,
+            extremes=tuple(self._found),
         )
 
     # The rest is one parser, written as generators that are suspended where bytes are missing. It finds the borders of
@@ -226,13 +238,21 @@ class TaskResultsDecoder:
         end = self._position + length
         self._tensor = bytearray()
         self._payload = (end, 0)
+        self._extremes = None
         yield from self._fields(end, self._tensor, _TENSOR_DATA, lambda nbytes: self._read_payload(nbytes, end))
         self._records.append(self._record())
+        self._found.append(self._extremes)
 
     def _read_payload(self, nbytes: int, end: int) -> _Steps:
         self._check_end(nbytes, end)
         self._payload = (self._position, nbytes)
-        yield from self._copy(nbytes, None)
+        self._extremes = None
+        if nbytes < _LEAST_LOOKED_AT or not self._is_plain(decode(NamedTensor, self._tensor, limits=self._limits).tags):
+            yield from self._copy(nbytes, None)
+            return
+        finder = ExtremesFinder()
+        yield from self._copy(nbytes, None, look=finder.add)
+        self._extremes = finder.found()
 
     def _record(self) -> TensorRecord:
         message = decode(NamedTensor, self._tensor, limits=self._limits)
@@ -277,8 +297,8 @@ class TaskResultsDecoder:
         self._check_end(length, end)
         return length
 
-    def _copy(self, count: int, kept: bytearray | None) -> _Steps:
-        """Pass over ``count`` bytes, or append them to ``kept``."""
+    def _copy(self, count: int, kept: bytearray | None, *, look: Callable[[memoryview], None] | None = None) -> _Steps:
+        """Pass over ``count`` bytes and ``look`` at them, or append them to ``kept``."""
         if kept is not None:
             self._reserve(count, kept)
         while count:
@@ -286,6 +306,8 @@ class TaskResultsDecoder:
             taken = min(count, len(self._chunk) - self._at)
             if kept is not None:
                 kept += self._chunk[self._at : self._at + taken]
+            if look is not None:
+                look(self._chunk[self._at : self._at + taken])
             self._at += taken
             count -= taken
 

@@ -185,6 +185,12 @@ def content(target: Aggregator, upload: Hostile, sender: str = "one") -> bytes:
     return b"".join(map(bytes, parts))[: upload.cut] + upload.more
 
 
+@pytest.fixture(autouse=True, params=[True, False], ids=["values looked at as they come", "values read at the end"])
+def looked_at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tensors are read at the end, large ones looked at as they come; here all of them are either."""
+    monkeypatch.setattr("openfl_aio.wire.incremental._LEAST_LOOKED_AT", 1 if request.param else 2**62)
+
+
 async def feed(upload: Upload, data: bytes) -> None:
     await upload.feed(data)
     await upload.finish()

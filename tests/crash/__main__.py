@@ -1,6 +1,6 @@
 """Kill our own servers at named failpoints and at random times, and judge whether what they answered holds.
 
-``python -m tests.crash [--cycles 150] [--seed N] [--only CASE …] [--bounded] [--folder FOLDER] [--list]``
+``python -m tests.crash [--cycles 150] [--seconds N] [--seed N] [--only CASE …] [--bounded] [--folder FOLDER] [--list]``
 
 Each case is a federation of real processes on the loopback: first played without a death, which gives what must come out
 and the names of the failpoints, then again with a server that is killed and started anew. The cases go round until there
@@ -86,6 +86,7 @@ class Session:
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.crash", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--cycles", type=int, default=None, help="deaths, at least (150; 24 with --bounded)")
+    parser.add_argument("--seconds", type=float, default=None, help="begin no federation later (60 with --bounded)")
     parser.add_argument("--deaths", type=int, default=DEATHS, help=f"of one federation ({DEATHS})")
     parser.add_argument("--seed", type=int, default=None, help="of all that is drawn; it is printed")
     parser.add_argument("--only", nargs="+", default=[], metavar="CASE", help="play only these cases, or measure only")
@@ -120,7 +121,7 @@ def main() -> int:
         return 0
     seed = secrets.randbelow(10**6) if options.seed is None else options.seed
     cycles = options.cycles or (BOUNDED_CYCLES if options.bounded else 150)
-    until = time.monotonic() + (BOUNDED_SECONDS if options.bounded else 1e9)
+    until = time.monotonic() + (options.seconds or (BOUNDED_SECONDS if options.bounded else 1e9))
     logging.getLogger("openfl_aio").setLevel(logging.ERROR)
     say(f"seed {seed}")
     with tempfile.TemporaryDirectory(prefix="crash-") as temporary:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import shutil
 import sqlite3
@@ -495,6 +496,33 @@ async def test_removal_stops_and_forgets(director: Director, connect: Connect) -
             _ = [chunk async for chunk in envoy.get_experiment_data("exp", "one")]
         await submit(ada)
         await until(ada, "exp", ExperimentStatus.IN_PROGRESS)
+
+
+async def test_a_removal_that_was_cut_is_done_when_it_is_acknowledged(
+    director: Director, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = director._storage.registry
+    remove = registry.remove_experiment
+    caller = Caller("ada", authenticated=False)
+    reached, may_go_on = anyio.Event(), anyio.Event()
+
+    async def slow(name: str) -> None:
+        reached.set()
+        await may_go_on.wait()
+        await remove(name)
+
+    monkeypatch.setattr(registry, "remove_experiment", slow)
+    async with connect("ada") as ada:
+        await submit(ada)
+        first = asyncio.create_task(director.remove_experiment_data(caller, "exp"))
+        await reached.wait()
+        first.cancel()  # as the call of a connection that breaks
+        second = asyncio.create_task(director.remove_experiment_data(caller, "exp"))
+        await anyio.sleep(0.05)
+        assert not second.done()
+        may_go_on.set()
+        assert await second
+        assert await registry.experiments() == []
 
 
 async def test_cancelling_is_for_the_owner(director: Director, connect: Connect) -> None:

@@ -106,7 +106,8 @@ def summary(outcomes: list[Outcome], seconds: float | None = None) -> int:
     kinds = Counter(outcome.schedule.stragglers.kind for outcome in alone if isinstance(outcome.schedule, Schedule))
     say(
         f"{len(alone)} aggregators ({', '.join(f'{kind} {count}' for kind, count in sorted(kinds.items()))}): "
-        f"{sum(outcome.died for outcome in alone)} deaths; "
+        f"{sum(outcome.died for outcome in alone)} deaths and {sum(outcome.stopped for outcome in alone)} stops, "
+        f"no room {sum(outcome.refused for outcome in alone)} times; "
         f"{sum(outcome.answered for outcome in alone)} uploads answered, "
         f"{sum(outcome.counted for outcome in alone)} of them accepted; at most "
         f"{max((outcome.attempts for outcome in alone), default=0)} attempts of a call"

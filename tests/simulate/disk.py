@@ -10,7 +10,7 @@ from typing import TypeVar
 import anyio
 
 from openfl_aio.aggregator.service import Aggregator
-from openfl_aio.errors import ConnectionLostError, OpenFLAioError
+from openfl_aio.errors import ConnectionLostError, OpenFLAioError, StorageFullError
 from openfl_aio.storage.checkpoint_file import Checkpoint
 from openfl_aio.storage.federations import FederationStore, Line, MemoryFederation, Settle, Stored
 from openfl_aio.storage.journal import ALL_ROUNDS, Entry, Inspect, InspectEntry, MemoryJournal, Spool, UploadRecord
@@ -31,7 +31,7 @@ class Disk:
     """What outlives a server: committed uploads, kept lines, checkpoints.
 
     Things that were not to be durable are lost with the power. ``lines`` are all that were kept when the federation was
-    forgotten, ``died`` how often a server died.
+    forgotten, ``died`` how often a server died, ``refused`` how often there was no room.
     """
 
     def __init__(self, schedule: Schedule) -> None:
@@ -39,7 +39,7 @@ class Disk:
         self.uploads = MemoryJournal()
         self.federation = MemoryFederation()
         self.lines: list[Line] = []
-        self.died = 0
+        self.died = self.refused = 0
         self._not_durable: list[Callable[[], object]] = []
 
     async def is_empty(self) -> bool:
@@ -63,7 +63,7 @@ class Life:
     def __init__(self, disk: Disk, death: Death | None, number: int) -> None:
         self.disk = disk
         self.death = death
-        self.dead = False
+        self.dead = self.stopped = False
         self.over = anyio.Event()
         self.aggregator: Aggregator | None = None
         self.flushing = 0
@@ -97,6 +97,18 @@ class Life:
         if self.dead:
             raise Killed
 
+    def check_room(self) -> None:
+        """Raise `StorageFullError` while there is no room."""
+        if any(begin <= anyio.current_time() < end for begin, end in self.disk.schedule.full):
+            self.disk.refused += 1
+            raise StorageFullError("no space; nothing was changed")
+
+    def stop(self) -> None:
+        """Let nobody in any more, and end the calls under way: who made them loses the connection."""
+        if not self.dead:
+            self.stopped = True
+            self._end_calls()
+
     def kill(self) -> None:
         """End the process here and now. Whoever waits for an answer loses the connection."""
         if self.dead:
@@ -110,6 +122,9 @@ class Life:
         federation._added.clear()
         if self.disk.schedule.durability == "power":
             self.disk.lose_power()
+        self._end_calls()
+
+    def _end_calls(self) -> None:
         for scope in self._calls.values():
             scope.cancel()
         self.over.set()
@@ -180,6 +195,7 @@ class _Spool:
 
     async def write(self, data: Buffer, *, inspect: Inspect | None = None) -> None:
         await self._life.step("write")
+        self._life.check_room()
         await self._spool.write(data, inspect=inspect)
 
     async def same_as(self, payload: memoryview) -> bool:
@@ -188,6 +204,7 @@ class _Spool:
 
     async def commit(self, record: UploadRecord, *, inspect: InspectEntry | None = None) -> Entry:
         await self._life.step("commit")
+        self._life.check_room()
         entry = await self._spool.commit(record, inspect=inspect)
         key = (record.federation_uuid, record.round_number, record.task_name, record.collaborator)
         uploads = self._life.disk.uploads._uploads
@@ -219,6 +236,7 @@ class _Federation:
         self._life.flushing += 1
         try:
             await self._life.step("flush")
+            self._life.check_room()
         finally:
             self._life.flushing -= 1
         before, lines = len(self._store._lines), self._store._lines
@@ -231,6 +249,7 @@ class _Federation:
 
     async def save(self, checkpoint: Checkpoint, *, durable: bool) -> None:
         await self._life.step("save")
+        self._life.check_room()
         await self._store.save(checkpoint, durable=durable)
         number, checkpoints = checkpoint.round_number, self._store._checkpoints
         self._disk.note_kept(durable=durable, lose=lambda: checkpoints.pop(number, None))

@@ -32,6 +32,7 @@ class Outcome:
     attempts: int = 0
     envoys_died: int = 0
     stopped: int = 0
+    refused: int = 0
     breaks: int = 0
     trace: str = ""
 
@@ -70,6 +71,8 @@ def outcome_of(played: Played) -> Outcome:
         counted=sum(ack.verdict is Verdict.ACCEPTED for ack in played.acks),
         attempts=played.attempts,
         seconds=played.seconds,
+        stopped=played.stopped,
+        refused=played.refused,
     )
 
 

@@ -14,6 +14,7 @@ __all__ = ["AGGREGATOR", "STEPS", "Death", "Network", "Schedule", "draw"]
 
 AGGREGATOR: Final = "aggregator"
 MANY_SITES: Final = 71
+MOST_FULL: Final = 60.0  # seconds for which the disk is full
 EVERY: Final = 25  # of so many seeds in a row one is a federation of `MANY_SITES`
 
 STEPS: Final = (
@@ -44,13 +45,19 @@ MOST_COUNTS: Final = {"write": 200, "load": 1, "entries": 1, "best": 3, "best sa
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """How a life of the server ends: after ``seconds``, or at the ``count``-th time that it comes to ``step``."""
+    """How a life of the server ends: after ``seconds``, or at the ``count``-th time that it comes to ``step``.
+
+    Where it ``stops`` nobody kills it: it is told to end, and does so in an orderly way.
+    """
 
     seconds: float | None = None
     step: str = ""
     count: int = 0
+    stops: bool = False
 
     def __str__(self) -> str:
+        if self.stops:
+            return f"never but stops after {self.seconds:.3f} s"
         return f"after {self.seconds:.3f} s" if self.seconds is not None else f"at {self.step} {self.count}"
 
 
@@ -76,7 +83,8 @@ class Schedule:
     """A federation and its faults.
 
     ``dropout``: share of the sites that fall silent in a round until it is over. ``site_dies``: how probable it is that a
-    site dies and begins anew before it asks for a round's work. ``disk``: seconds that the disk takes for anything, at most.
+    site dies and begins anew before it asks for a round's work. ``disk``: seconds that the disk takes for anything, at most;
+    it is full between the moments of each pair in ``full``.
     """
 
     seed: int
@@ -92,6 +100,7 @@ class Schedule:
     site_dies: float = 0.0
     disk: float = 0.0
     deaths: tuple[Death, ...] = ()
+    full: tuple[tuple[float, float], ...] = ()
 
     @property
     def collaborators(self) -> tuple[str, ...]:
@@ -118,7 +127,7 @@ class Schedule:
 
     def without_faults(self) -> Schedule:
         """Return the same federation where nothing goes wrong."""
-        return replace(self, network=Network(), dropout=0.0, site_dies=0.0, deaths=())
+        return replace(self, network=Network(), dropout=0.0, site_dies=0.0, deaths=(), full=())
 
     def __str__(self) -> str:
         parts = [
@@ -127,6 +136,7 @@ class Schedule:
             self.durability,
             self.stragglers.kind,
             "dies " + (", ".join(map(str, self.deaths)) or "never"),
+            *(f"no room from {begin:.0f} to {end:.0f} s" for begin, end in self.full),
         ]
         return ", ".join(parts)
 
@@ -175,7 +185,8 @@ def draw(seed: int) -> Schedule:
         dropout=0.08 if many or stragglers.kind != "wait_for_all" else 0.0,
         site_dies=rng.choice((0.0, 0.05, 0.2)) if dies_alike else 0.0,
         disk=rng.choice((0.0, 0.01, 0.5)),
-        deaths=tuple(_death(rng) for _ in range(rng.randint(0, 4))),
+        deaths=_deaths(rng),
+        full=tuple(_full(rng) for _ in range(rng.choice((0, 0, 1, 2)))),
     )
 
 
@@ -183,6 +194,18 @@ def _stragglers(rng: random.Random, least: int) -> StragglerConfig:
     if rng.random() < 0.5:
         return StragglerConfig(kind="cutoff", cutoff_seconds=rng.uniform(1, 60), minimum_reporting=least)
     return StragglerConfig(kind="percentage", percentage=rng.uniform(0.5, 0.9), minimum_reporting=least)
+
+
+def _deaths(rng: random.Random) -> tuple[Death, ...]:
+    deaths = [_death(rng) for _ in range(rng.randint(0, 4))]
+    if rng.random() < 0.3:
+        deaths.insert(rng.randint(0, len(deaths)), Death(seconds=rng.uniform(0, 60), stops=True))
+    return tuple(deaths)
+
+
+def _full(rng: random.Random) -> tuple[float, float]:
+    begin = rng.uniform(0, rng.choice((5, 60)))
+    return begin, begin + rng.uniform(0, MOST_FULL)
 
 
 def _death(rng: random.Random) -> Death:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from openfl_aio.aggregator.ledger import Ledger
+from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.config import StragglerConfig
 from openfl_aio.storage.federations import MemoryFederation
 from openfl_aio.tensors.aggregation import KNOWN_AGGREGATIONS
@@ -38,6 +39,8 @@ def test_seeds_in_a_row_have_every_function_and_many_sites_now_and_then() -> Non
     assert len(many) == 4
     assert all(schedule.dropout == 0.08 and not schedule.waits_for_all for schedule in many)
     assert {death.step for schedule in drawn for death in schedule.deaths} == {"", *STEPS}
+    assert {death.stops for schedule in drawn for death in schedule.deaths} == {True, False}
+    assert any(schedule.full for schedule in drawn)
     assert {schedule.durability for schedule in drawn} == {"process", "power"}
 
 
@@ -45,6 +48,29 @@ def test_seeds_in_a_row_have_every_function_and_many_sites_now_and_then() -> Non
 def test_a_server_dies_at_every_step(step: str) -> None:
     played = play(Schedule(3, deaths=(Death(step=step, count=1),), network=BAD, disk=0.01))
     assert (played.died, played.lives) == (1, 2)
+    assert outcome_of(played).broken == ()
+
+
+STOPPED = Schedule(3, deaths=(Death(seconds=2, stops=True), Death(seconds=4, stops=True)), network=BAD, disk=0.01)
+
+
+def test_a_server_that_is_stopped_and_comes_back_tells_nobody_to_quit(monkeypatch: pytest.MonkeyPatch) -> None:
+    played = play(STOPPED)
+    assert (played.stopped, played.lives) == (2, 3)
+    assert outcome_of(played).broken == ()
+
+    async def forget(aggregator: Aggregator) -> None:
+        await aggregator._ledger.forget()
+
+    monkeypatch.setattr(Aggregator, "_leave", forget)
+    assert broken(STOPPED)
+
+
+@pytest.mark.parametrize("begin", [0.0, 1.0, 3.0])
+def test_a_full_disk_holds_everybody_up_and_no_more(begin: float) -> None:
+    played = play(Schedule(3, full=((begin, begin + 40),), network=BAD, disk=0.01))
+    assert played.refused > 0
+    assert played.seconds > 40
     assert outcome_of(played).broken == ()
 
 

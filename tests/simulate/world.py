@@ -83,6 +83,8 @@ class Played:
     attempts: int = 0
     lives: int = 0
     died: int = 0
+    stopped: int = 0
+    refused: int = 0
     seconds: float = 0.0
     left_behind: bool = False
     error: str = ""
@@ -119,7 +121,7 @@ class _World:
             self.played.error = f"it did not end within {PLAY_SECONDS:g} s"
         except (OpenFLAioError, ExceptionGroup) as exc:
             self.played.error = " and ".join(dict.fromkeys(_leaves(exc)))
-        self.played.lines, self.played.died = self.disk.lines, self.disk.died
+        self.played.lines, self.played.died, self.played.refused = self.disk.lines, self.disk.died, self.disk.refused
         self.played.seconds = anyio.current_time()
 
     async def _run(self) -> None:
@@ -149,7 +151,9 @@ class _World:
             self.played.lives += 1
             try:
                 await self._live(life)
-                return
+                if not life.stopped:
+                    return
+                self.played.stopped += 1
             except BaseExceptionGroup as group:
                 _, others = group.split(Killed)
                 if others is not None or not life.dead:
@@ -163,7 +167,8 @@ class _World:
     async def _live(self, life: Life) -> None:
         async with anyio.create_task_group() as group:
             if life.death is not None and life.death.seconds is not None:
-                group.start_soon(self._kill_later, life, life.death.seconds)
+                end = self._stop_later if life.death.stops else self._kill_later
+                group.start_soon(end, life, life.death.seconds)
             aggregator = Aggregator(
                 self.schedule.config(),
                 initial_model=initial_model(),
@@ -176,15 +181,23 @@ class _World:
                 await life.over.wait()
                 self.life = None
                 life.check()
-                with anyio.fail_after(100):  # they all know; after a restart one more long poll is waited for
-                    await aggregator.wait_complete()
-                    await aggregator.wait_quits_sent()
+                if not life.stopped:
+                    with anyio.fail_after(100):  # they all know; after a restart one more long poll is waited for
+                        await aggregator.wait_complete()
+                        await aggregator.wait_quits_sent()
                 life.check()
             group.cancel_scope.cancel()
 
     async def _kill_later(self, life: Life, seconds: float) -> None:
         await anyio.sleep(seconds)
         life.kill()
+
+    async def _stop_later(self, life: Life, seconds: float) -> None:
+        await anyio.sleep(seconds)
+        if self.life is life:  # it serves, and not everything is over
+            self.life = None  # as its network would: no new calls, a moment for those that are there
+            await anyio.sleep(1)
+            life.stop()
 
     async def _end_with_clients(self, life: Life) -> None:
         await self._over.wait()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import mmap
 import random
 import resource
@@ -24,7 +25,7 @@ from openfl_aio.errors import (
 )
 from openfl_aio.storage.file_journal import HELD_BYTES, FileJournal
 from openfl_aio.storage.journal import ALL_ROUNDS, INLINE_BYTES, Entry, Journal, MemoryJournal, UploadRecord
-from openfl_aio.storage.upload_file import checksum
+from openfl_aio.storage.upload_file import Checksum, checksum
 from openfl_aio.tensors.encoded import TransformerMetadata
 from openfl_aio.wire.incremental import TensorRecord
 
@@ -357,6 +358,8 @@ async def test_files_go_with_what_they_hold(tmp_path: Path) -> None:
     await spool.abort()
     assert len(files(tmp_path)) == 1
     await journal.drop("f", 4)
+    assert files(tmp_path) == []
+    await journal.drop("f", ALL_ROUNDS)
     assert list((tmp_path / "journal").iterdir()) == []
 
 
@@ -487,6 +490,19 @@ async def test_the_checksum_tells_changed_and_moved_bytes(size: int) -> None:
     assert checksum(memoryview(bytes(data))) == whole
     twice = bytes(2**20) + bytes([1]) * 2**20
     assert checksum(memoryview(twice)) != checksum(memoryview(twice[2**20 :] + twice[: 2**20]))
+
+
+@pytest.mark.parametrize("size", [1, 7, 8, 2**20 - 1, 2**20, 2**20 + 11, 2**21 + 8])
+async def test_a_checksum_in_pieces_is_that_of_the_whole(size: int) -> None:
+    source = random.Random(size)
+    data = memoryview(source.randbytes(size))
+    for _ in range(20):
+        borders = [0, *sorted(source.randrange(size + 1) for _ in range(5)), size]
+        found = Checksum()
+        for start, end in itertools.pairwise(borders):
+            found.add(data[start:end])
+        assert found.value == checksum(data)
+    assert repr(found) == f"<Checksum {checksum(data):08x}>"
 
 
 async def test_one_bad_file_leaves_the_good_ones(tmp_path: Path) -> None:

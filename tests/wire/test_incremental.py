@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from openfl_aio.errors import (
     RemoteProtocolError,
 )
 from openfl_aio.tensors.codec import EncodedTensor, TransformerMetadata
+from openfl_aio.tensors.extremes import Extremes
 from openfl_aio.wire import incremental
 from openfl_aio.wire.codec import decode, encode
 from openfl_aio.wire.convert import header_to_proto, model_to_proto, tensor_from_proto, tensor_to_proto
@@ -159,6 +161,39 @@ def test_fields_may_come_in_any_order(step: int | None) -> None:
         ("w", (), 7),
     ]
     assert all(restored(raw, record).data == b"payload" for record in result.tensors)
+
+
+@settings(deadline=None)
+@given(st.data(), st.lists(st.floats(width=32), min_size=1, max_size=9), st.booleans())
+def test_the_extremes_of_plain_payloads_are_found_on_the_way(
+    data: st.DataObject, floats: list[float], plain: bool
+) -> None:
+    values = np.array(floats, np.float32)
+    raw = serialized([tensor("a", values.tobytes()), tensor("b", b"")])
+    cuts = data.draw(st.lists(st.integers(0, len(raw)), max_size=5).map(sorted))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(incremental, "_LEAST_LOOKED_AT", 1)
+        decoder = TaskResultsDecoder(limits=Limits(), is_plain=lambda tags: plain)
+        for start, end in zip([0, *cuts], [*cuts, len(raw)], strict=True):
+            decoder.feed(raw[start:end])
+        extremes, of_empty = decoder.finish().extremes
+    assert of_empty is None
+    if not plain:
+        assert extremes is None
+    else:
+        assert extremes is not None
+        assert extremes.finite == bool(np.isfinite(values).all())
+        if extremes.finite:
+            assert (extremes.lowest, extremes.highest) == (values.min(), values.max())
+
+
+def test_what_is_said_of_a_payload_is_said_of_the_last_one() -> None:
+    few, many = np.full(2, 9, np.float32).tobytes(), np.full(2**14, 5, np.float32).tobytes()
+    for payloads, expected in (((many, few), None), ((few, many), Extremes(5.0, 5.0))):
+        fields = encode(tensor_to_proto(tensor("a", b""))) + b"".join(field(7, payload) for payload in payloads)
+        decoder = TaskResultsDecoder(limits=Limits(), is_plain=lambda tags: True)
+        decoder.feed(serialized([]) + field(5, fields))
+        assert decoder.finish().extremes == (expected,)
 
 
 def test_the_last_payload_of_a_tensor_wins() -> None:
