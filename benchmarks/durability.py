@@ -3,8 +3,9 @@
 No network: the bytes are written in chunks of 2 MiB, as they would come, and committed with their record. ``memory``
 keeps them in memory, ``process`` in files, ``power`` waits until the disk has them. A round is one upload of every sender,
 and is dropped before the next, as in a federation; the levels take turns round by round, each with a disk that has
-nothing left to write. The time is that of one upload, the median over the rounds of a pair. The files are in the
-temporary directory: set TMPDIR to a folder on the disk that is meant.
+nothing left to write. The time is that of one upload, the median over the rounds of a pair; below the table is how
+often the disk was told to flush for it. The files are in the temporary directory: set TMPDIR to a folder on the disk
+that is meant.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -39,12 +41,27 @@ CASES = (  # bytes, senders, rounds of a pair
 
 def main() -> None:
     options = arguments(__doc__)
+    flushes: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        comparisons = anyio.run(partial(measure, Path(folder), pairs=options.pairs, small=options.small))
-    report("durability: one upload into the journal, so many at once", comparisons, options)
+        comparisons = anyio.run(partial(measure, Path(folder), flushes, pairs=options.pairs, small=options.small))
+    report("durability: one upload into the journal, so many at once", comparisons, options, extra=flushes)
 
 
-async def measure(folder: Path, *, pairs: int, small: bool) -> list[Comparison]:
+def counted() -> list[None]:
+    """Return what grows by one with each flush of the disk from now on."""
+    count: list[None] = []
+    fsync = os.fsync
+
+    def counting(descriptor: Any) -> None:
+        count.append(None)
+        fsync(descriptor)
+
+    os.fsync = counting
+    return count
+
+
+async def measure(folder: Path, flushes: dict[str, float], *, pairs: int, small: bool) -> list[Comparison]:
+    told = counted()
     files = {level: FileJournal(folder / level) for level in ("process", "power")}
     for journal in files.values():
         await journal.open()
@@ -52,6 +69,7 @@ async def measure(folder: Path, *, pairs: int, small: bool) -> list[Comparison]:
     comparisons = []
     for name, nbytes, senders, rounds in CASES[:4] if small else CASES:
         seconds: dict[str, list[float]] = {level: [] for level in LEVELS}
+        before, uploads = len(told), 0
         for _ in range(pairs):
             taken: dict[str, list[float]] = {level: [] for level in LEVELS}
             # the first round of a pair is the warm-up: its files are new, those of the others are written over
@@ -60,8 +78,10 @@ async def measure(folder: Path, *, pairs: int, small: bool) -> list[Comparison]:
                     level = LEVELS[(number + turn) % len(LEVELS)]
                     one = await play(journals[level], level, nbytes, senders, number)
                     taken[level] += [one] if number else []
+                uploads += senders
             for level in LEVELS:
                 seconds[level].append(statistics.median(taken[level]))
+        flushes[f"{name}, power: flushes an upload"] = (len(told) - before) / uploads
         comparisons += [
             Comparison(name, "process", level, nbytes, tuple(seconds["process"]), tuple(seconds[level]))
             for level in LEVELS[1:]

@@ -3,7 +3,8 @@
 ========================  ===========================================================================================
 task                      assigned to the sender; one that trains sends every tensor that the initial model has, one
                           that validates sends no trained ones
-every tensor              the upload's round, one tag of a coding, a shape that fits its bytes, once
+every tensor              the upload's round, one tag of a coding, a shape that fits its bytes, once; unless the model has
+                          it, a printable name of at most `MOST_CHARACTERS`
 trained tensors           no other tags but the delta's, no report, the model's shape; finite values, also once a delta
                           is added to the model, and at most `UploadRules.max_value`; optionally a bound on how far
                           they are from the model
@@ -45,6 +46,7 @@ from openfl_aio.wire.incremental import TaskResultsIndex, TensorRecord
 __all__ = ["Expected", "check_header", "check_upload"]
 
 SLICE: Final = 256 * 1024  # elements, 1 MiB: both ends are found while it is in the cache
+MOST_CHARACTERS: Final = 1_000  # of a name: those of metrics are kept, told and logged
 _LARGEST: Final = float(np.finfo(np.float32).max)
 _TAGS_OF_TRAINED: Final = frozenset({TRAINED, DELTA, COMPRESSED, LOSSY_COMPRESSED})
 _OWN_TAGS: Final = frozenset({"model", "aggregated", "lossy_decompressed", DELTA})
@@ -114,6 +116,8 @@ def _check_results(index: TaskResultsIndex, expected: Expected) -> None:
     trains = False
     for record in index.tensors:
         where = f"tensor {record.name!r} of task {index.task_name!r}"
+        if record.name not in expected.model:
+            _check_name(record.name)
         if record.round_number != index.round_number:
             raise TensorError(f"{where} is of round {record.round_number}: expected {index.round_number}, the upload's")
         # an absolute value and a difference of one tensor would count twice
@@ -249,6 +253,13 @@ def _check_coding(record: TensorRecord, where: str) -> tuple[int, ...]:
     if COMPRESSED in record.tags and record.nbytes != 4 * math.prod(shape):
         raise CodecError(f"{where} has {record.nbytes} bytes: expected float32 values of the shape {shape!r}")
     return shape
+
+
+def _check_name(name: str) -> None:
+    if not (name.isprintable() and 0 < len(name) <= MOST_CHARACTERS):
+        raise TensorError(
+            f"expected a name of 1 to {MOST_CHARACTERS} printable characters for a tensor, got {name[:40]!r} of {len(name)}"
+        )
 
 
 def _check_metric(record: TensorRecord, shape: tuple[int, ...], where: str) -> None:

@@ -27,6 +27,7 @@ from openfl_aio.wire.continuation import Continuation, new_upload_id, rest_of
 from openfl_aio.wire.framing import data_stream
 from openfl_aio.wire.incremental import encode_task_results
 from openfl_aio.wire.parts import TensorAssembler
+from openfl_aio.wire.scan import MAX_QUERIES
 
 __all__ = ["AggregatorClient"]
 
@@ -136,7 +137,7 @@ class AggregatorClient:
         """Return several tensors, in their order: in one call, or a few, from an aggregator of ours, else in one each."""
         found: list[EncodedTensor] = []
         while self._gives_several and len(queries) - len(found) > 1:
-            ask = partial(self._get_tensors, queries[len(found) :])
+            ask = partial(self._get_tensors, queries[len(found) : len(found) + MAX_QUERIES])
             try:
                 several = await call_with_retries(self._config.retry, ask, what=self._what("GetTensors"), patient=True)
             except (UnsupportedCallError, MessageTooLargeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +15,6 @@ from openfl_aio.errors import (
     AuthorizationError,
     ExperimentNotFoundError,
     HeaderMismatchError,
-    MalformedMessageError,
     MalformedStreamError,
     MessageTooLargeError,
     OpenFLAioError,
@@ -30,6 +30,7 @@ from openfl_aio.wire.continuation import Continuation
 from openfl_aio.wire.framing import ChunkChecker
 from openfl_aio.wire.incremental import encode_model
 from openfl_aio.wire.parts import tensor_parts
+from openfl_aio.wire.scan import MAX_QUERIES
 
 if TYPE_CHECKING:
     from openfl_aio.aggregator.service import Aggregator
@@ -41,8 +42,9 @@ HEADER_TAG: Final = (
 )
 MAX_HEADER_BYTES: Final = 16 * 1024
 MAX_CHUNKS_BYTES: Final = 1 << 62  # the bound is the upload's own, which knows the model
-MOST_QUERIES: Final = 1_024  # in one GetTensors
-SEVERAL_BYTES: Final = 4 * 1024 * 1024  # of the tensors in its answer
+SEVERAL_BYTES: Final = 4 * 1024 * 1024  # of the tensors in one answer of GetTensors
+SEVERAL_AT_ONCE: Final = 4  # such calls of one collaborator: what is small in an answer is a copy, until it is fetched
+SEVERAL: Final = "/openfl_aio.v1.Tensors/GetTensors"
 ANSWER_BYTES: Final = 64 * 1024  # of an answer with a tensor, for all that is not its data
 
 
@@ -81,11 +83,13 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
 
     def __init__(self, find: Callable[[str], Aggregator]) -> None:
         self._find = find
+        self._giving: Counter[tuple[str, str]] = Counter()  # calls of GetTensors, by federation and collaborator
 
     def __mapping__(self) -> dict[str, Any]:
         """Return the calls of all three services, by path."""
         services = (messages.aggregator.AggregatorBase, messages.v1.TensorsBase, messages.v1.UploadsBase)
-        return {path: handler for service in services for path, handler in service.__mapping__(self).items()}
+        calls = {path: handler for service in services for path, handler in service.__mapping__(self).items()}
+        return calls | {SEVERAL: calls[SEVERAL]._replace(func=self._give_several)} if SEVERAL in calls else calls
 
     async def get_tasks(self, message: messages.aggregator.GetTasksRequest) -> messages.aggregator.GetTasksResponse:
         """Answer what the sender shall do next; parks while there is nothing. A federation that is not here is over."""
@@ -131,11 +135,28 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         for part in tensor_parts(tensor, header=self._reply(header), chunk_bytes=chunk_bytes):
             yield part
 
+    async def _give_several(self, stream: Any) -> None:
+        """Serve GetTensors. A collaborator that leaves answers unfetched gets none of the tensors: they are there singly."""
+        message = await stream.recv_message()
+        _, header = self._admit(message.header)
+        who = header.federation_uuid, header.sender
+        self._giving[who] += 1
+        try:
+            if self._giving[who] > SEVERAL_AT_ONCE:
+                message.queries = []
+            answer = await self.get_tensors(message)
+            del message  # it has many objects, and the answer may be a long time under way
+            await stream.send_message(answer)
+        finally:
+            self._giving[who] -= 1
+            if not self._giving[who]:
+                del self._giving[who]
+
     async def get_tensors(self, message: messages.v1.TensorsRequest) -> messages.v1.TensorsResponse:
         """Answer the first of several tensors, as many as fit into a small message."""
         aggregator, header = self._admit(message.header)
-        if len(message.queries) > MOST_QUERIES:
-            raise MalformedMessageError(f"expected at most {MOST_QUERIES} queries, got {len(message.queries)}")
+        if len(message.queries) > MAX_QUERIES:
+            raise MessageTooLargeError(f"expected at most {MAX_QUERIES} queries, got {len(message.queries)}")
         tensors = []
         room = SEVERAL_BYTES
         for query in message.queries:

@@ -156,12 +156,10 @@ class FileJournal:
         return sorted(entries, key=lambda entry: (entry.record.task_name, entry.record.collaborator))
 
     def _drop(self, federation_uuid: str, before_round: int, after_round: int) -> None:
-        left = False
         with disk_errors(self.folder):
             found = list(self._files(federation_uuid))
         for number, path in found:
             if before_round <= number <= after_round:
-                left = True
                 continue
             with self._lock:
                 looked_at = bool(self._mapped[path])
@@ -171,7 +169,6 @@ class FileJournal:
                 self._spares.put(path)
         if before_round >= ALL_ROUNDS:
             self._spares.clear()
-        if not left:
             with self._naming:  # not between the folder that an upload makes and its name there
                 self._folders.pop(self._of_federation(federation_uuid).name, None)
                 try:

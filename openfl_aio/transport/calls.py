@@ -48,6 +48,9 @@ WAITING_METHODS: Final = frozenset(
     {"GetTasks", "GetAggregatedTensor", "GetTensor", "GetTensors", "WaitExperiment", "GetMetricStream"}
 )
 
+# calls that are much work for few bytes: those of one connection are served one after the other
+HEAVY_METHODS: Final = frozenset({"GetTensors"})
+
 # messages that hold a model, every other request is bounded by Limits.max_request_bytes
 LARGE_REQUESTS: Final = (director.ExperimentInfo,)
 
@@ -338,6 +341,9 @@ class Calls:
         with as_caller(caller), as_request(stream.metadata):
             if handler.cardinality.client_streaming:
                 await self._upload(stream, method)
+            elif stream._method_name.rpartition("/")[2] in HEAVY_METHODS:
+                async with connection.heavy:
+                    await method(stream)
             else:
                 await method(stream)
 

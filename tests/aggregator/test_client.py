@@ -23,7 +23,6 @@ from openfl_aio.errors import (
     MalformedMessageError,
     MessageTooLargeError,
     NotFoundError,
-    ProtocolError,
     TransportError,
 )
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
@@ -267,8 +266,13 @@ async def test_several_of_which_one_will_not_come() -> None:
     async with serving_wide() as service, client(service) as api:
         with pytest.raises(NotFoundError, match="none of that name"):
             await api.get_aggregated_tensors([*WIDE_QUERIES, TensorQuery("other", 0, tags=("model",))])
-        with pytest.raises(ProtocolError, match="at most 1024 queries, got 1025"):
-            await api.get_aggregated_tensors([WIDE_QUERIES[0]] * 1025)
+
+
+async def test_more_tensors_than_one_call_may_ask_for() -> None:
+    async with serving_wide() as service, wide_client(service) as (api, calls):
+        found = await api.get_aggregated_tensors([WIDE_QUERIES[0]] * 300)
+        assert [tensor.name for tensor in found] == [WIDE_QUERIES[0].tensor_name] * 300
+        assert calls == ["get_tensors"] * 3
 
 
 async def test_several_go_to_collaborators_only_and_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -144,6 +144,10 @@ HOSTILE: Final = (
     Hostile("infinity as a score", (acc(np.inf),), VALIDATE, allowed=OK, counts=True),
     Hostile("two numbers as a score", (acc([0.5, 0.5]),), VALIDATE),
     Hostile("a score twice", (acc(), acc(0.9)), VALIDATE),
+    Hostile("a score with a second line", (replace(ACC, name="acc\n2026-01-01 CRITICAL forged"),), VALIDATE),
+    Hostile("a score whose name is a page", (replace(ACC, name="a" * 5_000),), VALIDATE),
+    Hostile("a score without a name", (replace(ACC, name=""),), VALIDATE),
+    Hostile("a tensor that nobody has with a second line", (B, W, M, replace(W, name="evil\n"))),
     # who and what
     Hostile("in another's name", header={"sender": "two"}, allowed=(*DENIED, Status.UNAUTHENTICATED)),
     Hostile("in nobody's name", header={"sender": "mallory"}, allowed=(*DENIED, Status.UNAUTHENTICATED)),

@@ -112,16 +112,30 @@ async def finish(folder: Path, config: AggregatorConfig, **more: Any) -> dict[st
 
 
 def copied(folder: Path, path: Path) -> Path:
-    """Return a copy of what is on the disk, as a kill would leave it: checkpoints may be newer than uploads, never older."""
-    for name in ("journal", "federations"):
-        for _ in range(100):
-            shutil.rmtree(path / name, ignore_errors=True)
-            try:
+    """Return a copy of what is on the disk, as a kill would leave it: of one moment."""
+    for _ in range(100):
+        shutil.rmtree(path, ignore_errors=True)
+        before = look_of(folder)
+        try:
+            for name in ("journal", "federations"):
                 shutil.copytree(folder / name, path / name)
-                break
-            except shutil.Error:  # a file went while its folder was read
-                continue
-    return path
+        except shutil.Error:  # a file went while its folder was read
+            continue
+        if look_of(folder) == before:
+            return path
+    raise AssertionError("it was written to all the time")
+
+
+def look_of(folder: Path) -> dict[Path, tuple[int, int, int]]:
+    """Return what changes when something is written: which file it is, its size and time."""
+    found = {}
+    for path in [*folder.glob("journal/**/*"), *folder.glob("federations/**/*")]:
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            continue
+        found[path] = stat.st_ino, stat.st_size, stat.st_mtime_ns
+    return found
 
 
 async def images(folder: Path, into: Path, config: AggregatorConfig, **more: Any) -> tuple[list[Path], dict[str, Any]]:

@@ -3,11 +3,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
+import anyio
 import numpy as np
 import pytest
 
 from openfl_aio.aggregator.service import Aggregator
-from openfl_aio.aggregator.servicer import AggregatorServicer, peek_header
+from openfl_aio.aggregator.servicer import SEVERAL_AT_ONCE, AggregatorServicer, peek_header
 from openfl_aio.aggregator.uploads import UploadCounts
 from openfl_aio.config import AggregatorConfig, Limits
 from openfl_aio.domain import Header
@@ -288,3 +289,51 @@ async def test_other_results_than_those_that_count_are_refused_to_our_own_peers_
             with pytest.raises(AlreadyExistsError, match="came before"):
                 await servicer.send_local_task_results(others())
         assert service.upload_counts() == UploadCounts(accepted=1, duplicates=1, conflicting=2)
+
+
+class Unfetched:
+    """The call of a peer that asks for several tensors and does not take the answer before it is told to."""
+
+    def __init__(self, request: messages.v1.TensorsRequest) -> None:
+        self._request = request
+        self.fetched = anyio.Event()
+        self.answer: messages.v1.TensorsResponse | None = None
+
+    async def recv_message(self) -> messages.v1.TensorsRequest:
+        return self._request
+
+    async def send_message(self, answer: messages.v1.TensorsResponse) -> None:
+        self.answer = answer
+        await self.fetched.wait()
+
+
+def several(service: Aggregator, count: int, sender: str = "one") -> messages.v1.TensorsRequest:
+    query = messages.aggregator.GetAggregatedTensorRequest(tensor_name="w", tags=["model"])
+    return messages.v1.TensorsRequest(convert.header_to_proto(header(service, sender)), [query] * count)
+
+
+async def test_answers_with_several_tensors_that_are_not_fetched_are_few() -> None:
+    async with aggregator() as service:
+        servicer = AggregatorServicer(service.find)
+        give = servicer.__mapping__()["/openfl_aio.v1.Tensors/GetTensors"].func
+        calls = [Unfetched(several(service, 3)) for _ in range(SEVERAL_AT_ONCE + 2)]
+        async with anyio.create_task_group() as group:
+            for call in calls:
+                group.start_soon(give, call)
+            await anyio.wait_all_tasks_blocked()
+            counts = [len(call.answer.tensors) for call in calls if call.answer is not None]
+            assert counts == [3] * SEVERAL_AT_ONCE + [0, 0]
+            for call in calls:
+                call.fetched.set()
+        assert not servicer._giving
+        again = Unfetched(several(service, 3))
+        again.fetched.set()
+        await give(again)
+        assert again.answer is not None
+        assert len(again.answer.tensors) == 3
+
+
+async def test_too_many_tensors_at_once() -> None:
+    async with aggregator() as service:
+        with pytest.raises(MessageTooLargeError, match="at most 128 queries, got 129"):
+            await AggregatorServicer(service.find).get_tensors(several(service, 129))

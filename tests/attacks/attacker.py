@@ -10,13 +10,13 @@ import resource
 import sys
 from pathlib import Path
 
-from tests.attacks import connections, contents, floods, heads, hoards, hostile
+from tests.attacks import connections, contents, floods, heads, hoards, hostile, ours
 from tests.attacks.catalogue import ATTACKS, Stage
 from tests.attacks.wire import Target
 
 __all__ = ["ATTACKS"]
 
-MODULES = (floods, heads, hoards, contents, hostile, connections)  # importing them fills the list
+MODULES = (floods, heads, hoards, contents, hostile, ours, connections)  # importing them fills the list
 MEMORY_BYTES = 512 * 2**20
 
 

@@ -199,6 +199,14 @@ def devices_in_message(stage: Stage) -> None:
     calls(stage, fields, payloads.message(content))
 
 
+@attack(service="director")
+def devices_in_little_messages(stage: Stage) -> None:
+    """Reports of 60 kB of an envoy with as many devices as so many bytes may have, fifty at a time."""
+    fields = stage.fields(payloads.DIRECTOR + "UpdateEnvoyStatus", [("client_id", stage.target.name)])
+    devices = payloads.field(3, b"\x1a\x08" + b"x" * 8) * 3_900
+    calls(stage, fields, payloads.message(payloads.field(1, stage.target.name) + devices), at_once=50)
+
+
 @attack(outcomes=("status:0", "status:8"), links=(PLAINTEXT,), service="director", limits={"max_envoys": 200})
 def envoys_without_end(stage: Stage) -> None:
     """Shards under ever new names, each with a description as long as may be."""

@@ -19,12 +19,11 @@ from openfl_aio.wire.messages import director
 from tests.attacks import frames, payloads
 from tests.attacks.catalogue import MTLS, PLAINTEXT, Stage, attack
 from tests.attacks.contents import SUBMIT, UPLOAD
-from tests.attacks.payloads import LARGE, SMALL
+from tests.attacks.payloads import LARGE, SIZES, SMALL
 from tests.attacks.wire import Wire
 from tests.director.test_hostile_names import NAMES
 from tests.storage.test_unpack import HOSTILE, LIMITS
 
-SHAPES = {SMALL: 2**18, LARGE: 2**21}
 ARCHIVE_LIMITS = {"max_archive_files": LIMITS.max_archive_files, "max_unpacked_bytes": LIMITS.max_unpacked_bytes}
 CALLS_AT_ONCE = 4
 
@@ -33,16 +32,16 @@ def tensor(name: str, values: np.ndarray, *tags: str) -> EncodedTensor:
     return TensorCodec().encode(TensorKey.of(name, "x", 0, tags=tags or ("trained",)), values)
 
 
-def results(sender: str, tensors: list[EncodedTensor], *, number: int = 0, task: str = "train", size: int = 1) -> bytes:
+def results(sender: str, tensors: list[EncodedTensor], *, task: str = "train", size: int = 1) -> bytes:
     """Return an upload as messages with their prefixes."""
     header = Header(sender, payloads.AGGREGATOR_UUID, payloads.FEDERATION_UUID)
-    parts = encode_task_results(header=header, round_number=number, task_name=task, data_size=size, tensors=tensors)
+    parts = encode_task_results(header=header, round_number=0, task_name=task, data_size=size, tensors=tensors)
     return payloads.chunks(b"".join(bytes(part) for part in parts))
 
 
 def uploads(sender: str) -> list[bytes]:
     """Return uploads of which each is wrong in one thing."""
-    ones = {name: np.ones(count, np.float32) for name, count in SHAPES.items()}
+    ones = {name: np.ones(count, np.float32) for name, count in SIZES.items()}
     good = [tensor(name, values) for name, values in ones.items()]
 
     def spoiled(name: str, value: float) -> list[EncodedTensor]:

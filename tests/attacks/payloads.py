@@ -10,8 +10,8 @@ DIRECTOR = "/openfl.director.Director/"
 AGGREGATOR_UUID = "aggregator_federation"
 FEDERATION_UUID = "federation"
 
-SMALL, LARGE = "small", "large"
-SIZES = {SMALL: 2**18, LARGE: 2**21}  # of the model's tensors: float32, 1 and 8 MiB
+TINY, SMALL, LARGE = "tiny", "small", "large"
+SIZES = {TINY: 1_000, SMALL: 2**18, LARGE: 2**21}  # of the model's tensors: float32, 4 kB, 1 and 8 MiB
 
 
 def varint(value: int) -> bytes:
@@ -50,9 +50,19 @@ def get_tasks(sender: str) -> bytes:
     return message(message_header(sender))
 
 
+def query(name: str, *, round_number: int = 0, tags: bytes = field(5, "model")) -> bytes:
+    """Return a GetAggregatedTensorRequest but for its header. Round 1 does not come, so a call with it waits."""
+    return field(2, name) + number(3, round_number) + tags
+
+
 def get_tensor(sender: str, name: str, *, round_number: int = 0, tags: bytes = field(5, "model")) -> bytes:
-    """Return a GetAggregatedTensorRequest with its prefix. Round 1 does not come, so such a call waits."""
-    return message(message_header(sender) + field(2, name) + number(3, round_number) + tags)
+    """Return a GetAggregatedTensorRequest with its prefix."""
+    return message(message_header(sender) + query(name, round_number=round_number, tags=tags))
+
+
+def get_tensors(sender: str, *queries: bytes) -> bytes:
+    """Return a TensorsRequest with its prefix."""
+    return message(message_header(sender) + b"".join(field(2, one) for one in queries))
 
 
 def task_results(sender: str, tensors: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""The process that is attacked: a real aggregator with tensors of 1 and 8 MiB and a real director, in one loop.
+"""The process that is attacked: a real aggregator with tensors of 4 kB, 1 and 8 MiB and a real director, in one loop.
 
 ``python -m tests.attacks.served OPTIONS`` prints its ports, answers ``{"do": "begin"}`` and ``{"do": "tell"}`` with
 how long the loop stood still in between, and ends at SIGTERM as the command line does.

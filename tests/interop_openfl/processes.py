@@ -133,6 +133,15 @@ class Program:
         self._signal(signal.SIGKILL)
         self._process.wait()
 
+    def pause(self) -> None:
+        """Let it stand still until `resume` or `kill`; it does when this returns."""
+        self._signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._signal(signal.SIGCONT)
+
     def stop(self, seconds: float = 10.0) -> int:
         """Ask it to end, and kill it if it does not; return the exit code."""
         if self.code is None:

@@ -126,6 +126,10 @@ async def test_one_alone_waits_for_two_flushes(journal: FileJournal, disk: Disk)
     disk.fsyncs.clear()
     await bring(journal, record_of(2))
     assert disk.fsyncs == ["file", "folder"]
+    await journal.drop("f", 2)
+    disk.fsyncs.clear()
+    await bring(journal, record_of(1, round_number=2))
+    assert disk.fsyncs == ["file", "folder"], "the next round has the same folder"
     await journal.drop("f", ALL_ROUNDS)
     disk.fsyncs.clear()
     await bring(journal, record_of(1))

@@ -358,6 +358,8 @@ async def test_files_go_with_what_they_hold(tmp_path: Path) -> None:
     await spool.abort()
     assert len(files(tmp_path)) == 1
     await journal.drop("f", 4)
+    assert files(tmp_path) == []
+    await journal.drop("f", ALL_ROUNDS)
     assert list((tmp_path / "journal").iterdir()) == []
 
 

@@ -10,7 +10,7 @@ from openfl_aio.config import Limits
 from openfl_aio.errors import MalformedMessageError, MessageTooLargeError
 from openfl_aio.wire import codec
 from openfl_aio.wire.codec import decode, encode
-from openfl_aio.wire.messages import DataStream, MetadataProto, ModelProto, NamedTensor, director
+from openfl_aio.wire.messages import DataStream, MetadataProto, ModelProto, NamedTensor, aggregator, director, v1
 from openfl_aio.wire.scan import check_contents, most_fields, most_objects
 from openfl_aio.wire.varints import encode_varint
 
@@ -112,6 +112,7 @@ def test_a_table_of_values_passes() -> None:
         (NamedTensor(tags=["a"] * 4), {"max_tags": 3}, "3 elements of 'tags'"),
         (NamedTensor(transformer_metadata=[MetadataProto()] * 4), {"max_metadata": 3}, "3 elements of 'transformer"),
         (MetadataProto(int_list=[300] * 65), {}, "64 elements of 'int_list'"),
+        (v1.TensorsRequest(queries=[aggregator.GetAggregatedTensorRequest()] * 129), {}, "128 elements of 'queries'"),
     ],
 )
 def test_each_list_has_its_limit(message: Any, limits: dict[str, int], what: str) -> None:

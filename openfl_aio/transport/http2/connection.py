@@ -86,6 +86,7 @@ class Connection(asyncio.BufferedProtocol):
         "denied_since",
         "engine",
         "heard",
+        "heavy",
         "keepalive",
         "last_message_received",
         "last_message_sent",
@@ -118,6 +119,7 @@ class Connection(asyncio.BufferedProtocol):
         self.certificate: PeerCertificate | None = None  # where it may be denied
         self.denied_since: float | None = None  # no call of it is served
         self.uploads = 0  # being read, or waiting for it
+        self.heavy = asyncio.Lock()  # for calls that are much work, one at a time
         self.messages_sent = self.messages_received = 0
         self.last_message_sent = self.last_message_received = 0.0
         self._aborted = False

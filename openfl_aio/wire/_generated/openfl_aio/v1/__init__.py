@@ -82,7 +82,7 @@ default_message_pool.register_message("openfl_aio.v1", "TensorsRequest", Tensors
 class TensorsResponse(betterproto2.Message):
     """
     The first of the tensors that were asked for, in that order, as many as fit into one small message: none if the first
-    does not.
+    does not, or if the sender has left other such answers unfetched.
     """
 
     header: "__openfl__aggregator__.MessageHeader | None" = betterproto2.field(
