@@ -20,7 +20,7 @@ from openfl_aio.director.client import DirectorClient as OurClient
 from openfl_aio.director.servicer import encode_model
 from openfl_aio.director.upload import decode_model
 from openfl_aio.domain import DeviceInfo, EnvoyInfo, ModelKind, ShardInfo
-from openfl_aio.errors import NotFoundError, RemoteProtocolError, ShardNotFoundError
+from openfl_aio.errors import RemoteProtocolError
 from openfl_aio.wire import convert, messages
 from openfl_aio.wire.messages import director
 
@@ -147,12 +147,9 @@ class ShardDirectorClient(_Client):
         """Report health; return after how many seconds to do it again. `ShardNotFoundError`: register again."""
         client = await self._open()
         devices = [DeviceInfo(**info) for info in cuda_devices_info or ()]
-        try:
-            period = await client.update_envoy_status(
-                envoy_name, is_experiment_running=is_experiment_running, devices=devices
-            )
-        except NotFoundError as exc:
-            raise ShardNotFoundError(str(exc)) from exc
+        period = await client.update_envoy_status(
+            envoy_name, is_experiment_running=is_experiment_running, devices=devices
+        )
         return int(period)
 
 

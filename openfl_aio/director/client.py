@@ -21,7 +21,7 @@ from openfl_aio.domain import (
     ModelKind,
     ShardInfo,
 )
-from openfl_aio.errors import LocalProtocolError, RemoteProtocolError
+from openfl_aio.errors import LocalProtocolError, NotFoundError, RemoteProtocolError, ShardNotFoundError
 from openfl_aio.tensors.codec import EncodedTensor
 from openfl_aio.transport.channel import RETRYABLE, Retries, call_with_retries, open_channel, translate
 from openfl_aio.wire import convert
@@ -111,7 +111,10 @@ class DirectorClient:
             is_experiment_running=is_experiment_running,
             cuda_devices=[convert.device_to_proto(device) for device in devices],
         )
-        reply = await self._ask(lambda: self._director.update_envoy_status(request), "reporting health")
+        try:
+            reply = await self._ask(lambda: self._director.update_envoy_status(request), "reporting health")
+        except NotFoundError as exc:
+            raise ShardNotFoundError(str(exc)) from None
         if reply.health_check_period is None:
             raise RemoteProtocolError("the director answered a health report without health_check_period")
         return reply.health_check_period.total_seconds()

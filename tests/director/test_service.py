@@ -234,6 +234,15 @@ async def test_what_an_envoy_may_repeat_is_logged_a_few_times(
     assert len(lines) < 100
 
 
+async def test_an_envoy_learns_that_it_is_not_known(connect: Connect) -> None:
+    """So it registers again, where a director was replaced that knew it."""
+    async with connect("one") as client:
+        with pytest.raises(ShardNotFoundError, match="Unknown shard one"):
+            await client.update_envoy_status("one", is_experiment_running=False)
+        assert await client.update_shard_info(shard("one"))
+        assert await client.update_envoy_status("one", is_experiment_running=False) > 0
+
+
 async def test_an_envoy_that_was_not_kept_is_not_registered(
     director: Director, connect: Connect, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""A federation of OpenFL 1.6 moves: first its director, and nobody else is touched, then one envoy after the other."""
+"""A federation of OpenFL 1.6 moves: first its director, and nobody else is touched, then one envoy after the other; and back."""
 
 from __future__ import annotations
 
@@ -28,9 +28,12 @@ def test_a_federation_moves_step_by_step_and_its_model_stays_the_same(
     envoys = {name: site.envoy(name, "real") for name in ("one", "two")}
     trains()
     director.kill()
-    site.director("ours")
+    moved = site.director("ours")
     trains()
     for name, envoy in envoys.items():
         envoy.stop()
         site.envoy(name, "ours")
         trains()
+    moved.kill()
+    site.director("real")  # it has never heard of our envoys
+    trains()
