@@ -326,10 +326,7 @@ class _Frontend:
 
     async def _follow(self, federation: Federation, name: str) -> None:
         house, history = self._house, self._house.played.histories[name]
-        if self._name == FOLLOWERS[0]:
-            await self._submit(federation, name)
-        while name not in {summary.name for summary in await federation.experiments()}:
-            await anyio.sleep(5)
+        await self._find(federation, name)
         run = federation.run(name)
         house.network.trace(f"{self._name} follows {name}")
         status = ExperimentStatus.PENDING
@@ -349,6 +346,16 @@ class _Frontend:
         house.network.trace(f"{self._name} has the models of {name}")
         if house.schedule.removes and self._name == FOLLOWERS[0]:
             await self._remove(run)
+
+    async def _find(self, federation: Federation, name: str) -> None:
+        """Wait until an experiment has begun: one that is pending and that nobody was told was accepted may be lost."""
+        status: ExperimentStatus | None = ExperimentStatus.PENDING
+        while status in (None, ExperimentStatus.PENDING):
+            status = {summary.name: summary.status for summary in await federation.experiments()}.get(name)
+            if status is None and self._name == FOLLOWERS[0]:
+                await self._submit(federation, name)
+            elif status in (None, ExperimentStatus.PENDING):
+                await anyio.sleep(2)
 
     async def _remove(self, run: Run) -> None:
         """Remove an experiment when nobody follows it any more, and everybody knows that it is over."""
