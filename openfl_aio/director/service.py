@@ -41,7 +41,7 @@ from openfl_aio.domain import (
     ModelKind,
     ShardInfo,
 )
-from openfl_aio.errors import ConfigurationError, ExperimentNotFoundError
+from openfl_aio.errors import ConfigurationError, ExperimentNotFoundError, StorageError
 from openfl_aio.storage.storage import Storage
 from openfl_aio.transport.budgets import PeerLogLimiter
 from openfl_aio.transport.identity import Caller, check_speaks_for
@@ -86,6 +86,7 @@ class Director:
         self._waiters: Waiters[tuple[str, str]] = Waiters()
         self._lines = PeerLogLimiter()
         self._removing = anyio.Lock()
+        self._removals: set[asyncio.Task[None]] = set()
         self._stack: AsyncExitStack | None = None
 
     def __repr__(self) -> str:
@@ -135,6 +136,7 @@ class Director:
             self._shards.restore(shard, anyio.current_time())
         self._tasks = await stack.enter_async_context(anyio.create_task_group())
         stack.callback(self._tasks.cancel_scope.cancel)
+        stack.push_async_callback(self._finish_removals)
         own = DirectorServicer(self, limits=config.limits)
         # left first: calls that wait are told to come again before the aggregators end
         self._server = await stack.enter_async_context(
@@ -434,31 +436,28 @@ class Director:
 
     async def remove_experiment_data(self, caller: Caller, name: str) -> bool:
         """Stop and forget an experiment if it is the caller's. Always True, so that nothing is told of others'."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._tasks.start_soon(self._remove, caller, name, done)
-        await done
+        # to its end also if the caller is cancelled: half-way the experiment would be back after a restart
+        removal = asyncio.create_task(self._remove(caller, name))
+        self._removals.add(removal)
+        removal.add_done_callback(self._removals.discard)
+        await asyncio.shield(removal)
         return True
 
-    async def _remove(self, caller: Caller, name: str, done: asyncio.Future[None]) -> None:
-        """Remove to the end, also if the caller is cancelled: half-way the experiment would be back after a restart."""
-        try:
-            async with self._removing:  # who asks again, because the connection broke, is answered when it is kept
-                experiment = self._experiments.remove(name, caller.name)
-                if experiment is not None:
-                    self._runs.dismiss(name, "the experiment was removed")
-                    with anyio.CancelScope(shield=True):
-                        await self._records.forget(experiment)
-        except Exception as exc:
-            if done.done():
-                logger.error("what experiment %r leaves on the disk is not removed: %s", name, exc)
-            else:
-                done.set_exception(exc)
-        except BaseException:
-            done.cancel()
-            raise
-        else:
-            if not done.done():
-                done.set_result(None)
+    async def _remove(self, caller: Caller, name: str) -> None:
+        async with self._removing:  # who asks again, because the connection broke, is answered when it is kept
+            experiment = self._experiments.remove(name, caller.name)
+            if experiment is not None:
+                self._runs.dismiss(name, "the experiment was removed")
+                try:
+                    await self._records.forget(experiment)
+                except StorageError as exc:
+                    logger.error("experiment %r cannot be removed from the disk: %s", name, exc)
+                    raise
+
+    async def _finish_removals(self) -> None:
+        if self._removals:
+            with anyio.CancelScope(shield=True):  # a row and some files
+                await asyncio.wait(self._removals)
 
     async def cancel(self, caller: Caller, name: str) -> bool:
         """Cancel an experiment of the caller and return whether that changed anything; its collaborators quit."""

@@ -11,11 +11,11 @@ from typing import Final
 
 from openfl_aio.domain import DeviceInfo, EnvoyInfo, ShardInfo, check_name
 from openfl_aio.errors import MessageTooLargeError, ShardNotFoundError
+from openfl_aio.wire.scan import MAX_DEVICES
 
 __all__ = ["Shards"]
 
 MAX_CHARACTERS: Final = 4_000  # of all that one envoy says of its shard and its devices
-MAX_DEVICES: Final = 64
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ Two bytes can ask for a Python object of five hundred. So a message may have, by
   list as 1 (in other words one sub-message in 16 bytes, and 1000);
 - fields: 12 for each of ``max_tensors``, and 4000, whatever its size;
 - ``max_tensors`` elements in any list of messages, ``max_tags`` and ``max_metadata`` a tensor, 64 numbers a shape, 128
-  tensors that are asked for together.
+  tensors that are asked for together, 64 devices an envoy.
 
 Values are passed over by their lengths, so that the bytes of a tensor cost nothing.
 """
@@ -21,7 +21,7 @@ import betterproto2 as bp
 
 from openfl_aio.config import Limits
 from openfl_aio.errors import MalformedMessageError, MessageTooLargeError
-from openfl_aio.wire.messages import MetadataProto, NamedTensor, v1
+from openfl_aio.wire.messages import MetadataProto, NamedTensor, director, v1
 from openfl_aio.wire.schema import READ_MAP, READ_MESSAGE, READ_PACKED_FIXED, READ_PACKED_VARINT, schema_of
 from openfl_aio.wire.varints import (
     FIXED32,
@@ -36,11 +36,20 @@ from openfl_aio.wire.varints import (
     read_varint,
 )
 
-__all__ = ["ENTRY_OBJECTS", "MAX_QUERIES", "MESSAGE_OBJECTS", "check_contents", "most_fields", "most_objects"]
+__all__ = [
+    "ENTRY_OBJECTS",
+    "MAX_DEVICES",
+    "MAX_QUERIES",
+    "MESSAGE_OBJECTS",
+    "check_contents",
+    "most_fields",
+    "most_objects",
+]
 
 MESSAGE_OBJECTS: Final = 4
 ENTRY_OBJECTS: Final = 2
 MAX_SHAPE: Final = 64
+MAX_DEVICES: Final = 64  # of one envoy
 MAX_QUERIES: Final = 128  # in one GetTensors: a few milliseconds of work, and few enough round trips
 LEAST_OBJECTS: Final = 4_000
 BYTES_PER_OBJECT: Final = 4
@@ -68,6 +77,8 @@ _MOST: Final = {
     (NamedTensor, "transformer_metadata"): "metadata",
     (MetadataProto, "int_list"): "shape",
     (v1.TensorsRequest, "queries"): "queries",
+    (director.NodeInfo, "cuda_devices"): "devices",
+    (director.UpdateEnvoyStatusRequest, "cuda_devices"): "devices",
 }
 
 _FIXED_BYTES: Final = {FIXED64: 8, FIXED32: 4}
@@ -116,6 +127,7 @@ class _Scan:
             "metadata": limits.max_metadata,
             "shape": MAX_SHAPE,
             "queries": MAX_QUERIES,
+            "devices": MAX_DEVICES,
         }
 
     def fields(self, cls: type[bp.Message], position: int, end: int, depth: int) -> None:

@@ -19,6 +19,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final, Self, TypeAlias
@@ -55,10 +56,9 @@ TASK_SECONDS: Final = 2.0  # that a task takes, at most
 def simulated(seed: int) -> Iterator[Path]:
     """Let the product run in a `SimulatedLoop`; gives a folder that is removed afterwards.
 
-    What the dead left open is closed then too, as the system would.
+    Of the dead some files stay open, a few for each death.
     """
     chance = random.Random(f"machine {seed}")
-    before = set(os.listdir("/dev/fd"))
     state = random.getstate()
     connections: list[aiosqlite.Connection] = []
     with (
@@ -95,15 +95,6 @@ def simulated(seed: int) -> Iterator[Path]:
                 connection._connection = None  # or it would complain that nobody closed it
             gc.collect()
             random.setstate(state)
-            for name in set(os.listdir("/dev/fd")) - before:
-                _close(int(name))
-
-
-def _close(descriptor: int) -> None:
-    try:
-        os.close(descriptor)
-    except OSError:
-        pass  # the one that listed them
 
 
 def _wall_time() -> float:
@@ -111,18 +102,49 @@ def _wall_time() -> float:
 
 
 async def _in_place(function: Callable[..., Any], *args: Any, **_: Any) -> Any:
-    """Stand in for `anyio.to_thread.run_sync`: after a while, here. Whoever is cancelled meanwhile is so afterwards."""
+    """Stand in for `anyio.to_thread.run_sync`: after a while, on the loop, also if the caller does not wait for it."""
     process = current()
     await anyio.lowlevel.checkpoint()
     if process is None:
         return function(*args)
+    job = _Job(process, partial(function, *args))
     with anyio.CancelScope(shield=True):
-        await anyio.sleep(process.step())
-        process.check()
-        result = function(*args)
-        await anyio.sleep(process.step())
-        process.check()
-    return result
+        return await job.future
+
+
+class _Job:
+    """Something that a thread does: begun after a step of its process, and known to be done after another."""
+
+    def __init__(self, process: Process, function: Callable[[], Any]) -> None:
+        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._process = process
+        self._function = function
+        self._after(self._do)
+
+    def _after(self, act: Callable[[], None]) -> None:
+        try:
+            asyncio.get_running_loop().call_later(self._process.step(), act)
+        except Killed as exc:
+            self._fail(exc)
+
+    def _do(self) -> None:
+        try:
+            self._process.check()
+            result = self._function()
+        except BaseException as exc:
+            self._fail(exc)
+        else:
+            self._after(partial(self._tell, result))
+
+    def _tell(self, result: Any) -> None:
+        if self._process.dead:
+            self._fail(Killed())
+        elif not self.future.done():
+            self.future.set_result(result)
+
+    def _fail(self, exc: BaseException) -> None:
+        if not self.future.done():
+            self.future.set_exception(exc)
 
 
 def _take_folder(take: Callable[[Path], int]) -> Callable[[Path], int]:
@@ -155,7 +177,7 @@ class _NoThread:
 
 
 _Answer: TypeAlias = "asyncio.Future[Any] | None"
-_Job: TypeAlias = tuple[Process | None, _Answer, Callable[[], Any]]
+_Order: TypeAlias = tuple[Process | None, _Answer, Callable[[], Any]]
 
 
 class _DatabaseQueue:
@@ -163,7 +185,7 @@ class _DatabaseQueue:
 
     def __init__(self) -> None:
         self._next = 0.0
-        self._waiting: deque[_Job] = deque()
+        self._waiting: deque[_Order] = deque()
 
     def __class_getitem__(cls, _: object) -> type[Self]:
         return cls

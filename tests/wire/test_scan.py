@@ -113,6 +113,12 @@ def test_a_table_of_values_passes() -> None:
         (NamedTensor(transformer_metadata=[MetadataProto()] * 4), {"max_metadata": 3}, "3 elements of 'transformer"),
         (MetadataProto(int_list=[300] * 65), {}, "64 elements of 'int_list'"),
         (v1.TensorsRequest(queries=[aggregator.GetAggregatedTensorRequest()] * 129), {}, "128 elements of 'queries'"),
+        (
+            director.UpdateEnvoyStatusRequest(cuda_devices=[director.CudaDeviceInfo()] * 65),
+            {},
+            "64 elements of 'cuda_d",
+        ),
+        (director.NodeInfo(cuda_devices=[director.CudaDeviceInfo()] * 65), {}, "64 elements of 'cuda_d"),
     ],
 )
 def test_each_list_has_its_limit(message: Any, limits: dict[str, int], what: str) -> None:
