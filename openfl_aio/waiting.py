@@ -6,16 +6,39 @@ Nothing here polls. All times are those of the event loop, so that tests can run
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Coroutine, Hashable
 from contextvars import Context
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import anyio
 
-__all__ = ["TimedMachine", "Timers", "Waiters"]
+__all__ = ["TimedMachine", "Timers", "Waiters", "to_the_end"]
 
 K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
+
+
+async def to_the_end(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Return what ``coroutine`` returns; it is not cancelled with its caller.
+
+    The caller's own cancellation comes out afterwards: that of a scope where it waits next, that of a task here.
+
+    A shielded scope alone keeps off scopes, but not `asyncio.Task.cancel`, by which a server ends the calls of those who
+    have hung up.
+    """
+    task = asyncio.ensure_future(coroutine)
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait({task})
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+    if cancelled is not None:
+        if not task.cancelled():
+            task.exception()  # looked at: nobody will be told
+        raise cancelled
+    return task.result()
 
 
 class Waiters(Generic[K]):

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 
 import anyio
 import pytest
 
-from openfl_aio.waiting import Timers, Waiters
+from openfl_aio.waiting import Timers, Waiters, to_the_end
 
 
 async def test_a_result_at_hand_is_returned_without_waiting() -> None:
@@ -119,3 +120,49 @@ async def test_timers_fire_when_due_and_follow_a_deadline_that_moves() -> None:
         await anyio.sleep(100)
         group.cancel_scope.cancel()
     assert [time - start for time in fired] == pytest.approx([30, 60], abs=0.1)
+
+
+@pytest.mark.parametrize("by_task", [True, False], ids=["Task.cancel", "a scope"])
+@pytest.mark.parametrize("fails", [True, False])
+async def test_what_must_not_be_left_half_way_ends_before_its_caller_is_cancelled(by_task: bool, fails: bool) -> None:
+    done: list[str] = []
+
+    async def work() -> str:
+        await anyio.sleep(1)
+        done.append("work")
+        if fails:
+            raise ValueError("nobody is told")
+        return "result"
+
+    async def caller() -> None:
+        try:
+            await to_the_end(work())
+        finally:
+            done.append("caller")
+
+    if by_task:
+        task = asyncio.create_task(caller())
+        for _ in range(2):
+            await anyio.sleep(0.3)
+            task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    else:
+        with anyio.move_on_after(0.5) as scope:
+            with pytest.raises(ValueError, match="nobody") if fails else nullcontext():
+                await caller()
+            await anyio.sleep(0)
+        assert scope.cancelled_caught
+    assert done == ["work", "caller"]
+
+
+async def test_what_came_to_its_end_is_returned_or_raised() -> None:
+    async def good() -> int:
+        return 7
+
+    async def bad() -> int:
+        raise ValueError("told")
+
+    assert await to_the_end(good()) == 7
+    with pytest.raises(ValueError, match="told"):
+        await to_the_end(bad())

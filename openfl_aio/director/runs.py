@@ -22,7 +22,7 @@ from openfl_aio.domain import ExperimentStatus, ModelKind
 from openfl_aio.errors import ExperimentNotFoundError, NotFoundError, NotReadyError, StorageError
 from openfl_aio.storage.journal import ALL_ROUNDS
 from openfl_aio.storage.storage import Storage
-from openfl_aio.waiting import Waiters
+from openfl_aio.waiting import Waiters, to_the_end
 
 if TYPE_CHECKING:
     from openfl_aio.storage.archives import Archive
@@ -237,18 +237,10 @@ class Runs:
 
         What is told is kept before: a restart must not take it back.
         """
+        # one row; half-way it would be ahead of what is told
+        if not await to_the_end(self._change(experiment, event, reason)):
+            return False
         name = experiment.name
-        with anyio.CancelScope(shield=True):  # one row; half-way it would be ahead of what is told
-            async with self._changing:
-                if not self._experiments.holds(experiment):
-                    return False  # removed: nobody is left to be told
-                target = self._experiments.after(name, event)
-                if target is None:
-                    return False
-                await self._keep_change(replace(experiment, status=target, error=reason), event)
-                if not self._experiments.holds(experiment):
-                    return False
-                self._experiments.handle(name, event, error=reason)
         if reason:
             logger.warning("experiment %r is %s: %r", name, experiment.status.value, reason)
         else:
@@ -258,6 +250,20 @@ class Runs:
         if execution is not None and event in (ExperimentEvent.FAIL, ExperimentEvent.CANCEL):
             execution.stop(reason)
         return True
+
+    async def _change(self, experiment: Experiment, event: ExperimentEvent, reason: str) -> bool:
+        name = experiment.name
+        async with self._changing:
+            if not self._experiments.holds(experiment):
+                return False  # removed: nobody is left to be told
+            target = self._experiments.after(name, event)
+            if target is None:
+                return False
+            await self._keep_change(replace(experiment, status=target, error=reason), event)
+            if not self._experiments.holds(experiment):
+                return False
+            self._experiments.handle(name, event, error=reason)
+            return True
 
     async def _keep_change(self, changed: Experiment, event: ExperimentEvent) -> None:
         try:

@@ -29,6 +29,7 @@ from openfl_aio.storage.files import (
     sweep_partials,
     write_atomic,
 )
+from openfl_aio.waiting import to_the_end
 
 __all__ = ["FederationStore", "FileFederation", "Line", "MemoryFederation", "Stored"]
 
@@ -185,20 +186,24 @@ class FileFederation:
 
     async def flush(self, *, durable: bool) -> None:
         """See `FederationStore`. Callers at the same time share one write."""
+        if self._added or self._flushing.locked():
+            await to_the_end(self._flush(durable))  # half-way it would be unclear what was kept
+
+    async def _flush(self, durable: bool) -> None:
         async with self._flushing:
-            if not self._added:
-                return
-            lines = list(self._added)
-            with anyio.CancelScope(shield=True):  # half-way it would be unclear what was kept
+            if self._added:
+                lines = list(self._added)
                 await self._run(partial(self._write, lines, durable))
-            del self._added[: len(lines)]
+                del self._added[: len(lines)]
 
     async def compact(self, settle: Settle, *, durable: bool) -> None:
         """See `FederationStore`. Enough is a quarter more: all the writing is then five times what is kept."""
+        await to_the_end(self._compact_soon(settle, durable))
+
+    async def _compact_soon(self, settle: Settle, durable: bool) -> None:
         async with self._flushing:
             if self._size is not None and self._size - self._settled > LEAST_BYTES + self._settled // 4:
-                with anyio.CancelScope(shield=True):
-                    await self._run(partial(self._compact, settle, durable))
+                await self._run(partial(self._compact, settle, durable))
 
     async def save(self, checkpoint: Checkpoint, *, durable: bool) -> None:
         """See `FederationStore`."""

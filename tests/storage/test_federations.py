@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import os
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +159,30 @@ async def test_a_last_line_that_is_broken_is_left_out(tmp_path: Path, caplog: py
     assert "is broken and left out" in caplog.text
     await fill(store, 2, 3)
     assert numbers((await store.load()).lines) == [0, 1, 2]
+
+
+async def test_a_caller_that_is_cancelled_in_a_flush_leaves_each_line_once(tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    async def slowly(function: Callable[[], Any]) -> Any:
+        def wait_and_write() -> Any:
+            begun.set()
+            go_on.wait(5)
+            return function()
+
+        return await anyio.to_thread.run_sync(wait_and_write)
+
+    federation = FileFederation(tmp_path / "federation", slowly)
+    federation.add({"number": 1})
+    first = asyncio.create_task(federation.flush(durable=False))
+    await anyio.to_thread.run_sync(begun.wait)
+    first.cancel()
+    federation.add({"number": 2})
+    second = asyncio.create_task(federation.flush(durable=False))
+    await anyio.sleep(0.05)
+    go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    await second
+    stored = await FileFederation(tmp_path / "federation", anyio.to_thread.run_sync).load()
+    assert stored.lines == ({"number": 1}, {"number": 2})
