@@ -30,6 +30,7 @@ from tests.simulate.world import play
 SCHEDULES: Final = 1000
 BOUNDED_SCHEDULES: Final = 200
 BOUNDED_SECONDS: Final = 50.0
+PLAYED_BY_ONE: Final = 100  # schedules; then another process goes on: those who died in them leave files open
 
 
 def arguments() -> argparse.Namespace:
@@ -61,7 +62,7 @@ def main() -> int:
     outcomes = []
     # not forked: a child would begin with whatever this process has drawn and counted so far
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
+    with ProcessPoolExecutor(options.processes, mp_context=context, max_tasks_per_child=PLAYED_BY_ONE) as pool:
         for future in as_completed([pool.submit(simulate, number) for number in range(seed, seed + count)]):
             outcome = future.result()
             outcomes.append(outcome)

@@ -20,9 +20,10 @@ from openfl_aio.config import CollaboratorConfig, DirectorConfig, Endpoint, Envo
 from openfl_aio.director.service import Director
 from openfl_aio.domain import Assignment, ExperimentStatus, Metric, TensorQuery
 from openfl_aio.envoy.envoy import Envoy
-from openfl_aio.errors import AlreadyExistsError, OpenFLAioError, TransportError
+from openfl_aio.errors import AlreadyExistsError, ExperimentNotFoundError, OpenFLAioError, TransportError
 from openfl_aio.experiment import Experiment, Federation, Run
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
+from openfl_aio.transport.identity import Caller
 from tests.crash.checker import AGGREGATOR
 from tests.crash.history import (
     Call,
@@ -174,6 +175,10 @@ class _House:
         if left and not self.played.error:
             self.played.broken.append(f"left behind: {left[:4]}")
 
+    def why(self, name: str) -> str:
+        """Return what the director says of the end of an experiment."""
+        return "" if self.director is None else self.director.error_of(Caller(USER, authenticated=False), name)
+
     # --- processes ------------------------------------------------------------------------------------------------
 
     async def live(self, name: str, main: Callable[[], Awaitable[object]], death: Death | None = None) -> Process:
@@ -307,6 +312,7 @@ class _Frontend:
     def __init__(self, house: _House, name: str) -> None:
         self._house = house
         self._name = name
+        self._accepted: set[str] = set()
 
     async def run(self) -> None:
         process = await self._house.live(self._name, self._main)
@@ -326,10 +332,7 @@ class _Frontend:
 
     async def _follow(self, federation: Federation, name: str) -> None:
         house, history = self._house, self._house.played.histories[name]
-        if self._name == FOLLOWERS[0]:
-            await self._submit(federation, name)
-        while name not in {summary.name for summary in await federation.experiments()}:
-            await anyio.sleep(5)
+        await self._find(federation, name)
         run = federation.run(name)
         house.network.trace(f"{self._name} follows {name}")
         status = ExperimentStatus.PENDING
@@ -341,14 +344,25 @@ class _Frontend:
             if not status.ended:
                 await anyio.sleep(0.05)
         if status is not ExperimentStatus.FINISHED:
-            description = await run.describe()
-            house.played.broken.append(f"{name} ended as {status.value}: {description.status.value}")
+            house.played.broken.append(f"{name} ended as {status.value}: {house.why(name)}")
             return
         for kind, take in zip(MODELS, (run.last_model, run.best_model), strict=True):
             history.note(self._name, "GetTrainedModel", Model(kind, digest_model(await take())))
         house.network.trace(f"{self._name} has the models of {name}")
         if house.schedule.removes and self._name == FOLLOWERS[0]:
             await self._remove(run)
+
+    async def _find(self, federation: Federation, name: str) -> None:
+        """Wait until an experiment has begun: one that is pending and that nobody was told was accepted may be lost."""
+        status: ExperimentStatus | None = ExperimentStatus.PENDING
+        while status in (None, ExperimentStatus.PENDING):
+            status = {summary.name: summary.status for summary in await federation.experiments()}.get(name)
+            if status is None and name in self._accepted:
+                raise ExperimentNotFoundError(f"{name} was accepted, and is lost")
+            if status is None and self._name == FOLLOWERS[0]:
+                await self._submit(federation, name)
+            elif status in (None, ExperimentStatus.PENDING):
+                await anyio.sleep(2)
 
     async def _remove(self, run: Run) -> None:
         """Remove an experiment when nobody follows it any more, and everybody knows that it is over."""
@@ -380,6 +394,7 @@ class _Frontend:
                 self._house.network.trace(f"{self._name}: {name} may not have arrived: {type(exc).__name__}")
                 await anyio.sleep(2)
             else:
+                self._accepted.add(name)
                 self._house.network.trace(f"{self._name} has submitted {name}")
                 return
 

@@ -118,7 +118,7 @@ def test_a_director_that_forgets_its_experiments_is_found_out(monkeypatch: pytes
         return []
 
     monkeypatch.setattr(Records, "experiments", nothing)
-    assert "NotFoundError" in broken(DYING)
+    assert "NotFound" in broken(DYING)
 
 
 def test_a_director_that_begins_its_rounds_anew_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

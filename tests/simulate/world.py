@@ -194,9 +194,14 @@ class _World:
 
     async def _stop_later(self, life: Life, seconds: float) -> None:
         await anyio.sleep(seconds)
-        if self.life is life:  # it serves, and not everything is over
-            self.life = None  # as its network would: no new calls, a moment for those that are there
-            await anyio.sleep(1)
+        if self.life is not life:
+            return  # it does not serve yet, or everybody is gone
+        self.life = None  # as its network would: no new calls, a moment for those that are there
+        await anyio.sleep(1)
+        assert life.aggregator is not None
+        if life.aggregator.phase.ended and not life.dead:
+            self.life = life  # one that is over and is stopped has ended, and the next would begin anew
+        else:
             life.stop()
 
     async def _end_with_clients(self, life: Life) -> None:

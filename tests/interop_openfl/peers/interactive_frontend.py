@@ -33,6 +33,7 @@ parser.add_argument("--deltas", action="store_true")
 parser.add_argument("--treatment", default="RESET")
 parser.add_argument("--momentum", type=float, default=0.0)
 parser.add_argument("--pipeline")
+parser.add_argument("--agg-port", type=int, help="where an aggregator of its own serves the experiment")
 parser.add_argument("--fail-at", type=float, default=0.0)
 parser.add_argument("--remove", action="store_true", help="make the director forget the experiment in the end")
 parser.add_argument("--own-assigner", action="store_true", help="one that lets a single site validate")
@@ -162,7 +163,8 @@ while True:
 print(f"envoys online: {sorted(online)}")
 
 experiment = FLExperiment(federation=federation, experiment_name=options.name)
-override = {"compression_pipeline.template": options.pipeline} if options.pipeline else None
+override = {"compression_pipeline.template": options.pipeline, "network.settings.agg_port": options.agg_port}
+override = {key: value for key, value in override.items() if value} or None
 registered = tasks.get_registered_tasks()
 
 
