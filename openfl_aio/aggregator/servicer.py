@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio
+
 from openfl_aio.aggregator.closing import Arrays
 from openfl_aio.domain import Assignment, Header, Verdict
 from openfl_aio.errors import (
@@ -44,6 +46,7 @@ MAX_HEADER_BYTES: Final = 16 * 1024
 MAX_CHUNKS_BYTES: Final = 1 << 62  # the bound is the upload's own, which knows the model
 SEVERAL_BYTES: Final = 4 * 1024 * 1024  # of the tensors in one answer of GetTensors
 SEVERAL_AT_ONCE: Final = 4  # such calls of one collaborator: what is small in an answer is a copy, until it is fetched
+UNFETCHED_SECONDS: Final = 0.25  # before a call beyond them is answered, without a tensor
 SEVERAL: Final = "/openfl_aio.v1.Tensors/GetTensors"
 ANSWER_BYTES: Final = 64 * 1024  # of an answer with a tensor, for all that is not its data
 
@@ -144,6 +147,7 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         try:
             if self._giving[who] > SEVERAL_AT_ONCE:
                 message.queries = []
+                await anyio.sleep(UNFETCHED_SECONDS)  # its connection's next such call waits for this one
             answer = await self.get_tensors(message)
             del message  # it has many objects, and the answer may be a long time under way
             await stream.send_message(answer)

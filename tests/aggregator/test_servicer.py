@@ -312,7 +312,21 @@ def several(service: Aggregator, count: int, sender: str = "one") -> messages.v1
     return messages.v1.TensorsRequest(convert.header_to_proto(header(service, sender)), [query] * count)
 
 
-async def test_answers_with_several_tensors_that_are_not_fetched_are_few() -> None:
+async def test_who_leaves_them_unfetched_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openfl_aio.aggregator.servicer.UNFETCHED_SECONDS", 1_000_000)
+    async with aggregator() as service:
+        give = AggregatorServicer(service.find).__mapping__()["/openfl_aio.v1.Tensors/GetTensors"].func
+        calls = [Unfetched(several(service, 3)) for _ in range(SEVERAL_AT_ONCE + 1)]
+        async with anyio.create_task_group() as group:
+            for call in calls:
+                group.start_soon(give, call)
+            await anyio.wait_all_tasks_blocked()
+            assert [call.answer is None for call in calls] == [False] * SEVERAL_AT_ONCE + [True]
+            group.cancel_scope.cancel()
+
+
+async def test_answers_with_several_tensors_that_are_not_fetched_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openfl_aio.aggregator.servicer.UNFETCHED_SECONDS", 0)
     async with aggregator() as service:
         servicer = AggregatorServicer(service.find)
         give = servicer.__mapping__()["/openfl_aio.v1.Tensors/GetTensors"].func

@@ -38,10 +38,11 @@ def continuation_large(stage: Stage) -> None:
 
 @attack(ends=WRONG, within=7.0, lasts=8.0)
 def headers_without_end(stage: Stage) -> None:
-    """A hundred connections that begin a header block and fall silent."""
-    wires = stage.many(60)
-    for wire in wires:
-        wire.send(frames.frame(frames.HEADERS, 0, 1, stage.fields(PATH)))
+    """Sixty connections that begin a header block and fall silent."""
+    wires = []
+    for _ in range(60):  # each at once: the first would else be silent for as long as it takes to connect the others
+        wires += stage.many(1)
+        wires[-1].send(frames.frame(frames.HEADERS, 0, 1, stage.fields(PATH)))
     stage.watch(wires)
 
 

@@ -239,7 +239,10 @@ def test_an_assigner_of_the_users_own_runs_if_the_operator_says_so(programs: Pro
 @FULL
 def test_what_cannot_be_read_fails_alone(programs: Programs, tmp_path: Path) -> None:
     site = start(programs, tmp_path)
-    for name, *value in (("broken",), ("own-assigner",), ("own-function", "Halfway")):
+    refused = site.submit("--name", "broken", "--broken")
+    assert refused.wait() != 0
+    assert "not a zip archive" in refused.said()
+    for name, *value in (("own-assigner",), ("own-function", "Halfway")):
         assert site.outcome(site.submit("--name", name, f"--{name}", *value)).status == "failed"
     outcome = site.outcome(site.submit("--name", "working"))
     assert outcome.status == "finished"
