@@ -4,6 +4,7 @@ import asyncio
 from contextlib import nullcontext
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from openfl_aio.waiting import Timers, Waiters, to_the_end
@@ -151,7 +152,7 @@ async def test_what_must_not_be_left_half_way_ends_before_its_caller_is_cancelle
         with anyio.move_on_after(0.5) as scope:
             with pytest.raises(ValueError, match="nobody") if fails else nullcontext():
                 await caller()
-            await anyio.sleep(0)
+            await anyio.lowlevel.checkpoint()
         assert scope.cancelled_caught
     assert done == ["work", "caller"]
 
