@@ -191,7 +191,8 @@ AGGREGATOR = [
         "the tasks that are left",
         "GetTasks",
         request() | {"after": True},
-        reply={"tasks": [{"name": "locally_tuned_model_validation"}]},
+        # who asks between training and the validation of what it trained was started anew, and trains again
+        reply={"tasks": [{"name": "train"}, {"name": "locally_tuned_model_validation"}]},
     ),
     Row(
         "the last results",
