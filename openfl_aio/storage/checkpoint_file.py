@@ -2,7 +2,7 @@
 
 =====================  =====================================================================================
 arrays                 one after another, each filled up with zeros to a multiple of 64 bytes
-index                  JSON: the checkpoint's own values, and key, dtype, shape, place and CRC-32 of each array
+index                  JSON: the checkpoint's own values, and key, dtype, shape, place and checksum of each array
 footer, 28 bytes       offset of the index (8), length of the index (4), number of arrays (4), CRC-32 of the index (4),
                        magic (8)
 =====================  =====================================================================================
@@ -27,11 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from openfl_aio.errors import CorruptFileError
+from openfl_aio.storage.checksum import Checksum, checksum
 from openfl_aio.storage.files import disk_errors, writing_atomic
 
 __all__ = ["Checkpoint", "Key", "read_checkpoint", "write_checkpoint"]
 
-MAGIC: Final = b"oflckpt1"
+MAGIC: Final = b"oflckpt2"
 FOOTER: Final = struct.Struct("<QIII8s")
 ALIGNMENT: Final = 64
 PART: Final = 1 << 20  # bytes that are written and summed at a time, while they are in the cache
@@ -59,16 +60,15 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint, *, durable: bool) -> No
     with writing_atomic(path, mode=0o600, durable=durable) as file:
         for key, array in checkpoint.arrays.items():
             raw = _raw(array)
-            checksum = 0
+            summed = Checksum()
             for start in range(0, len(raw), PART):
                 part = raw[start : start + PART]
-                checksum = zlib.crc32(part, checksum)
+                summed.add(part)
                 file.write(part)
             padding = bytes(-len(raw) % ALIGNMENT)
+            summed.add(memoryview(padding))
             file.write(padding)
-            places.append(
-                [list(key), array.dtype.str, list(array.shape), position, zlib.crc32(padding, checksum)],
-            )
+            places.append([list(key), array.dtype.str, list(array.shape), position, summed.value])
             position += len(raw) + len(padding)
         index = json.dumps([checkpoint.round_number, dict(checkpoint.values), places], separators=(",", ":")).encode()
         file.write(index)
@@ -85,11 +85,11 @@ def read_checkpoint(path: Path, *, check: bool = True) -> Checkpoint:
         if size < FOOTER.size:
             raise _corrupt(path, f"has {size} bytes, which is no whole checkpoint")
         mapped = memoryview(mmap.mmap(file.fileno(), size, access=mmap.ACCESS_READ))
-    position, length, count, checksum, magic = FOOTER.unpack(mapped[-FOOTER.size :])
+    position, length, count, of_index, magic = FOOTER.unpack(mapped[-FOOTER.size :])
     if magic != MAGIC or position + length + FOOTER.size != size:
         raise _corrupt(path, f"has {size} bytes, which is no whole checkpoint")
     index = mapped[position : position + length]
-    if zlib.crc32(index) != checksum:
+    if zlib.crc32(index) != of_index:
         raise _corrupt(path, "has an index that does not fit its checksum")
     round_number, values, places = json.loads(bytes(index))
     if len(places) != count:
@@ -109,14 +109,14 @@ def _array(
     dtype: str,
     shape: list[int],
     position: int,
-    checksum: int,
+    expected: int,
     *,
     check: bool,
 ) -> NDArray[Any]:
     kind = np.dtype(dtype)
     nbytes = math.prod(shape) * kind.itemsize
     whole = mapped[position : position + nbytes + -nbytes % ALIGNMENT]
-    if check and zlib.crc32(whole) != checksum:
+    if check and checksum(whole) != expected:
         raise _corrupt(path, f"has an array {'/'.join(key)!r} that does not fit its checksum")
     return np.frombuffer(whole, kind, math.prod(shape)).reshape(shape)
 

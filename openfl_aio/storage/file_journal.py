@@ -25,6 +25,7 @@ import anyio
 import anyio.to_thread
 
 from openfl_aio.errors import CorruptFileError
+from openfl_aio.storage.checksum import Checksum, checksum
 from openfl_aio.storage.files import (
     FULL,
     Buffer,
@@ -52,7 +53,7 @@ from openfl_aio.storage.journal import (
     equal,
 )
 from openfl_aio.storage.spares import SpareFiles
-from openfl_aio.storage.upload_file import Checksum, checksum, read_record, trailer
+from openfl_aio.storage.upload_file import read_record, trailer
 from openfl_aio.storage.workers import Workers
 
 __all__ = ["FileJournal"]

@@ -23,9 +23,9 @@ from openfl_aio.errors import (
     StorageError,
     StorageFullError,
 )
+from openfl_aio.storage.checksum import Checksum, checksum
 from openfl_aio.storage.file_journal import HELD_BYTES, FileJournal
 from openfl_aio.storage.journal import ALL_ROUNDS, INLINE_BYTES, Entry, Journal, MemoryJournal, UploadRecord
-from openfl_aio.storage.upload_file import Checksum, checksum
 from openfl_aio.tensors.encoded import TransformerMetadata
 from openfl_aio.wire.incremental import TensorRecord
 
