@@ -62,15 +62,21 @@ def main() -> int:
     outcomes = []
     # not forked: a child would begin with whatever this process has drawn and counted so far
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.processes, mp_context=context, max_tasks_per_child=PLAYED_BY_ONE) as pool:
-        for future in as_completed([pool.submit(simulate, number) for number in range(seed, seed + count)]):
-            outcome = future.result()
-            outcomes.append(outcome)
-            for text in outcome.broken:
-                say(f"BROKEN {outcome.schedule}: {text}")
-            if time.monotonic() > until:
-                pool.shutdown(cancel_futures=True)
-                break
+    batch = PLAYED_BY_ONE * options.processes
+    for first in range(seed, seed + count, batch):
+        if time.monotonic() > until:
+            break
+        # a pool a batch: one that replaces its processes may wait for ever for a new one (CPython issue 115634)
+        with ProcessPoolExecutor(options.processes, mp_context=context) as pool:
+            numbers = range(first, min(first + batch, seed + count))
+            for future in as_completed([pool.submit(simulate, number) for number in numbers]):
+                outcome = future.result()
+                outcomes.append(outcome)
+                for text in outcome.broken:
+                    say(f"BROKEN {outcome.schedule}: {text}")
+                if time.monotonic() > until:
+                    pool.shutdown(cancel_futures=True)
+                    break
     return summary(outcomes, time.monotonic() - began)
 
 
