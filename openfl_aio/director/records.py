@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from openfl_aio.storage.storage import Storage
+    from openfl_aio.storage.director_storage import DirectorStorage
 
 __all__ = ["Records"]
 
@@ -33,7 +33,7 @@ class Records:
     Folders are named by the archive's id, which is ours, never by a name that a peer chose.
     """
 
-    def __init__(self, storage: Storage, workspace: Path | None) -> None:
+    def __init__(self, storage: DirectorStorage, workspace: Path | None) -> None:
         self._storage = storage
         self._workspace = workspace
         self._order = anyio.Lock()  # rows of one experiment are written in the order of its changes

@@ -20,8 +20,8 @@ from openfl_aio.director.foreign import PickledFunctions
 from openfl_aio.director.records import Records
 from openfl_aio.domain import ExperimentStatus, ModelKind
 from openfl_aio.errors import ExperimentNotFoundError, NotFoundError, NotReadyError, StorageError
+from openfl_aio.storage.director_storage import DirectorStorage
 from openfl_aio.storage.journal import ALL_ROUNDS
-from openfl_aio.storage.storage import Storage
 from openfl_aio.waiting import Waiters, to_the_end
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Runs:
         self,
         config: DirectorConfig,
         *,
-        storage: Storage,
+        storage: DirectorStorage,
         records: Records,
         experiments: Experiments,
         waiters: Waiters[tuple[str, str]],

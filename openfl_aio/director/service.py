@@ -42,7 +42,7 @@ from openfl_aio.domain import (
     ShardInfo,
 )
 from openfl_aio.errors import ConfigurationError, ExperimentNotFoundError, StorageError
-from openfl_aio.storage.storage import Storage
+from openfl_aio.storage.director_storage import DirectorStorage
 from openfl_aio.transport.budgets import PeerLogLimiter
 from openfl_aio.transport.identity import Caller, check_speaks_for
 from openfl_aio.transport.roles import Roles
@@ -119,7 +119,7 @@ class Director:
             )
         if config.install_requirements:
             logger.warning("install_requirements has no effect: a director runs no code of an experiment")
-        self._storage = await stack.enter_async_context(Storage(config.workspace, limits=config.limits))
+        self._storage = await stack.enter_async_context(DirectorStorage(config.workspace, limits=config.limits))
         self._records = Records(self._storage, config.workspace)
         self._runs = Runs(
             config,

@@ -1,11 +1,11 @@
-"""Everything that one process keeps, opened and closed together."""
+"""Everything that an aggregator keeps, opened and closed together. No database: what a director keeps besides is in
+`openfl_aio.storage.director_storage`, and an aggregator by itself spares the memory that a database takes.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import shutil
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -13,64 +13,55 @@ from typing import Final, Self
 
 import anyio.to_thread
 
-from openfl_aio.config import Limits
 from openfl_aio.errors import StorageError
-from openfl_aio.storage.archives import Archives
-from openfl_aio.storage.database import Database
 from openfl_aio.storage.federations import FederationStore, FileFederation, MemoryFederation
 from openfl_aio.storage.file_journal import FileJournal
 from openfl_aio.storage.files import disk_errors, hashed, make_folder, remove_quietly
 from openfl_aio.storage.journal import Journal, MemoryJournal
 from openfl_aio.storage.models import ModelFiles
-from openfl_aio.storage.registry import DatabaseRegistry, MemoryRegistry, Registry
 
-__all__ = ["DATABASE_NAME", "Storage"]
+__all__ = ["Storage"]
 
-DATABASE_NAME: Final = "openfl_aio.db"
 LOCK_NAME: Final = "lock"
 FEDERATIONS: Final = "federations"
 JOURNAL: Final = "journal"
 
 
 class Storage:
-    """A journal, federations' logs, model files, archives and a registry, under the folder ``workspace`` or in memory.
+    """What an aggregator keeps: a journal, federations' logs and model files, under the folder ``workspace`` or in memory.
 
-    An async context manager. ``workspace`` is made if need be; one process uses it at a time, and others
-    are refused. With None, nothing outlives the block: journal and registry are in memory, archives in a temporary folder.
+    An async context manager. ``workspace`` is made if need be; one process uses it at a time, and others are refused.
+    With None, nothing outlives the block.
 
-    Entering raises `StorageError` for a folder or database that cannot be used.
+    Entering raises `StorageError` for a folder that cannot be used.
     """
 
     journal: Journal
     models: ModelFiles
-    archives: Archives
-    registry: Registry
 
-    def __init__(self, workspace: Path | None = None, *, limits: Limits | None = None) -> None:
+    def __init__(self, workspace: Path | None = None) -> None:
         self._workspace = workspace
-        self._limits = limits or Limits()
-        self._temporary: Path | None = None
         self._lock: int | None = None
-        self._database: Database | None = None
         self._journal: FileJournal | None = None
         self._federations: dict[str, MemoryFederation] = {}
         self.models = ModelFiles()
 
     def __repr__(self) -> str:
-        return f"<Storage {'in memory' if self._workspace is None else str(self._workspace)}>"
+        return f"<{type(self).__name__} {'in memory' if self._workspace is None else str(self._workspace)}>"
 
     async def __aenter__(self) -> Self:
         try:
             await self._open()
         except BaseException:
-            await self._close()
+            await self.__aexit__(None, None, None)
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        await self._close()
+        with anyio.CancelScope(shield=True):  # closing a file and removing a folder is short
+            await self._close()
 
     def federation(self, uuid: str) -> FederationStore:
         """Return the log and the checkpoints of the federation ``uuid``; the same object each time in memory."""
@@ -85,37 +76,19 @@ class Storage:
 
     async def _open(self) -> None:
         if self._workspace is None:
-            self._temporary = await anyio.to_thread.run_sync(_temporary_folder)
-            self.journal, self.registry = MemoryJournal(anyio.to_thread.run_sync), MemoryRegistry()
-            self.archives = Archives(self._temporary / "archives", limits=self._limits)
-        else:
-            self._lock = await anyio.to_thread.run_sync(_take_folder, self._workspace)
-            self._database = database = Database(self._workspace / DATABASE_NAME)
-            await database.open()
-            self._journal = journal = FileJournal(self._workspace / JOURNAL)
-            await journal.open()
-            self.journal, self.registry = journal, DatabaseRegistry(database)
-            self.archives = Archives(self._workspace / "archives", limits=self._limits)
-        await self.archives.open()
+            self.journal = MemoryJournal(anyio.to_thread.run_sync)
+            return
+        self._lock = await anyio.to_thread.run_sync(_take_folder, self._workspace)
+        self.journal = self._journal = FileJournal(self._workspace / JOURNAL)
+        await self._journal.open()
 
     async def _close(self) -> None:
-        database, self._database = self._database, None
         journal, self._journal = self._journal, None
-        temporary, self._temporary = self._temporary, None
         lock, self._lock = self._lock, None
-        with anyio.CancelScope(shield=True):  # closing a file and removing a folder is short
-            if journal is not None:
-                await journal.close()
-            if database is not None:
-                await database.close()
-            if lock is not None:
-                os.close(lock)
-            if temporary is not None:
-                await anyio.to_thread.run_sync(lambda: shutil.rmtree(temporary, ignore_errors=True))
-
-
-def _temporary_folder() -> Path:
-    return Path(tempfile.mkdtemp(prefix="openfl-aio-"))
+        if journal is not None:
+            await journal.close()
+        if lock is not None:
+            os.close(lock)
 
 
 def _remove_others(workspace: Path, names: set[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from openfl_aio.storage.migrations import MIGRATIONS
-from openfl_aio.storage.storage import DATABASE_NAME
+from openfl_aio.storage.director_storage import DATABASE_NAME
 
 __all__ = ["BEFORE", "USER", "old_database"]
 

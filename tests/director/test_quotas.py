@@ -16,7 +16,7 @@ from openfl_aio.director.service import Director
 from openfl_aio.director.servicer import encode_model
 from openfl_aio.domain import ExperimentStatus
 from openfl_aio.errors import MessageTooLargeError
-from openfl_aio.storage.storage import Storage
+from openfl_aio.storage.director_storage import DirectorStorage
 from openfl_aio.transport.identity import Caller
 from tests.director.test_service import MODEL, shard, submit
 
@@ -123,7 +123,7 @@ async def test_envoys_are_as_many_as_the_operator_says(tmp_path: Path) -> None:
     )
 
     async def kept() -> list[str]:
-        async with Storage(tmp_path) as storage:
+        async with DirectorStorage(tmp_path) as storage:
             return [one.name for one in await storage.registry.shards()]
 
     async with Director(config) as director, DirectorClient(director.endpoint) as client:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -7,13 +9,14 @@ import pytest
 from openfl_aio.domain import ShardInfo
 from openfl_aio.errors import StorageError
 from openfl_aio.storage.archives import Archive
+from openfl_aio.storage.director_storage import DATABASE_NAME, DirectorStorage
 from openfl_aio.storage.journal import UploadRecord
-from openfl_aio.storage.storage import DATABASE_NAME, Storage
+from openfl_aio.storage.storage import Storage
 
 pytestmark = pytest.mark.real_time
 
 
-async def fill(storage: Storage) -> Archive:
+async def fill(storage: DirectorStorage) -> Archive:
     await storage.registry.save_shard(ShardInfo("one"))
     spool = storage.journal.spool()
     await spool.write(b"upload")
@@ -25,10 +28,10 @@ async def fill(storage: Storage) -> Archive:
 
 async def test_a_workspace_survives(tmp_path: Path) -> None:
     workspace = tmp_path / "new" / "workspace"
-    async with Storage(workspace) as storage:
+    async with DirectorStorage(workspace) as storage:
         archive = await fill(storage)
         assert str(workspace) in repr(storage)
-    async with Storage(workspace) as storage:
+    async with DirectorStorage(workspace) as storage:
         assert await storage.registry.shards() == [ShardInfo("one")]
         (entry,) = await storage.journal.entries("f", 0)
         entry.close()
@@ -37,7 +40,7 @@ async def test_a_workspace_survives(tmp_path: Path) -> None:
 
 
 async def test_memory_leaves_nothing() -> None:
-    async with Storage() as storage:
+    async with DirectorStorage() as storage:
         archive = await fill(storage)
         assert archive.path.exists()
         assert "in memory" in repr(storage)
@@ -47,26 +50,26 @@ async def test_memory_leaves_nothing() -> None:
 async def test_a_workspace_that_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(StorageError, match="cannot use"):
-        await Storage(tmp_path / "file").__aenter__()
+        await DirectorStorage(tmp_path / "file").__aenter__()
 
 
 async def test_a_database_that_is_none_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / DATABASE_NAME).write_bytes(b"no database " * 100)
     with pytest.raises(StorageError, match="not a database"):
-        await Storage(tmp_path).__aenter__()
+        await DirectorStorage(tmp_path).__aenter__()
     assert (tmp_path / DATABASE_NAME).read_bytes() == b"no database " * 100
 
 
 async def test_a_folder_that_is_in_use_is_refused_until_it_is_free(tmp_path: Path) -> None:
-    async with Storage(tmp_path):
+    async with DirectorStorage(tmp_path):
         with pytest.raises(StorageError, match="in use by another process; end that one first"):
-            await Storage(tmp_path).__aenter__()
-    async with Storage(tmp_path):
+            await DirectorStorage(tmp_path).__aenter__()
+    async with DirectorStorage(tmp_path):
         pass
 
 
 async def test_what_was_kept_of_other_federations_is_removed(tmp_path: Path) -> None:
-    async with Storage(tmp_path) as storage:
+    async with DirectorStorage(tmp_path) as storage:
         for uuid in ("one", "other"):
             spool = storage.journal.spool()
             await spool.write(b"upload")
@@ -85,6 +88,20 @@ async def test_what_was_kept_of_other_federations_is_removed(tmp_path: Path) -> 
 
 
 async def test_in_memory_nothing_is_left_of_other_federations() -> None:
-    async with Storage() as storage:
+    async with DirectorStorage() as storage:
         await fill(storage)
         await storage.keep_federations([])
+
+
+async def test_an_aggregator_keeps_no_database(tmp_path: Path) -> None:
+    async with Storage(tmp_path):
+        pass
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["journal", "lock"]
+
+
+def test_an_aggregator_by_itself_loads_no_database() -> None:
+    """It takes 20 MiB of memory."""
+    script = (
+        "import sys, openfl_aio.aggregator.run; print(*{'sqlalchemy', 'aiosqlite', 'sqlite3'} & sys.modules.keys())"
+    )
+    assert subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout == "\n"
