@@ -52,7 +52,7 @@ from openfl_aio.storage.journal import (
     ended,
     equal,
 )
-from openfl_aio.storage.spares import SpareFiles
+from openfl_aio.storage.spares import LEAST_BYTES, SpareFiles
 from openfl_aio.storage.upload_file import read_record, trailer
 from openfl_aio.storage.workers import Workers
 
@@ -189,9 +189,12 @@ class FileJournal:
         which = hashed(f"{len(record.task_name)}:{record.task_name}{record.collaborator}")
         return self._of_federation(record.federation_uuid) / f"{record.round_number}_{which}{SUFFIX}"
 
-    def new_file(self) -> tuple[Path, int]:
-        """Return the path and descriptor of a file without a name of its own; there may be old bytes in it. Blocks."""
-        spare = self._spares.take()
+    def new_file(self, nbytes: int) -> tuple[Path, int]:
+        """Return the path and descriptor of a file without a name of its own; there may be old bytes in it. Blocks.
+
+        At least ``nbytes`` are going to be written. A few are put in a new file: they would cut a large one short.
+        """
+        spare = self._spares.take() if nbytes >= LEAST_BYTES else None
         if spare is not None:
             return spare, os.open(spare, os.O_RDWR | os.O_CLOEXEC)
         path = partial_path(self.folder / "upload")
@@ -322,13 +325,13 @@ class _FileSpool:
                 return
             if inspect is not None:
                 inspect(view)
-            descriptor = self._opened()
+            descriptor = self._opened(len(view))
             self._append(descriptor, view)
 
-    def _opened(self) -> int:
-        """Return the file, with all in it that was held so far."""
+    def _opened(self, nbytes: int = 0) -> int:
+        """Return the file, with all in it that was held so far; at least ``nbytes`` come next."""
         if self._descriptor is None:
-            self._partial, self._descriptor = self._journal.new_file()
+            self._partial, self._descriptor = self._journal.new_file(nbytes)
             held, self._held = self._held, bytearray()
             self._append(self._descriptor, memoryview(held))
         return self._descriptor

@@ -12,7 +12,7 @@ from typing import Final
 
 from openfl_aio.storage.files import partial_path, remove_quietly
 
-__all__ = ["SpareFiles"]
+__all__ = ["LEAST_BYTES", "SpareFiles"]
 
 LEAST_BYTES: Final = 1024 * 1024  # below, a new file is as good
 MOST_BYTES: Final = 4 * 1024**3

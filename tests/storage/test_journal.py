@@ -390,6 +390,22 @@ async def test_a_dropped_file_is_written_over_by_the_next_upload(tmp_path: Path)
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize("nbytes", [len(DATA), 100_000])
+async def test_a_small_upload_leaves_large_files_to_large_ones(tmp_path: Path, nbytes: int) -> None:
+    """A round begins with the small results of a validation: they would cut off what the large ones need next."""
+    journal = await file_journal(tmp_path)
+    close(await big(journal, 1))
+    (path,) = files(tmp_path)
+    inode = path.stat().st_ino
+    await journal.drop("f", 4)
+    close(await big(journal, 2, nbytes=nbytes, task_name="validate"))
+    close(await big(journal, 3))
+    assert sorted((path.stat().st_ino == inode, path.stat().st_size > BIG) for path in files(tmp_path)) == [
+        (False, False),
+        (True, True),
+    ]
+
+
 async def test_when_a_federation_is_over_nothing_is_kept_for_more_uploads(tmp_path: Path) -> None:
     journal = await file_journal(tmp_path)
     close(await big(journal, 1))
