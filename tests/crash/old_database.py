@@ -8,8 +8,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from openfl_aio.storage.migrations import MIGRATIONS
 from openfl_aio.storage.director_storage import DATABASE_NAME
+from openfl_aio.storage.migrations import MIGRATIONS
 
 __all__ = ["BEFORE", "USER", "old_database"]
 
