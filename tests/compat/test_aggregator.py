@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -16,7 +16,6 @@ from openfl_aio.config import AggregatorConfig, Timeouts, TLSConfig
 from openfl_aio.domain import Header
 from openfl_aio.errors import (
     AuthenticationError,
-    AuthorizationError,
     ConfigurationError,
     ConnectionLostError,
     HeaderMismatchError,
@@ -40,8 +39,8 @@ LARGE = 3 * 2**20  # elements: 12 MiB of float32, several chunks
 
 
 def an_aggregator(model: dict[str, Any] | None = None, **more: Any) -> Aggregator:
-    config = AggregatorConfig(collaborators=("one",), rounds=1, timeouts=Timeouts(drain=0.2, long_poll=1), **more)
-    return Aggregator(config, initial_model=model or MODEL)
+    more = {"collaborators": ("one",), "rounds": 1, "timeouts": Timeouts(drain=0.2, long_poll=1)} | more
+    return Aggregator(AggregatorConfig(**more), initial_model=model or MODEL)
 
 
 def files(tls: TLSConfig | None) -> dict[str, Any]:
@@ -67,9 +66,10 @@ async def serving(
     cls: type[AggregatorGRPCServer] = AggregatorGRPCServer,
     tls: TLSConfig | None = None,
     model: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
     **more: Any,
 ) -> AsyncIterator[AggregatorGRPCServer]:
-    async with cls(an_aggregator(model), 0, **files(tls) | more) as server:
+    async with cls(an_aggregator(model, **config or {}), 0, **files(tls) | more) as server:
         yield server
 
 
@@ -77,8 +77,8 @@ async def serving(
 def ca(tmp_path_factory: pytest.TempPathFactory) -> ThrowawayCA:
     ca = ThrowawayCA(tmp_path_factory.mktemp("ca") / "cert")
     ca.server()
-    ca.client("one")
-    ca.client("mallory")
+    for name in ("one", "two", "mallory", "everybody"):
+        ca.client(name)
     return ca
 
 
@@ -204,19 +204,84 @@ async def test_check_request_raises_value_errors() -> None:
         server.check_request(aggregator.GetTasksRequest(header=header_of(server)))
 
 
-async def test_another_name_than_the_certificates_is_refused_through_the_wire(ca: ThrowawayCA) -> None:
+CALLS: dict[str, Callable[[AggregatorGRPCClient, str], Awaitable[Any]]] = {
+    "GetTasks": lambda client, name: client.get_tasks(name),
+    "GetAggregatedTensor": lambda client, name: client.get_aggregated_tensor(name, "w", 0, False, ["model"], True),
+    "SendLocalTaskResults": lambda client, name: client.send_local_task_results(
+        name, 0, "train", 1, [named("w", [5, 5], "trained")]
+    ),
+}
+each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+
+@each_call
+async def test_another_name_than_the_certificates_is_refused_through_the_wire(
+    ca: ThrowawayCA, call: Callable[[AggregatorGRPCClient, str], Awaitable[Any]]
+) -> None:
+    both = {"collaborators": ("one", "two")}
+    async with serving(tls=ca.server(), config=both) as server, a_client(server, ca.client("two")) as client:
+        with pytest.raises(AuthenticationError, match=r"CN: \|two\| collaborator_common_name: \|one\|"):
+            await call(client, "one")
+        await call(client, "two")
+        assert server.aggregator.upload_counts().accepted == (call is CALLS["SendLocalTaskResults"])
+
+
+@each_call
+async def test_who_takes_no_part_is_told_so_by_the_status_that_ends_a_client_of_openfl(
+    ca: ThrowawayCA, call: Callable[[AggregatorGRPCClient, str], Awaitable[Any]]
+) -> None:
     async with serving(tls=ca.server()) as server, a_client(server, ca.client("mallory")) as client:
-        with pytest.raises(AuthenticationError, match=r"CN: \|mallory\| collaborator_common_name: \|one\|"):
-            await client.get_tasks("one")
-        with pytest.raises(AuthorizationError):
-            await client.get_tasks("mallory")
+        with pytest.raises(AuthenticationError):
+            await call(client, "mallory")
 
 
-async def test_client_certificates_can_be_left_out_on_both_sides(ca: ThrowawayCA) -> None:
-    async with serving(tls=ca.server(), disable_client_auth=True) as server:
+async def test_a_matching_certificate_of_who_takes_no_part_is_refused_in_a_direct_call(ca: ThrowawayCA) -> None:
+    async with serving(tls=ca.server()) as server:
+        request = aggregator.GetTasksRequest(header=header_of(server, "mallory"))
+        context = FakeContext("mallory")
+        with pytest.raises(AuthenticationError, match=r"CN: \|mallory\|"):
+            await server.GetTasks(request, context)
+        assert [code for code, _ in context.aborted] == ["UNAUTHENTICATED"]
+
+
+async def test_one_certificate_for_all_collaborators(ca: ThrowawayCA) -> None:
+    name = {"single_col_cert_common_name": "everybody"}
+    config = {"collaborators": ("one", "two"), **name}
+    trained = [named("w", [5, 5], "trained")]
+    async with serving(tls=ca.server(), config=config) as server:
+        async with a_client(server, ca.client("everybody"), **name) as client:
+            for sender in ("one", "two"):
+                await client.send_local_task_results(sender, 0, "train", 1, trained)
+            assert (await client.get_tasks("one"))[0]
+            with pytest.raises(AuthenticationError, match=r"CN: \|everybody\| collaborator_common_name: \|mallory\|"):
+                await client.get_tasks("mallory")
+        assert server.aggregator.upload_counts().accepted == 2
+        assert server.get_header("one").single_col_cert_common_name == "everybody"
+        async with (
+            a_client(server, ca.client("one"), **name) as own,
+            a_client(server, ca.client("everybody")) as silent,
+        ):
+            with pytest.raises(AuthenticationError):  # a certificate of one's own is not the one
+                await own.get_tasks("one")
+            with pytest.raises(LocalProtocolError):  # who does not know of it has another plan
+                await silent.get_tasks("one")
+
+
+async def test_client_certificates_can_be_left_out_on_both_sides(
+    ca: ThrowawayCA, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = {"collaborators": ("one", "two")}
+    async with serving(tls=ca.server(), config=both, disable_client_auth=True) as server:
+        assert "callers without one are believed whatever name they give" in caplog.text
+        for own in (ca.client("one"), ca.client("mallory")):  # which is not shown
+            async with a_client(server, own, disable_client_auth=True) as client:
+                assert (await client.get_tasks("one"))[0]
         bare = {"certificate": None, "private_key": None, "disable_client_auth": True}
         async with a_client(server, ca.client("one"), **bare) as client:
             assert (await client.get_tasks("one"))[0]
+        async with a_client(server, ca.client("two")) as client:  # whoever shows one is no other
+            with pytest.raises(AuthenticationError, match=r"CN: \|two\|"):
+                await client.get_tasks("one")
 
 
 class Overriding(AggregatorGRPCServer):
@@ -343,6 +408,26 @@ async def test_a_client_waits_for_a_server_that_is_not_there_yet() -> None:
                 while not answers:
                     await anyio.sleep(0.01)
         await client.disconnect()
+
+
+async def test_a_client_tries_again_within_the_interval_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    class EnoughError(Exception):
+        pass
+
+    pauses: list[float] = []
+
+    async def no_sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 20:
+            raise EnoughError
+
+    async with serving() as gone:
+        client = a_client(gone, client_reconnect_interval=5)
+    monkeypatch.setattr(anyio, "sleep", no_sleep)
+    with pytest.raises(EnoughError):
+        await client.get_tasks("one")
+    assert 0.5 < max(pauses) <= 5  # each is drawn between nothing and the interval
+    await client.disconnect()
 
 
 @pytest.mark.parametrize(
