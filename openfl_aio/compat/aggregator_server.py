@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.compat.arguments import EVERYWHERE, NETWORK_SETTINGS, File, endpoint_of, only, server_host, tls_of
-from openfl_aio.compat.calls import Context, each
+from openfl_aio.compat.calls import Context, each, plain
 from openfl_aio.config import TLSConfig
 from openfl_aio.domain import Header
 from openfl_aio.errors import AuthenticationError, AuthorizationError, HeaderMismatchError, OpenFLAioError
@@ -203,9 +203,9 @@ class _Checked(AggregatorServicer):
 
     def _check(self, header: Header) -> tuple[Aggregator, Header]:
         request = messages.aggregator.GetTasksRequest(header=convert.header_to_proto(header))
-        self._server.validate_collaborator(request, self._context)
+        plain(self._server.validate_collaborator(request, self._context), "validate_collaborator")  # type: ignore[func-returns-value]
         try:
-            self._server.check_request(request)
+            plain(self._server.check_request(request), "check_request")  # type: ignore[func-returns-value]
         except OpenFLAioError:
             raise
         except ValueError as exc:  # of an override
@@ -213,7 +213,8 @@ class _Checked(AggregatorServicer):
         return self._server.aggregator, header
 
     def _reply(self, request: Header) -> Header:
-        own, header = super()._reply(request), convert.header_from_proto(self._server.get_header(request.sender))
+        own = super()._reply(request)
+        header = convert.header_from_proto(plain(self._server.get_header(request.sender), "get_header"))
         if header.sender != self._server.aggregator.uuid:
             return header
         # the aggregator has a name in each release's eyes, and answers under the one by which it was called

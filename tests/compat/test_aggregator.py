@@ -12,7 +12,7 @@ import pytest
 
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.compat import AggregatorGRPCClient, AggregatorGRPCServer
-from openfl_aio.config import AggregatorConfig, Timeouts, TLSConfig
+from openfl_aio.config import AggregatorConfig, Limits, Timeouts, TLSConfig
 from openfl_aio.domain import Header
 from openfl_aio.errors import (
     AuthenticationError,
@@ -22,6 +22,7 @@ from openfl_aio.errors import (
     LocalProtocolError,
     NotFoundError,
     OpenFLAioError,
+    RemoteProtocolError,
 )
 from openfl_aio.tensors.codec import TensorCodec
 from openfl_aio.tensors.key import TensorKey
@@ -49,7 +50,12 @@ def files(tls: TLSConfig | None) -> dict[str, Any]:
     return {"root_certificate": tls.ca, "certificate": tls.certificate, "private_key": tls.private_key}
 
 
-def a_client(server: AggregatorGRPCServer, tls: TLSConfig | None = None, **more: Any) -> AggregatorGRPCClient:
+def a_client(
+    server: AggregatorGRPCServer,
+    tls: TLSConfig | None = None,
+    cls: type[AggregatorGRPCClient] = AggregatorGRPCClient,
+    **more: Any,
+) -> AggregatorGRPCClient:
     assert server.server is not None
     arguments: dict[str, Any] = {
         "agg_addr": "localhost",
@@ -58,7 +64,7 @@ def a_client(server: AggregatorGRPCServer, tls: TLSConfig | None = None, **more:
         "aggregator_uuid": server.aggregator.uuid,
         "federation_uuid": server.aggregator.federation_uuid,
     }
-    return AggregatorGRPCClient(**arguments | files(tls) | more)
+    return cls(**arguments | files(tls) | more)
 
 
 @asynccontextmanager
@@ -245,7 +251,7 @@ async def test_a_matching_certificate_of_who_takes_no_part_is_refused_in_a_direc
 
 
 async def test_one_certificate_for_all_collaborators(ca: ThrowawayCA) -> None:
-    name = {"single_col_cert_common_name": "everybody"}
+    name: dict[str, Any] = {"single_col_cert_common_name": "everybody"}
     config = {"collaborators": ("one", "two"), **name}
     trained = [named("w", [5, 5], "trained")]
     async with serving(tls=ca.server(), config=config) as server:
@@ -276,7 +282,7 @@ async def test_client_certificates_can_be_left_out_on_both_sides(
         for own in (ca.client("one"), ca.client("mallory")):  # which is not shown
             async with a_client(server, own, disable_client_auth=True) as client:
                 assert (await client.get_tasks("one"))[0]
-        bare = {"certificate": None, "private_key": None, "disable_client_auth": True}
+        bare: dict[str, Any] = {"certificate": None, "private_key": None, "disable_client_auth": True}
         async with a_client(server, ca.client("one"), **bare) as client:
             assert (await client.get_tasks("one"))[0]
         async with a_client(server, ca.client("two")) as client:  # whoever shows one is no other
@@ -331,6 +337,42 @@ async def test_an_overridden_check_counts_for_every_call() -> None:
                 pass
 
 
+class AsyncCheck(AggregatorGRPCServer):
+    async def check_request(self, request: Any) -> None:  # type: ignore[override]
+        raise ValueError("closed for today")
+
+
+class AsyncValidate(AggregatorGRPCServer):
+    async def validate_collaborator(self, request: Any, context: Any) -> None:  # type: ignore[override]
+        raise AuthenticationError("closed for today")
+
+
+class AsyncHeader(AggregatorGRPCServer):
+    async def get_header(self, collaborator_name: str) -> Any:  # type: ignore[override]
+        return super().get_header(collaborator_name)
+
+
+@each_call
+@pytest.mark.parametrize("cls", [AsyncCheck, AsyncValidate])
+async def test_a_check_that_would_have_to_be_awaited_lets_nobody_in(
+    cls: type[AggregatorGRPCServer], call: Callable[[AggregatorGRPCClient, str], Awaitable[Any]]
+) -> None:
+    async with serving(cls) as server, a_client(server) as client:
+        with pytest.raises(RemoteProtocolError, match="internal error"):
+            await call(client, "one")
+        assert server.aggregator.upload_counts().accepted == 0
+
+
+@pytest.mark.parametrize(
+    ("cls", "method"),
+    [(AsyncCheck, "check_request"), (AsyncValidate, "validate_collaborator"), (AsyncHeader, "get_header")],
+)
+async def test_a_method_that_must_be_plain_says_so(cls: type[AggregatorGRPCServer], method: str) -> None:
+    async with serving(cls) as server:
+        with pytest.raises(TypeError, match=f"{method}: expected a plain method"):
+            await server.GetTasks(aggregator.GetTasksRequest(header=header_of(server)), None)
+
+
 async def test_the_rpcs_that_openfl_left_out_are_answered() -> None:
     async with serving() as server, a_client(server) as client:
         assert client.channel is not None
@@ -355,19 +397,63 @@ async def test_a_reply_of_another_aggregator_is_a_value_error() -> None:
 
 
 async def test_an_overridden_validate_response_counts() -> None:
-    seen: list[str] = []
+    seen: list[Any] = []
 
     class Lenient(AggregatorGRPCClient):
         def validate_response(self, reply: Any, collaborator_name: str) -> None:
-            seen.append(reply.header.receiver)
+            seen.append(reply)
 
-    async with serving() as server:
-        assert server.server is not None
-        port = server.server.endpoint.port
-        uuids = (server.aggregator.uuid, server.aggregator.federation_uuid)
-        async with Lenient("localhost", port, False, None, None, None, False, *uuids) as client:
+    async with serving() as server, a_client(server, cls=Lenient) as client:
+        await client.get_tasks("one")
+        await client.get_aggregated_tensor("one", "w", 0, False, ["model"], True)
+        await client.send_local_task_results("one", 0, "train", 1, [named("w", [5, 5], "trained")])
+    tasks, tensor, taken = seen
+    assert [task.name for task in tasks.tasks][1] == "train"
+    assert tensor.tensor.name == "w"
+    assert isinstance(taken, aggregator.SendLocalTaskResultsResponse)
+    assert {reply.header.receiver for reply in seen} == {"one"}
+
+
+async def test_an_override_sees_a_tensor_that_came_in_parts() -> None:
+    seen: list[Any] = []
+
+    class Looking(AggregatorGRPCClient):
+        def validate_response(self, reply: Any, collaborator_name: str) -> None:
+            super().validate_response(reply, collaborator_name)
+            seen.append(reply)
+
+    limits = {"limits": Limits(max_message_bytes=1024 * 1024)}
+    model = {"w": np.ones(LARGE, np.float32)}
+    async with serving(model=model, config=limits) as server, a_client(server, cls=Looking) as client:
+        tensor = await client.get_aggregated_tensor("one", "w", 0, False, ["model"], True)
+    (reply,) = seen
+    assert isinstance(reply, aggregator.GetAggregatedTensorResponse)
+    assert (reply.round_number, reply.tensor) == (0, tensor)
+
+
+async def test_a_validation_that_would_have_to_be_awaited_takes_no_reply() -> None:
+    class Async(AggregatorGRPCClient):
+        async def validate_response(self, reply: Any, collaborator_name: str) -> None:  # type: ignore[override]
+            raise ValueError("wrong")
+
+    async with serving() as server, a_client(server, cls=Async) as client:
+        with pytest.raises(TypeError, match="validate_response: expected a plain method"):
             await client.get_tasks("one")
-    assert seen == ["one"]
+
+
+def test_a_reply_is_compared_by_all_four_fields_of_its_header() -> None:
+    client = AggregatorGRPCClient("localhost", 1, False, None, None, None, False, "agg", "f", "everybody")
+    right = {
+        "sender": "agg",
+        "receiver": "one",
+        "federation_uuid": "f",
+        "single_col_cert_common_name": "everybody",
+    }
+    client.validate_response(aggregator.GetTasksResponse(header=aggregator.MessageHeader(**right)), "one")
+    for field in right:
+        header = aggregator.MessageHeader(**right | {field: "other"})
+        with pytest.raises(ValueError, match="do both sides have the same plan"):
+            client.validate_response(aggregator.GetTasksResponse(header=header), "one")
 
 
 async def test_a_client_connects_at_its_first_call_and_again_after_it_was_disconnected() -> None:
