@@ -122,7 +122,8 @@ class DirectorGRPCServer:
         if context is None:
             return DEFAULT_NAME
         if not self.tls:
-            return str(dict(context.invocation_metadata()).get(CLIENT_ID, DEFAULT_NAME))
+            name = dict(context.invocation_metadata()).get(CLIENT_ID, DEFAULT_NAME)
+            return name.decode() if isinstance(name, bytes) else name
         names = context.auth_context().get(COMMON_NAME)
         if not names:
             raise AuthenticationError(

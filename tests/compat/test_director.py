@@ -238,6 +238,7 @@ async def test_who_calls(ca: ThrowawayCA) -> None:
         assert server.get_caller(None) == "__default__"
         assert server.get_caller(FakeContext({})) == "__default__"
         assert server.get_caller(FakeContext({"client_id": "alice"}, "mallory")) == "alice"
+        assert server.get_caller(FakeContext({"client_id": b"alice"})) == "alice"
     async with serving(tls=ca.server()) as server:
         assert server.get_caller(FakeContext({"client_id": "mallory"}, "alice")) == "alice"
         with pytest.raises(AuthenticationError):
