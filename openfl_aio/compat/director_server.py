@@ -265,7 +265,7 @@ def _review(callback: Callable[..., Any] | None) -> Any:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "plan.yaml"
             path.write_text(plan.dump(), encoding="utf-8")
-            return bool(callback(plan.name, path))
+            return bool(callback(plan.experiment, path))
 
     async def review(plan: Plan) -> bool:
         return await anyio.to_thread.run_sync(ask, plan, abandon_on_cancel=True)

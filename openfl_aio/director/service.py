@@ -63,15 +63,19 @@ MAX_DESCRIPTION = 4000  # characters kept of a failure report: the end, where a 
 class Director:
     """A director in this event loop: ``async with Director(config) as director``.
 
-    ``review`` is asked for every plan before it runs; False turns the experiment down. No signal handler is set and
-    no folder entered; several directors may share a loop. Leaving the context stops every experiment; with a workspace
-    the next director goes on with them where they were, as it does when this one was killed. What ``front``
-    makes of the director's own service, if it is set before entering, is served instead of that.
+    ``review`` is asked for every plan, which names its ``experiment``, before it runs; False turns that down. No signal
+    handler is set and no folder entered; several directors may share a loop. Leaving the context stops every experiment;
+    with a workspace the next director goes on with them where they were, as it does when this one was killed. What
+    ``front`` makes of the director's own service, if it is set before entering, is served instead of that.
     """
 
     front: Callable[[DirectorServicer], Any] | None = None
 
     def __init__(self, config: DirectorConfig, *, review: Review | None = None) -> None:
+        if config.review_experiment and review is None:
+            raise ConfigurationError(
+                "review_experiment: expected a review function, got none; give one to the director"
+            )
         self.config = config
         self._review = review
         self._experiments = Experiments(operators=config.operators)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from openfl_aio.config import DirectorConfig, Endpoint, ProcessLimits, Quotas, TLSConfig
+from openfl_aio.director.service import Director
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan.files import (
     load_collaborators,
@@ -64,9 +65,9 @@ def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
 def test_a_review_needs_a_reviewer(tmp_path: Path) -> None:
     path = _file(tmp_path, "settings: {review_experiment: true}")
 
-    assert load_director_file(path).review_experiment
-    with pytest.raises(ConfigurationError, match="review_experiment: expected false, got true"):
-        load_director_config(path)
+    assert load_director_file(path).config.review_experiment
+    with pytest.raises(ConfigurationError, match="review_experiment: expected a review function, got none"):
+        Director(load_director_config(path))
 
 
 def test_an_envoy_file_of_openfl_is_read_unchanged(tmp_path: Path) -> None:
