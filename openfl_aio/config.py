@@ -256,12 +256,13 @@ class StragglerConfig(Frozen):
     """When a round closes although somebody is missing.
 
     ``wait_for_all``: never. ``cutoff``: after ``cutoff_seconds`` from the first task handed out, with ``minimum_reporting``.
-    ``percentage``: once that share of collaborators is done, and ``minimum_reporting``.
+    ``percentage``: once that share of collaborators is done, and ``minimum_reporting``. With 0 seconds, or a share of 0,
+    the ``minimum_reporting`` first close every round.
     """
 
     kind: Literal["wait_for_all", "cutoff", "percentage"] = "wait_for_all"
-    cutoff_seconds: float | None = Field(default=None, gt=0)
-    percentage: float = Field(default=1.0, gt=0, le=1)
+    cutoff_seconds: float | None = Field(default=None, ge=0)
+    percentage: float = Field(default=1.0, ge=0, le=1)
     minimum_reporting: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")

@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from openfl_aio.compat.arguments import File, endpoint_of, only, server_host, tls_of
-from openfl_aio.compat.calls import Context, each
+from openfl_aio.compat.calls import Context, each, plain
 from openfl_aio.config import DirectorConfig, Endpoint
 from openfl_aio.director.service import Director
 from openfl_aio.director.servicer import DirectorServicer
@@ -140,7 +140,8 @@ class DirectorGRPCServer:
     def _caller(self, context: Context | None) -> Caller:
         # a call without a context is the process's own: it may speak for any envoy, as OpenFL's callers could
         proven = self.tls and context is not None
-        return Caller(self.get_caller(context), authenticated=proven, address="" if context is None else context.peer())
+        name = plain(self.get_caller(context), "get_caller")
+        return Caller(name, authenticated=proven, address="" if context is None else context.peer())
 
     async def _stream(self, context: Context | None, answers: AsyncIterator[T]) -> AsyncGenerator[T]:
         """Yield ``answers``, each asked for in the caller's name."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -207,15 +208,19 @@ def load_collaborators(path: Path) -> tuple[str, ...]:
 def load_data(path: Path) -> dict[str, str]:
     """Return collaborator name -> data path of a data.yaml: lines ``name,path``, empty lines and ``#`` comments.
 
-    What a path means is the data loader's affair (OpenFL's examples put a shard number there), so it stays text.
+    What a path means is the data loader's affair (OpenFL's examples put a shard number there), so it stays text, and may
+    be empty. Blanks around name and path are dropped: with them no name is anybody's, and ``fx collaborator create``
+    drops those of a path too.
     """
     out: dict[str, str] = {}
-    for number, raw in enumerate(read_text(path).splitlines(), start=1):
+    for number, raw in enumerate(
+        StringIO(read_text(path), newline=None), start=1
+    ):  # as a file: a form feed ends no line
         line = raw.strip()
         if not line or line.startswith("#"):
             continue
         name, comma, value = (part.strip() for part in line.partition(","))
-        if not comma or not name or not value:
+        if not comma or not name:
             raise ConfigurationError(f"{path}, line {number}: expected 'name,path', got {line[:80]!r}")
         if name in out:
             raise ConfigurationError(f"{path}, line {number}: expected each name once, got {name!r} again")

@@ -250,6 +250,16 @@ async def test_who_calls(ca: ThrowawayCA) -> None:
             await anext(aiter(server.GetExperimentData(data, FakeContext({}, "mallory"))))
 
 
+async def test_a_caller_that_would_have_to_be_awaited_is_nobody() -> None:
+    class Async(DirectorGRPCServer):
+        async def get_caller(self, context: Any) -> str:  # type: ignore[override]
+            return "alice"
+
+    async with serving(Async) as server:
+        with pytest.raises(TypeError, match="get_caller: expected a plain method"):
+            await server.GetDatasetInfo(director.GetDatasetInfoRequest(), None)
+
+
 async def test_the_wire_calls_what_a_subclass_overrides() -> None:
     class Overriding(DirectorGRPCServer):
         def get_caller(self, context: Any) -> str:

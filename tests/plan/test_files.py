@@ -143,6 +143,11 @@ def test_collaborators_and_data(tmp_path: Path) -> None:
     assert load_data(data) == {"one": "data/one", "two": "a,b"}
 
 
+def test_a_path_of_a_data_yaml_may_be_anything(tmp_path: Path) -> None:
+    data = _file(tmp_path, " one , a b \ntwo,\r\nthree,a\x0cb\u2028c\n", "data.yaml")
+    assert load_data(data) == {"one": "a b", "two": "", "three": "a\x0cb\u2028c"}
+
+
 @pytest.mark.parametrize(
     ("load", "text", "message"),
     [
@@ -185,7 +190,7 @@ def test_collaborators_and_data(tmp_path: Path) -> None:
         ),
         (load_collaborators, "collaborators: a", "collaborators: expected a list, got 'a'"),
         (load_data, "one", "line 1: expected 'name,path', got 'one'"),
-        (load_data, "\none,", "line 2: expected 'name,path', got 'one,'"),
+        (load_data, "\n,1", "line 2: expected 'name,path', got ',1'"),
         (load_data, "one,1\none,2", "line 2: expected each name once, got 'one' again"),
     ],
 )
