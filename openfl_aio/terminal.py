@@ -46,8 +46,9 @@ class TerminalReview:
 
     async def __call__(self, plan: Plan) -> bool:
         """Show ``plan`` and return whether it was accepted. The end of the input is a no."""
-        name, text = plan.experiment, await anyio.to_thread.run_sync(plan.dump)
+        name = plan.experiment
         async with self._asking:
+            text = await anyio.to_thread.run_sync(plan.dump)
             with anyio.move_on_after(self._seconds):
                 await self._foreground()
                 termios.tcflush(self._source, termios.TCIFLUSH)  # what was typed before the question answers nothing

@@ -314,6 +314,34 @@ async def test_a_review_turns_a_plan_down(tmp_path: Path, review: Callable[..., 
         await until(user, "exp", "rejected")
 
 
+@pytest.mark.parametrize("accepts", [True, False])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "answers a coroutine"])
+async def test_a_review_is_asked_with_the_experiments_name_inside_its_workspace(
+    tmp_path: Path, accepts: bool, wrapped: bool
+) -> None:
+    seen: list[Any] = []
+
+    def review(name: str, path: Path) -> Any:
+        code = path.parent.parent / "src" / "model.py"
+        seen.append((name, path.relative_to(path.parent.parent), code.read_text(), "agg_addr" in path.read_text()))
+        seen.append(path)
+        return answer() if wrapped else accepts
+
+    async def answer() -> bool:
+        return accepts
+
+    path = tmp_path / "work.zip"
+    path.write_bytes(an_archive(tls=False))
+    with zipfile.ZipFile(path, "a") as zf:
+        zf.writestr("src/model.py", "the user's code")
+    async with serving(review_plan_callback=review) as server, frontend(server) as user:
+        await user.set_new_experiment("my-experiment", ["one"], str(path), MODEL)
+        await until(user, "my-experiment", "in_progress" if accepts else "rejected")
+    arguments, copy = seen
+    assert arguments == ("my-experiment", Path("plan/plan.yaml"), "the user's code", True)
+    assert not copy.exists()
+
+
 async def test_start_serves_until_it_is_cancelled() -> None:
     server = DirectorGRPCServer(director_cls=Director, tls=False, listen_port=0)
     assert repr(server) == "DirectorGRPCServer('localhost:0')"
