@@ -181,8 +181,10 @@ class Runs:
                 self._storage.archives, archive, endpoint=self._endpoint, config=self._config
             )
             self.archives[experiment.name] = archive
-            if self._inspection is not None and not await self._inspection(experiment.name, archive.path, plan):
-                return None
+            if self._inspection is not None:
+                logger.info("experiment %r of %r waits for its review", experiment.name, experiment.owner)
+                if not await self._inspection(experiment.name, archive.path, plan):
+                    return None
         assigned = await assigned_tasks(
             self._storage.archives,
             archive,

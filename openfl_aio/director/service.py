@@ -65,11 +65,11 @@ MAX_DESCRIPTION = 4000  # characters kept of a failure report: the end, where a 
 class Director:
     """A director in this event loop: ``async with Director(config) as director``.
 
-    ``review`` is asked for every plan before it runs; False turns the experiment down. No signal handler is set and
-    no folder entered; several directors may share a loop. Leaving the context stops every experiment; with a workspace
-    the next director goes on with them where they were, as it does when this one was killed. What ``front``
-    makes of the director's own service, if it is set before entering, is served instead of that; ``inspection``, set
-    before entering, is asked instead of ``review``, and may look at the archive.
+    ``review`` is asked for every plan, which names its ``experiment``, before it runs; False turns that down. No signal
+    handler is set and no folder entered; several directors may share a loop. Leaving the context stops every experiment;
+    with a workspace the next director goes on with them where they were, as it does when this one was killed. What
+    ``front`` makes of the director's own service, if it is set before entering, is served instead of that;
+    ``inspection``, set before entering, is asked instead of ``review``, and may look at the archive.
     """
 
     front: Callable[[DirectorServicer], Any] | None = None
@@ -79,8 +79,8 @@ class Director:
         self.config = config
         if review is not None:
 
-            async def inspection(_name: str, _archive: Path, plan: Plan) -> bool:
-                return await review(plan)
+            async def inspection(name: str, _archive: Path, plan: Plan) -> bool:
+                return await review(plan.of(name))
 
             self.inspection = inspection
         self._experiments = Experiments(operators=config.operators)
@@ -125,6 +125,10 @@ class Director:
             raise ConfigurationError(
                 "envoys, users, operators: expected TLS, got plaintext, where anybody can claim any name; "
                 "give certificates, or leave the lists out"
+            )
+        if config.review_experiment and self.inspection is None:
+            raise ConfigurationError(
+                "review_experiment: expected a review function, got none; give one to the director"
             )
         if config.install_requirements:
             logger.warning("install_requirements has no effect: a director runs no code of an experiment")
