@@ -42,7 +42,16 @@ OPENFL = {
     "1.9": ("openfl==1.9", "numpy<2.4"),
 }
 # tests that compare with the real OpenFL in one process, so that they run in its environment
-IN_ONE_PROCESS = ("test_pipelines.py", "test_aggregation.py", "test_own_functions.py", "test_frameworks.py")
+IN_ONE_PROCESS = (
+    "test_pipelines.py",
+    "test_aggregation.py",
+    "test_own_functions.py",
+    "test_frameworks.py",
+    "test_stragglers.py",
+    "test_assigners.py",
+    "test_delta.py",
+    "test_plans.py",
+)
 
 
 def install(session: nox.Session, *groups: str) -> None:
