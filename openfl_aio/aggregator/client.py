@@ -19,7 +19,7 @@ from openfl_aio.errors import (
     OpenFLAioError,
     UnsupportedCallError,
 )
-from openfl_aio.tensors.codec import EncodedTensor
+from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.transport.channel import RETRYABLE, Channel, call_with_retries, open_channel, translate
 from openfl_aio.wire import convert, messages
 from openfl_aio.wire.codec import Buffer
@@ -91,6 +91,7 @@ class AggregatorClient:
                         timeouts=config.timeouts,
                         limits=config.limits,
                         metadata={"client_id": config.name},
+                        tables=TensorCodec(config.pipeline).has_tables,
                     )
                 )
             self._stub = messages.aggregator.AggregatorStub(channel)

@@ -11,7 +11,7 @@ from openfl_aio.aggregator.checks import Expected, check_header, check_upload
 from openfl_aio.aggregator.models import GlobalModels
 from openfl_aio.aggregator.rounds import Rounds
 from openfl_aio.aggregator.suspended import SuspendedUploads
-from openfl_aio.aggregator.uploads import Turns, Upload, UploadCounts, upload_limit
+from openfl_aio.aggregator.uploads import Turns, Upload, UploadCounts, entry_limit, upload_limit
 from openfl_aio.config import AggregatorConfig
 from openfl_aio.domain import Verdict
 from openfl_aio.errors import AuthorizationError, HeaderMismatchError, InvalidStateError, RemoteProtocolError
@@ -19,6 +19,7 @@ from openfl_aio.storage.file_journal import FileJournal
 from openfl_aio.storage.journal import Entry, Journal
 from openfl_aio.tensors.codec import TensorCodec
 from openfl_aio.wire.incremental import TaskResultsIndex
+from openfl_aio.wire.tables import MOST_ENTRY_BYTES
 
 __all__ = ["Intake"]
 
@@ -66,13 +67,15 @@ class Intake:
         """Begin to take in the results of one task. Raises `AuthorizationError`."""
         if collaborator not in self._config.collaborators:
             raise AuthorizationError(f"{collaborator!r} is no collaborator of this federation")
-        most = upload_limit(self._config.limits, self._models.nbytes)
+        limits = self._config.limits
+        most = upload_limit(limits, self._models.nbytes)
+        entries = entry_limit(self._models.nbytes) if self._codec.has_tables else 0
         return Upload(
             spool=self._journal.spool(durable=self._config.durability == "power"),
             federation_uuid=self._config.federation_uuid,
             collaborator=collaborator,
-            limits=self._config.limits,
-            max_bytes=most,
+            limits=limits,
+            max_bytes=most + MOST_ENTRY_BYTES * entries if limits.max_upload_bytes is None else most,
             judge=partial(self._judge, collaborator),
             check=partial(self._check, most),
             accept=self._accept,
@@ -82,6 +85,7 @@ class Intake:
             ignored=partial(self._log_ignored, collaborator),
             start=self._start,
             is_plain=self._codec.checks_by_size,
+            max_entries=entries,
             # what waits for its rest must not do so in memory
             resumable=upload_id is not None and isinstance(self._journal, FileJournal),
             kept=lambda: None if upload_id is None else self._suspended.kept(collaborator, upload_id),

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
+import anyio.to_thread
 
 from openfl_aio.aggregator.closing import Arrays
 from openfl_aio.domain import Assignment, Header, Verdict
@@ -22,7 +23,8 @@ from openfl_aio.errors import (
     OpenFLAioError,
     UnsupportedCallError,
 )
-from openfl_aio.tensors.codec import TensorCodec
+from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
+from openfl_aio.tensors.float_table import FloatTable
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.transport.identity import check_speaks_for, current_caller
 from openfl_aio.transport.metadata import current_metadata
@@ -33,6 +35,7 @@ from openfl_aio.wire.framing import ChunkChecker
 from openfl_aio.wire.incremental import encode_model
 from openfl_aio.wire.parts import tensor_parts
 from openfl_aio.wire.scan import MAX_QUERIES
+from openfl_aio.wire.tables import encode_table
 
 if TYPE_CHECKING:
     from openfl_aio.aggregator.service import Aggregator
@@ -48,6 +51,7 @@ SEVERAL_BYTES: Final = 4 * 1024 * 1024  # of the tensors in one answer of GetTen
 SEVERAL_AT_ONCE: Final = 4  # such calls of one collaborator: what is small in an answer is a copy, until it is fetched
 UNFETCHED_SECONDS: Final = 0.25  # before a call beyond them is answered, without a tensor
 SEVERAL: Final = "/openfl_aio.v1.Tensors/GetTensors"
+FEW_ENTRIES: Final = 10_000  # of a table: they are written sooner than a thread is found
 ANSWER_BYTES: Final = 64 * 1024  # of an answer with a tensor, for all that is not its data
 
 
@@ -116,7 +120,7 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
             # of this a collaborator of OpenFL 1.6 ends, and its envoy goes on
             raise AuthenticationError(f"nobody takes part any more: {exc}") from None
         tensor = await aggregator.get_aggregated_tensor(header.sender, convert.query_from_proto(message))
-        nbytes, most = memoryview(tensor.data).nbytes, aggregator.config.limits.max_message_bytes
+        nbytes, most = await _written(tensor), aggregator.config.limits.max_message_bytes
         if nbytes + ANSWER_BYTES > most:
             raise MessageTooLargeError(
                 f"tensor {message.tensor_name!r} has {nbytes} bytes, which is too much for a message of {most} bytes; "
@@ -134,6 +138,7 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         """Answer one tensor of any size, in parts."""
         aggregator, header = self._admit(message.header)
         tensor = await aggregator.get_aggregated_tensor(header.sender, convert.query_from_proto(message))
+        await _written(tensor)
         chunk_bytes = aggregator.config.limits.chunk_bytes
         for part in tensor_parts(tensor, header=self._reply(header), chunk_bytes=chunk_bytes):
             yield part
@@ -165,7 +170,7 @@ class AggregatorServicer(messages.aggregator.AggregatorBase, messages.v1.Tensors
         room = SEVERAL_BYTES
         for query in message.queries:
             tensor = await aggregator.get_aggregated_tensor(header.sender, convert.query_from_proto(query))
-            room -= memoryview(tensor.data).nbytes
+            room -= await _written(tensor)
             if room < 0:
                 break
             tensors.append(convert.tensor_to_proto(tensor))
@@ -332,6 +337,17 @@ def _of_removed(header: Header) -> Header:
         )
     check_speaks_for(current_caller(), header.sender)
     return header
+
+
+async def _written(tensor: EncodedTensor) -> int:
+    """Write the tables of ``tensor``, away from the event loop if they are large; return its bytes with them."""
+    tables = [stage.int_to_float for stage in tensor.metadata if isinstance(stage.int_to_float, FloatTable)]
+    for table in tables:
+        if len(table) < FEW_ENTRIES or table.written is not None:
+            encode_table(table)
+        else:
+            await anyio.to_thread.run_sync(encode_table, table)
+    return memoryview(tensor.data).nbytes + sum(len(encode_table(table)) for table in tables)
 
 
 def _encode_model(model: Arrays, round_number: int) -> EncodedMessage:

@@ -23,8 +23,9 @@ from openfl_aio.errors import (
 from openfl_aio.storage.journal import Entry, Spool, UploadRecord
 from openfl_aio.wire.codec import Buffer
 from openfl_aio.wire.incremental import TaskResultsDecoder, TaskResultsIndex
+from openfl_aio.wire.scan import LEAST_ENTRIES
 
-__all__ = ["Turns", "Upload", "UploadCounts", "upload_limit"]
+__all__ = ["Turns", "Upload", "UploadCounts", "entry_limit", "upload_limit"]
 
 T = TypeVar("T")
 
@@ -37,6 +38,14 @@ def upload_limit(limits: Limits, model_bytes: int) -> int:
     1.6 collaborators send their optimizer's state with the weights, which is twice the model more for Adam.
     """
     return limits.max_upload_bytes if limits.max_upload_bytes is not None else 4 * model_bytes + MIB
+
+
+def entry_limit(model_bytes: int) -> int:
+    """Return how many entries the tables of one upload may have, if there is one for each element of a tensor.
+
+    Four for each of the model's elements, as there may be four times its bytes.
+    """
+    return model_bytes + LEAST_ENTRIES  # an element has four bytes
 
 
 class _Apart(Generic[T]):
@@ -135,7 +144,7 @@ class Upload:
     Uploads of one result take ``turns``; ``ignored`` is told which did not count. Any end but an accepted `finish`
     leaves nothing behind. ``start`` runs a coroutine function in a task that outlives the caller. One that is
     ``resumable`` may be fed by one caller after another, with a `pause` between; ``kept`` is called once nothing more
-    need be sent. ``is_plain`` is that of `TaskResultsDecoder`.
+    need be sent. ``is_plain`` and ``max_entries`` are those of `TaskResultsDecoder`.
     """
 
     def __init__(
@@ -155,6 +164,7 @@ class Upload:
         ignored: Callable[[TaskResultsIndex, Verdict], object],
         start: Callable[[Callable[[], Coroutine[Any, Any, None]]], object],
         is_plain: Callable[[Iterable[str]], bool] = lambda tags: False,
+        max_entries: int = 0,
         resumable: bool = False,
         kept: Callable[[], object] = lambda: None,
     ) -> None:
@@ -173,7 +183,7 @@ class Upload:
         self._resumable = resumable
         self._kept = kept
         self._writing: _Apart[None] | None = None  # the last piece of a resumable one
-        self._decoder = TaskResultsDecoder(limits=limits, is_plain=is_plain)
+        self._decoder = TaskResultsDecoder(limits=limits, is_plain=is_plain, max_entries=max_entries)
         self._received = 0
         self._open = True
 

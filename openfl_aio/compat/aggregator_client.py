@@ -77,7 +77,7 @@ class AggregatorGRPCClient:
 
     def create_insecure_channel(self, uri: str) -> Channel:
         """Return a channel to ``host:port`` without TLS. Nothing connects before the first call."""
-        return Channel(endpoint_of(uri), None, Timeouts(), Limits())
+        return Channel(endpoint_of(uri), None, Timeouts(), Limits(), tables=True)  # whatever the plan's pipeline is
 
     async def create_tls_channel(
         self, uri: str, root_certificate: File, disable_client_auth: bool, certificate: File, private_key: File
@@ -95,7 +95,7 @@ class AggregatorGRPCClient:
         if disable_client_auth:
             logger.warning("no certificate is shown to %s: whoever is there believes any name", uri)
         credentials = await Credentials.load_client(TLSConfig(ca=Path(root_certificate), **own))
-        return Channel(endpoint_of(uri), credentials, Timeouts(), Limits())
+        return Channel(endpoint_of(uri), credentials, Timeouts(), Limits(), tables=True)
 
     async def disconnect(self) -> None:
         """Close the connection; calls in flight end with an error. May be called twice."""

@@ -7,7 +7,7 @@ An upload is spooled while its bytes arrive and committed as a whole. Two flavou
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -15,8 +15,9 @@ import numpy as np
 
 from openfl_aio.errors import AlreadyExistsError, InvalidStateError, LocalProtocolError
 from openfl_aio.storage.files import Buffer
-from openfl_aio.tensors.encoded import EncodedTensor
+from openfl_aio.tensors.encoded import EncodedTensor, TransformerMetadata
 from openfl_aio.wire.incremental import TensorRecord
+from openfl_aio.wire.tables import read_table
 
 __all__ = [
     "ALL_ROUNDS",
@@ -83,7 +84,8 @@ class Entry:
     def tensor(self, record: TensorRecord) -> EncodedTensor:
         """Return a tensor of this upload. Its ``data`` is a read-only view of the journal, without a copy.
 
-        The first touch of the bytes may read the disk: decode in a worker thread.
+        The first touch of the bytes may read the disk: decode in a worker thread. Tables of values for each element are
+        read from there too, each time.
         """
         return EncodedTensor(
             name=record.name,
@@ -91,13 +93,28 @@ class Entry:
             lossless=record.lossless,
             report=record.report,
             tags=record.tags,
-            metadata=record.metadata,
+            metadata=self._metadata(record),
             data=self._data[record.offset : record.offset + record.nbytes],
         )
+
+    def _metadata(self, record: TensorRecord) -> tuple[TransformerMetadata, ...]:
+        if not any(record.tables):
+            return record.metadata
+        stages = []
+        for stage, place in zip(record.metadata, record.tables, strict=True):
+            if place is not None:
+                offset, nbytes = place
+                table, _, _ = read_table(self._data[offset : offset + nbytes], nbytes)
+                stage = replace(stage, int_to_float=table)
+            stages.append(stage)
+        return tuple(stages)
 
     def unload(self, record: TensorRecord) -> None:
         """Take the bytes of a tensor out of memory until they are read again, if they lie on the disk."""
         self.unload_part(record.offset, record.nbytes)
+        for place in record.tables:
+            if place is not None:
+                self.unload_part(*place)
 
     def unload_part(self, offset: int, nbytes: int) -> None:
         """Do as `unload` with any part of the payload."""

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from openfl_aio.errors import CodecError, CorruptFileError, MalformedMessageError, MessageTooLargeError, TensorError
 from openfl_aio.storage.files import disk_errors, make_folder, sweep_partials, write_atomic, writing_atomic
+from openfl_aio.tensors.codec import TensorCodec
 from openfl_aio.tensors.encoded import EncodedTensor
 from openfl_aio.tensors.pipelines import NoCompression, get_pipeline
 from openfl_aio.wire.codec import decode
@@ -135,7 +136,9 @@ class ModelFiles:
 
     def _decoded(self, path: Path, data: bytes) -> SavedModel:
         try:
-            encoded = model_from_proto(decode(ModelProto, data, views=True))
+            encoded = model_from_proto(
+                decode(ModelProto, data, views=True, tables=TensorCodec(self._pipeline).has_tables)
+            )
             tensors = {tensor.name: self._values(tensor) for tensor in encoded}
         except (MalformedMessageError, MessageTooLargeError, CodecError) as exc:
             raise CorruptFileError(f"{str(path)!r} is no model file: {exc}") from exc

@@ -13,15 +13,19 @@ A file that was cut anywhere, is longer than it says, or has other bytes is told
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
+
+import numpy as np
 
 from openfl_aio.storage.journal import UploadRecord
 from openfl_aio.tensors.encoded import TransformerMetadata
+from openfl_aio.tensors.float_table import FloatTable
 from openfl_aio.wire.incremental import TensorRecord
 
 __all__ = ["metadata_of", "metadata_values", "read_record", "trailer"]
@@ -77,15 +81,24 @@ def read_record(descriptor: int) -> tuple[UploadRecord, int]:
 
 def metadata_values(metadata: Sequence[TransformerMetadata]) -> list[Any]:
     """Return what JSON can say of ``metadata``."""
-    return [
-        [[list(item) for item in stage.int_to_float.items()], list(stage.int_list), list(stage.bool_list)]
-        for stage in metadata
-    ]
+    return [[_table_values(stage.int_to_float), list(stage.int_list), list(stage.bool_list)] for stage in metadata]
 
 
 def metadata_of(values: Sequence[Any]) -> tuple[TransformerMetadata, ...]:
     """Return the metadata of which `metadata_values` made ``values``."""
-    return tuple(TransformerMetadata(dict(table), tuple(ints), tuple(bools)) for table, ints, bools in values)
+    return tuple(TransformerMetadata(_table(table), tuple(ints), tuple(bools)) for table, ints, bools in values)
+
+
+def _table_values(table: Mapping[int, float]) -> list[Any] | str:
+    """Return the entries of ``table``, or one text for the many values of keys that count from 0."""
+    values = table.of_each(len(table)) if isinstance(table, FloatTable) else None
+    if values is None:
+        return [list(item) for item in table.items()]
+    return base64.b85encode(values.astype("<f4").tobytes()).decode()
+
+
+def _table(values: list[Any] | str) -> Mapping[int, float]:
+    return FloatTable(np.frombuffer(base64.b85decode(values), "<f4")) if isinstance(values, str) else dict(values)
 
 
 def _tensor_values(tensor: TensorRecord) -> list[Any]:
@@ -98,11 +111,12 @@ def _tensor_values(tensor: TensorRecord) -> list[Any]:
         metadata_values(tensor.metadata),
         tensor.offset,
         tensor.nbytes,
+        *([] if not tensor.tables else [list(tensor.tables)]),
     ]
 
 
 def _tensor(values: Sequence[Any]) -> TensorRecord:
-    name, round_number, lossless, report, tags, metadata, offset, nbytes = values
+    name, round_number, lossless, report, tags, metadata, offset, nbytes, *tables = values
     return TensorRecord(
         name=name,
         round_number=round_number,
@@ -112,4 +126,5 @@ def _tensor(values: Sequence[Any]) -> TensorRecord:
         metadata=metadata_of(metadata),
         offset=offset,
         nbytes=nbytes,
+        tables=tuple(None if place is None else (place[0], place[1]) for place in tables[0]) if tables else (),
     )

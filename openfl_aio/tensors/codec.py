@@ -77,6 +77,12 @@ class TensorCodec:
         """Whether values come back to the bit, and encoding costs nothing: a view of the array."""
         return self._pipeline.name == NoCompression.name
 
+    @property
+    def has_tables(self) -> bool:
+        """Whether metadata have a value for each element: these may be as many, and need not be few."""
+        # not of `Pipeline`: one that somebody wrote need not know of it
+        return bool(getattr(self._pipeline, "table_of_elements", False))
+
     def checks_by_size(self, tags: Iterable[str]) -> bool:
         """Return whether bytes with these tags are float32 values, of which only the number can be wrong."""
         return LOSSY_COMPRESSED not in tags and self._lossless.name == NoCompression.name

@@ -15,7 +15,8 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 class TransformerMetadata:
     """What one stage of a pipeline leaves for its way back (OpenFL's MetadataProto).
 
-    ``int_list`` of the first stage is the shape; ``int_to_float`` is a table of values, such as cluster centres.
+    ``int_list`` of the first stage is the shape; ``int_to_float`` is a table of values, such as cluster centres, and a
+    `FloatTable` where it has a value for each element.
     """
 
     int_to_float: Mapping[int, float] = field(default_factory=dict)

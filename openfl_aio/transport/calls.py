@@ -70,6 +70,7 @@ REFUSALS: Final = frozenset(
         Status.UNIMPLEMENTED,
     }
 )
+RESULTS: Final = frozenset({"SendLocalTaskResults"})  # a round waits for them
 STRANGERS: Final = frozenset({Status.PERMISSION_DENIED, Status.UNAUTHENTICATED})  # whom an operator wants to hear of
 _ANSWER: Final = [(":status", "200"), ("content-type", f"{GRPC_CONTENT_TYPE}+{StrictCodec.__content_subtype__}")]
 _CONTENT_TYPES: Final = frozenset({GRPC_CONTENT_TYPE, f"{GRPC_CONTENT_TYPE}+{StrictCodec.__content_subtype__}"})
@@ -398,15 +399,23 @@ class Calls:
             return exc
         if isinstance(exc, OpenFLAioError) and not is_internal(exc):
             status, text = status_of(exc)
-            level = logging.WARNING if status in STRANGERS else logging.DEBUG
             reason = f"{method} refused: {status.name}: {str(exc)[:LOGGED_CHARACTERS]!r}"
-            self._log(level, reason, connection)
+            self._log(self._level(status, method, reason, connection), reason, connection)
             return GRPCError(status, text)
         if isinstance(exc, TimeoutError):
             return GRPCError(*status_of(DeadlineExceededError("the server did not finish in time")))
         correlation = secrets.token_hex(8)
         self._log(logging.ERROR, f"internal error {correlation}: {method}", connection, exc)
         return GRPCError(Status.INTERNAL, f"internal error {correlation}")
+
+    def _level(self, status: Status, method: str, reason: str, connection: Connection) -> int:
+        """Return how loudly a refusal is told. One of results, which may be sent again for ever, once for each reason."""
+        if status in STRANGERS:
+            return logging.WARNING
+        if status not in REFUSALS or method.rpartition("/")[2] not in RESULTS:
+            return logging.DEBUG
+        peer = peer_of(connection.caller, connection.address)
+        return logging.WARNING if self._refusals.is_new(peer, reason, connection.now()) else logging.DEBUG
 
     def _log(self, level: int, what: str, connection: Connection, exc: Exception | None = None) -> None:
         """Write one line, unless its peer has caused too many."""

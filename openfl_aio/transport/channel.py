@@ -132,14 +132,25 @@ class Channel(grpclib.client.Channel):
     """A connection to one server, made at the first call and made again after it was lost.
 
     It is made again too when the certificate files were replaced: calls in flight end on the old one. Usable with the
-    generated stubs. Calls raise what `translate` turns into our errors.
+    generated stubs. Calls raise what `translate` turns into our errors. ``tables``: whether what comes may have a value
+    beside each element of a tensor, as with the pipeline RandomShift.
     """
 
     _protocol: Any = None  # grpclib names its own class
 
-    def __init__(self, endpoint: Endpoint, credentials: Credentials | None, timeouts: Timeouts, limits: Limits) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        credentials: Credentials | None,
+        timeouts: Timeouts,
+        limits: Limits,
+        *,
+        tables: bool = False,
+    ) -> None:
         context = None if credentials is None else credentials.context
-        super().__init__(endpoint.host.strip("[]"), endpoint.port, ssl=context, codec=StrictCodec(limits))
+        super().__init__(
+            endpoint.host.strip("[]"), endpoint.port, ssl=context, codec=StrictCodec(limits, tables=tables)
+        )
         self._credentials = credentials
         self._next_look = 0.0
         self.endpoint = endpoint
@@ -254,13 +265,14 @@ async def open_channel(
     timeouts: Timeouts | None = None,
     limits: Limits | None = None,
     metadata: Mapping[str, str] | None = None,
+    tables: bool = False,
 ) -> AsyncIterator[Channel]:
-    """Give a channel to ``endpoint``; ``metadata`` goes with every call. No connection is made before the first call.
+    """Give a `Channel` to ``endpoint``; ``metadata`` goes with every call. No connection is made before the first call.
 
     Raises `ConfigurationError` for certificate files that cannot be used.
     """
     credentials = None if tls is None else await Credentials.load_client(tls)
-    channel = Channel(endpoint, credentials, timeouts or Timeouts(), limits or Limits())
+    channel = Channel(endpoint, credentials, timeouts or Timeouts(), limits or Limits(), tables=tables)
     if metadata:
 
         async def add_metadata(event: SendRequest) -> None:

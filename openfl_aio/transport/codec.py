@@ -23,12 +23,16 @@ _LITTLE = 64 * 1024  # bytes that are decoded sooner than a thread is found
 
 
 class StrictCodec(CodecBase):
-    """Encodes and decodes betterproto2 messages with `openfl_aio.wire.codec`; bytes fields arrive as views."""
+    """Encodes and decodes betterproto2 messages with `openfl_aio.wire.codec`; bytes fields arrive as views.
+
+    ``tables``: whether metadata may have a value for each element of a tensor.
+    """
 
     __content_subtype__ = "proto"
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, *, tables: bool = False) -> None:
         self._limits = limits
+        self._tables = tables
 
     def encode(self, message: Any, message_type: Any) -> bytes:
         """Return ``message`` as bytes. Raises `LocalProtocolError` if it is no ``message_type``."""
@@ -38,7 +42,7 @@ class StrictCodec(CodecBase):
 
     def decode(self, data: bytes, message_type: Any) -> Any:
         """Return the message in ``data``. Raises `MalformedMessageError` or `MessageTooLargeError`."""
-        return codec.decode(message_type, data, views=True, limits=self._limits)
+        return codec.decode(message_type, data, views=True, limits=self._limits, tables=self._tables)
 
 
 async def decode_message(codec: CodecBase, data: bytes | memoryview, message_type: Any) -> Any:

@@ -52,6 +52,7 @@ class _Peer:
     last: float
     delay: float = 0.0
     waiting: int = 0
+    reason: str = ""
 
 
 class Refusals:
@@ -77,6 +78,14 @@ class Refusals:
             return 0.0
         known.waiting += 1
         return known.delay
+
+    def is_new(self, peer: str, reason: str, now: float) -> bool:
+        """Return whether ``peer`` was last refused for another ``reason``, or long ago."""
+        known = self._get(peer, now)
+        if known.reason == reason:
+            return False
+        known.reason = reason
+        return True
 
     def end_wait(self, peer: str) -> None:
         """Say that one refusal waits no longer."""

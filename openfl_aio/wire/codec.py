@@ -27,7 +27,9 @@ import betterproto2 as bp
 
 from openfl_aio.config import Limits
 from openfl_aio.errors import LocalProtocolError, MalformedMessageError, MessageTooLargeError
-from openfl_aio.wire.scan import check_contents
+from openfl_aio.tensors.float_table import FloatTable
+from openfl_aio.wire.messages import MetadataProto
+from openfl_aio.wire.scan import Tables, check_contents
 from openfl_aio.wire.schema import (
     READ_BYTES,
     READ_FIXED,
@@ -40,6 +42,7 @@ from openfl_aio.wire.schema import (
     Writer,
     schema_of,
 )
+from openfl_aio.wire.tables import encode_table
 from openfl_aio.wire.varints import MAX_DEPTH, Buffer, encode_varint, read_tag, read_varint, skip_field
 
 __all__ = ["Buffer", "EncodedMessage", "decode", "encode", "encode_parts"]
@@ -57,11 +60,12 @@ _DEFAULT_LIMITS: Final = Limits()
 class _Decoder:
     """One call of `decode`. What it may build was counted before, where that can be much."""
 
-    __slots__ = ("data", "views")
+    __slots__ = ("data", "tables", "views")
 
-    def __init__(self, data: Buffer, *, views: bool) -> None:
+    def __init__(self, data: Buffer, *, views: bool, tables: Tables) -> None:
         self.data = data
         self.views = views
+        self.tables = tables
 
     def fields(
         self, cls: type[bp.Message], position: int, end: int, state: dict[str, Any], depth: int
@@ -70,6 +74,8 @@ class _Decoder:
         if depth > MAX_DEPTH:
             raise MalformedMessageError(f"expected at most {MAX_DEPTH} levels of nesting, got more")
         data, readers = self.data, schema_of(cls).readers
+        if cls is MetadataProto and position in self.tables:
+            state["int_to_float"], position = self.tables[position]
         while position < end:
             tag = data[position]
             if 8 <= tag < 0x80:
@@ -102,7 +108,12 @@ class _Decoder:
                 self._message(reader, position, stop, state, depth)
             elif kind == READ_MAP:
                 entry = self.build(reader.message, self.fields(reader.message, position, stop, {}, depth + 1))
-                state.setdefault(reader.name, {})[entry.key] = entry.value
+                table = state.setdefault(reader.name, {})
+                if isinstance(table, FloatTable):
+                    raise MalformedMessageError(
+                        f"expected the entries of a large {reader.name!r} one after another and the key before the value"
+                    )
+                table[entry.key] = entry.value
             else:
                 self._packed(reader, position, stop, state)
             position = stop
@@ -159,12 +170,13 @@ class _Decoder:
         return cls(**state)
 
 
-def decode(cls: type[M], data: Buffer, *, views: bool = False, limits: Limits | None = None) -> M:
+def decode(cls: type[M], data: Buffer, *, views: bool = False, limits: Limits | None = None, tables: bool = False) -> M:
     """Return the message of type ``cls`` that ``data`` holds.
 
     With ``views=True`` every ``bytes`` field is a ``memoryview`` of ``data`` (which must not change while they live),
     otherwise a copy. ``limits`` bounds the bytes of the message (``max_message_bytes``) and what it asks to build, see
-    `openfl_aio.wire.scan`. Without it the bytes are not limited, and what is built by the default limits.
+    `openfl_aio.wire.scan`. Without it the bytes are not limited, and what is built by the default limits. With ``tables``
+    metadata may have an entry for each element of a tensor: then ``int_to_float`` is a `FloatTable`.
 
     Raises `MalformedMessageError` and `MessageTooLargeError`.
     """
@@ -175,9 +187,10 @@ def decode(cls: type[M], data: Buffer, *, views: bool = False, limits: Limits | 
         )
     # indexing bytes is faster than indexing a view; slicing a view is free
     source: Buffer = memoryview(data) if views or len(data) > _VIEW_BYTES else bytes(data)
+    read: Tables = {}
     if len(source) >= _SCAN_BYTES:
-        check_contents(cls, source, limits or _DEFAULT_LIMITS)
-    decoder = _Decoder(source, views=views)
+        read = check_contents(cls, source, limits or _DEFAULT_LIMITS, tables=tables)
+    decoder = _Decoder(source, views=views, tables=read)
     message: M = decoder.build(cls, decoder.fields(cls, 0, len(source), {}, 0))
     return message
 
@@ -251,6 +264,9 @@ def _write_message(message: bp.Message, parts: list[Buffer]) -> int:
 
 
 def _write_field(writer: Writer, value: Any, parts: list[Buffer]) -> int:
+    if isinstance(value, FloatTable):
+        parts.append(encode_table(value))
+        return len(parts[-1])
     if writer.proto_type == bp.TYPE_MAP:
         return sum(_write_entry(writer, key, item, parts) for key, item in value.items())
     if writer.repeated:

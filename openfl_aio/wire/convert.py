@@ -6,7 +6,7 @@ means nothing here. An absent sub-message reads as its empty value, as everywher
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -29,6 +29,7 @@ from openfl_aio.domain import (
 )
 from openfl_aio.errors import ConfigurationError, MalformedMessageError
 from openfl_aio.tensors.codec import EncodedTensor, TransformerMetadata
+from openfl_aio.tensors.float_table import FloatTable
 from openfl_aio.wire import messages
 from openfl_aio.wire.messages import aggregator, director
 
@@ -187,9 +188,10 @@ def metric_from_proto(message: aggregator.GetMetricStreamResponse | director.Get
 
 
 def metadata_to_proto(metadata: TransformerMetadata) -> messages.MetadataProto:
-    """Return the message of one pipeline stage's metadata."""
+    """Return the message of one pipeline stage's metadata; a `FloatTable` stays one, which our codec writes."""
+    table = metadata.int_to_float
     return messages.MetadataProto(
-        int_to_float=dict(metadata.int_to_float),
+        int_to_float=table if isinstance(table, FloatTable) else dict(table),  # type: ignore[arg-type]
         int_list=list(metadata.int_list),
         bool_list=list(metadata.bool_list),
     )
@@ -197,7 +199,10 @@ def metadata_to_proto(metadata: TransformerMetadata) -> messages.MetadataProto:
 
 def metadata_from_proto(message: messages.MetadataProto) -> TransformerMetadata:
     """Return one pipeline stage's metadata."""
-    return TransformerMetadata(dict(message.int_to_float), tuple(message.int_list), tuple(message.bool_list))
+    table: Mapping[int, float] = message.int_to_float
+    if not isinstance(table, FloatTable):
+        table = dict(table)
+    return TransformerMetadata(table, tuple(message.int_list), tuple(message.bool_list))
 
 
 def tensor_to_proto(tensor: EncodedTensor) -> messages.NamedTensor:

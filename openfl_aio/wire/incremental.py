@@ -8,7 +8,7 @@ round: generators that have one tensor alive at a time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -32,12 +32,14 @@ from openfl_aio.wire.convert import (
     tensor_to_proto,
 )
 from openfl_aio.wire.messages import NamedTensor, aggregator
-from openfl_aio.wire.scan import most_fields
+from openfl_aio.wire.scan import SAME_PIPELINE, most_fields
+from openfl_aio.wire.tables import LEAST_TABLE_BYTES, MOST_ENTRY_BYTES, read_entries
 from openfl_aio.wire.varints import FIXED32, FIXED64, GROUP_END, GROUP_START, LENGTH, VARINT, encode_varint
 
 __all__ = [
     "MAX_INDEX_BYTES",
     "MAX_TENSOR_INDEX_BYTES",
+    "Place",
     "TaskResultsDecoder",
     "TaskResultsIndex",
     "TensorRecord",
@@ -52,21 +54,31 @@ MAX_TENSOR_INDEX_BYTES: Final = 1024 * 1024
 """Bytes of the same that belong to one tensor: more could not be fields that `openfl_aio.wire.scan` lets pass."""
 
 _LEAST_LOOKED_AT: Final = 64 * 1024  # bytes of a payload: fewer are read again sooner than they are looked at in pieces
+_TABLE_BLOCK: Final = 256 * 1024
 _OTHER_FIELDS: Final = 100  # what is neither tensor nor tag nor metadata: ours, and those of releases to come
 _FIXED_BYTES: Final = {FIXED64: 8, FIXED32: 4}
 
 # tags: field number << 3 | wire type
 _RESULTS_TENSOR: Final = 5 << 3 | LENGTH  # TaskResults.tensors
 _MODEL_TENSOR: Final = 1 << 3 | LENGTH  # ModelProto.tensors
+_TENSOR_METADATA: Final = 6 << 3 | LENGTH  # NamedTensor.transformer_metadata
 _TENSOR_DATA: Final = 7 << 3 | LENGTH  # NamedTensor.data_bytes
 
 _Steps: TypeAlias = Generator[None, None, None]  # suspended while bytes are missing
 _Number: TypeAlias = Generator[None, None, int]
+_Apart: TypeAlias = Mapping[int, Callable[[int], _Steps]]  # by tag: what is not kept, and who reads it
+
+Place: TypeAlias = tuple[int, int]
+"""Where something is in a serialized message: offset and length."""
 
 
 @dataclass(frozen=True, slots=True)
 class TensorRecord:
-    """One tensor of an upload without its payload, which is ``nbytes`` from ``offset`` of the serialized message."""
+    """One tensor of an upload without its payload, which is ``nbytes`` from ``offset`` of the serialized message.
+
+    ``tables``, if it is not empty, has for each of the metadata where the entries of its table are in the message, offset
+    and length, or None where all is in ``metadata``.
+    """
 
     name: str
     round_number: int
@@ -76,6 +88,7 @@ class TensorRecord:
     metadata: tuple[TransformerMetadata, ...]
     offset: int
     nbytes: int
+    tables: tuple[Place | None, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +121,20 @@ class TaskResultsDecoder:
     ``max_tags`` tags and ``max_metadata`` metadata a tensor, and as many fields in all as any message may have
     (`openfl_aio.wire.scan`). ``max_upload_bytes`` bounds the whole, if it is set.
     ``is_plain`` says of a tensor's tags whether its payload is float32 values as they are: the extremes of those are
-    found on the way, if their tags come before them.
+    found on the way, if their tags come before them. ``max_entries``: how many entries tables may have that have one for
+    each element of a tensor; they stay where they are, as payloads do. 0: there are no such tables.
     After an error the decoder is of no more use.
     """
 
-    def __init__(self, *, limits: Limits, is_plain: Callable[[Iterable[str]], bool] = lambda tags: False) -> None:
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        is_plain: Callable[[Iterable[str]], bool] = lambda tags: False,
+        max_entries: int = 0,
+    ) -> None:
         self._limits = limits
+        self._entries_left = self._max_entries = max_entries
         self._is_plain = is_plain
         self._chunk = memoryview(b"")
         self._at = 0  # position in the chunk
@@ -125,11 +146,12 @@ class TaskResultsDecoder:
         self._usable = True
         self._message = bytearray()  # the fields of TaskResults itself, as they came
         self._tensor = bytearray()  # those of the current tensor
-        self._payload = (0, 0)  # offset and length, of the current tensor
+        self._payload: Place = (0, 0)  # of the current tensor
+        self._tables: list[Place | None] = []  # of its metadata
         self._extremes: Extremes | None = None  # of the current tensor
         self._records: list[TensorRecord] = []
         self._found: list[Extremes | None] = []
-        self._steps = self._fields(None, self._message, _RESULTS_TENSOR, self._read_tensor)
+        self._steps = self._fields(None, self._message, {_RESULTS_TENSOR: self._read_tensor})
         next(self._steps)
 
     def __repr__(self) -> str:
@@ -189,8 +211,8 @@ class TaskResultsDecoder:
     def _position(self) -> int:
         return self._before + self._at
 
-    def _fields(self, end: int | None, kept: bytearray, tag_apart: int, read_apart: Callable[[int], _Steps]) -> _Steps:
-        """Read fields up to ``end``: all are appended to ``kept``, but the payload behind ``tag_apart`` is ``read_apart``."""
+    def _fields(self, end: int | None, kept: bytearray, apart: _Apart) -> _Steps:
+        """Read fields up to ``end``: all are appended to ``kept``, but for those that are read ``apart``."""
         groups = count = 0
         most = self._limits.max_tags + self._limits.max_metadata + _OTHER_FIELDS
         if end is None:
@@ -209,8 +231,8 @@ class TaskResultsDecoder:
                 raise MessageTooLargeError(
                     f"expected at most {self._most_fields} fields in an upload, got more; raise max_tensors if it is meant"
                 )
-            if tag == tag_apart and not groups:
-                yield from read_apart((yield from self._length(end)))
+            if tag in apart and not groups:
+                yield from apart[tag]((yield from self._length(end)))
                 continue
             self._keep(kept, encode_varint(tag))
             wire_type = tag & 7
@@ -239,9 +261,36 @@ class TaskResultsDecoder:
         self._tensor = bytearray()
         self._payload = (end, 0)
         self._extremes = None
-        yield from self._fields(end, self._tensor, _TENSOR_DATA, lambda nbytes: self._read_payload(nbytes, end))
+        self._tables = []
+        apart: dict[int, Callable[[int], _Steps]] = {_TENSOR_DATA: lambda nbytes: self._read_payload(nbytes, end)}
+        if self._max_entries:
+            apart[_TENSOR_METADATA] = self._read_metadata
+        yield from self._fields(end, self._tensor, apart)
         self._records.append(self._record())
         self._found.append(self._extremes)
+
+    def _read_metadata(self, length: int) -> _Steps:
+        """Pass over the table that large metadata begin with, and keep the rest as if there was no more."""
+        end, offset, rest = self._position + length, self._position, b""
+        if length >= LEAST_TABLE_BYTES:
+            while self._position < end and len(rest) < MOST_ENTRY_BYTES:
+                yield from self._some_bytes()
+                taken = min(end - self._position, len(self._chunk) - self._at, _TABLE_BLOCK)
+                piece = rest + bytes(self._chunk[self._at : self._at + taken])
+                self._at += taken
+                keys, _, nbytes = read_entries(piece)
+                rest = piece[nbytes:]
+                self._entries_left -= len(keys)
+                if self._entries_left < 0:
+                    raise MessageTooLargeError(
+                        f"expected at most {self._max_entries} entries of tables in an upload, which is four for each "
+                        "element of the model, got more; do both sides have the same model?"
+                    )
+        nbytes = self._position - len(rest) - offset
+        self._tables.append((offset, nbytes) if nbytes else None)
+        self._keep(self._tensor, encode_varint(_TENSOR_METADATA) + encode_varint(length - nbytes))
+        self._keep(self._tensor, rest)
+        yield from self._copy(end - self._position, self._tensor)
 
     def _read_payload(self, nbytes: int, end: int) -> _Steps:
         self._check_end(nbytes, end)
@@ -262,6 +311,12 @@ class TaskResultsDecoder:
         ):
             if count > most:
                 raise MessageTooLargeError(f"expected at most {most} {what} on tensor {message.name!r}, got {count}")
+        for metadata, place in zip(message.transformer_metadata, self._tables, strict=bool(self._tables)):
+            if place is not None and metadata.int_to_float:
+                raise MalformedMessageError(
+                    f"expected the entries of a large table on tensor {message.name!r} one after another, and the key "
+                    "before the value"
+                )
         offset, nbytes = self._payload
         return TensorRecord(
             name=message.name,
@@ -272,6 +327,7 @@ class TaskResultsDecoder:
             metadata=tuple(metadata_from_proto(metadata) for metadata in message.transformer_metadata),
             offset=offset,
             nbytes=nbytes,
+            tables=tuple(self._tables) if any(self._tables) else (),
         )
 
     def _some_bytes(self) -> _Steps:
@@ -319,7 +375,8 @@ class TaskResultsDecoder:
         self._kept += count
         if kept is self._tensor and len(kept) + count > MAX_TENSOR_INDEX_BYTES:
             raise MessageTooLargeError(
-                f"expected at most {MAX_TENSOR_INDEX_BYTES} bytes of names, tags and metadata on a tensor, got more"
+                f"expected at most {MAX_TENSOR_INDEX_BYTES} bytes of names, tags and metadata on a tensor, got more; "
+                f"{SAME_PIPELINE}"
             )
         if self._kept > MAX_INDEX_BYTES:
             raise MessageTooLargeError(

@@ -5,6 +5,8 @@ Two bytes can ask for a Python object of five hundred. So a message may have, by
 - objects: a quarter of its bytes and 4000, where a sub-message counts as 4, an entry of a map as 2 and an element of a
   list as 1 (in other words one sub-message in 16 bytes, and 1000);
 - fields: 12 for each of ``max_tensors``, and 4000, whatever its size;
+- beside these, where there may be tables of values for each element, one entry for each 13 bytes, and 1000, since an
+  element has its own bytes beside its entry (`openfl_aio.wire.tables`);
 - ``max_tensors`` elements in any list of messages, ``max_tags`` and ``max_metadata`` a tensor, 64 numbers a shape, 128
   tensors that are asked for together, 64 devices an envoy.
 
@@ -15,14 +17,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Final
+from typing import Final, TypeAlias
 
 import betterproto2 as bp
 
 from openfl_aio.config import Limits
 from openfl_aio.errors import MalformedMessageError, MessageTooLargeError
+from openfl_aio.tensors.float_table import FloatTable
 from openfl_aio.wire.messages import MetadataProto, NamedTensor, director, v1
 from openfl_aio.wire.schema import READ_MAP, READ_MESSAGE, READ_PACKED_FIXED, READ_PACKED_VARINT, schema_of
+from openfl_aio.wire.tables import ENTRY_BYTES, LEAST_TABLE_BYTES, read_table
 from openfl_aio.wire.varints import (
     FIXED32,
     FIXED64,
@@ -38,9 +42,12 @@ from openfl_aio.wire.varints import (
 
 __all__ = [
     "ENTRY_OBJECTS",
+    "LEAST_ENTRIES",
     "MAX_DEVICES",
     "MAX_QUERIES",
     "MESSAGE_OBJECTS",
+    "SAME_PIPELINE",
+    "Tables",
     "check_contents",
     "most_fields",
     "most_objects",
@@ -52,6 +59,11 @@ MAX_SHAPE: Final = 64
 MAX_DEVICES: Final = 64  # of one envoy
 MAX_QUERIES: Final = 128  # in one GetTensors: a few milliseconds of work, and few enough round trips
 LEAST_OBJECTS: Final = 4_000
+LEAST_ENTRIES: Final = 1_000
+SAME_PIPELINE: Final = (
+    "a table of values for each element is for plans whose compression_pipeline writes one, as RandomShiftPipeline: "
+    "do both sides have the same plan?"
+)
 BYTES_PER_OBJECT: Final = 4
 FIELDS_PER_TENSOR: Final = 12
 
@@ -105,20 +117,29 @@ def _counted_fields(cls: type[bp.Message]) -> dict[int, _Counted]:
     return fields
 
 
-def check_contents(cls: type[bp.Message], data: Buffer, limits: Limits) -> None:
+Tables: TypeAlias = dict[int, tuple[FloatTable, int]]
+
+
+def check_contents(cls: type[bp.Message], data: Buffer, limits: Limits, *, tables: bool = False) -> Tables:
     """Raise `MessageTooLargeError` if ``data`` as a message of type ``cls`` asks for too much.
 
+    With ``tables`` there may be metadata with an entry for each element of a tensor: returned are the tables that were
+    read, by the positions of their metadata, each with the position after it.
     Raises `MalformedMessageError` for what cannot be passed over; what is whole may still be malformed.
     """
-    _Scan(data, limits).fields(cls, 0, len(data), 0)
+    scan = _Scan(data, limits, tables=tables)
+    scan.fields(cls, 0, len(data), 0)
+    return scan.tables
 
 
 class _Scan:
-    __slots__ = ("data", "fields_left", "limits", "most", "objects_left")
+    __slots__ = ("data", "entries_left", "fields_left", "limits", "most", "objects_left", "tables")
 
-    def __init__(self, data: Buffer, limits: Limits) -> None:
+    def __init__(self, data: Buffer, limits: Limits, *, tables: bool) -> None:
         self.data = data
         self.limits = limits
+        self.tables: Tables = {}
+        self.entries_left = len(data) // ENTRY_BYTES + LEAST_ENTRIES if tables else 0
         self.objects_left = most_objects(len(data))
         self.fields_left = most_fields(limits)
         self.most = {
@@ -141,7 +162,7 @@ class _Scan:
         while position < end:
             left -= 1
             if left < 0:
-                raise _too_many("fields", most_fields(self.limits))
+                raise _too_many("fields", most_fields(self.limits), in_table=cls in _table_classes())
             tag = data[position]
             if 8 <= tag < 0x80:
                 position += 1
@@ -195,7 +216,19 @@ class _Scan:
             if total > self.most[field.most]:
                 raise _too_many(f"elements of {field.name!r}", self.most[field.most])
         if field.message is not None and position < stop:
+            if field.message is MetadataProto and self.entries_left and stop - position >= LEAST_TABLE_BYTES:
+                position = self._table(position, stop)
             self.fields(field.message, position, stop, depth + 1)
+
+    def _table(self, position: int, stop: int) -> int:
+        """Read the entries that metadata begin with; return the position after them."""
+        table, count, nbytes = read_table(self.data[position:stop], self.entries_left)
+        self.entries_left -= count
+        if self.entries_left < 0:
+            raise _too_many("entries of tables", len(self.data) // ENTRY_BYTES + LEAST_ENTRIES)
+        if nbytes:
+            self.tables[position] = table, position + nbytes
+        return position + nbytes
 
     def _elements(self, field: _Counted, position: int, stop: int) -> int:
         elements = (stop - position) // field.element_bytes
@@ -220,7 +253,13 @@ def most_fields(limits: Limits) -> int:
     return FIELDS_PER_TENSOR * limits.max_tensors + LEAST_OBJECTS
 
 
-def _too_many(what: str, most: int) -> MessageTooLargeError:
-    return MessageTooLargeError(
-        f"expected at most {most} {what} in a message, got more; raise the limits if it is meant"
+@cache
+def _table_classes() -> tuple[type[bp.Message], ...]:
+    return MetadataProto, *(
+        reader.message for reader in schema_of(MetadataProto).readers.values() if reader.kind == READ_MAP
     )
+
+
+def _too_many(what: str, most: int, *, in_table: bool = False) -> MessageTooLargeError:
+    advice = SAME_PIPELINE if in_table else "raise the limits if it is meant"
+    return MessageTooLargeError(f"expected at most {most} {what} in a message, got more; {advice}")

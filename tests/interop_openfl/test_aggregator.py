@@ -150,6 +150,26 @@ def test_each_pipeline(federation: MakeFederation, pipeline: str) -> None:
     assert lost(ours) <= 1.25 * lost(theirs) + 1e-6
 
 
+@pytest.mark.parametrize(
+    ("aggregator", "collaborators"),
+    [
+        pytest.param("ours", MIXED, id="ours"),
+        pytest.param("real", MIXED, id="real", marks=full),
+    ],
+)
+@pytest.mark.parametrize("delta_updates", [False, pytest.param(True, marks=full)], ids=["whole", "deltas"])
+def test_a_shift_for_each_element_of_a_layer(
+    federation: MakeFederation, aggregator: Kind, collaborators: dict[str, Kind], delta_updates: bool
+) -> None:
+    """RandomShift sends a table with an entry for each element, of which 1.6 knows no bound: the first layer of an MNIST."""
+    shapes = {"layer.weight": (784, 100), "layer.bias": (100,)}
+    tried = federation(
+        Outline(pipeline="openfl.pipelines.RandomShiftPipeline", delta_updates=delta_updates, shapes=shapes)
+    )
+    tried.run(aggregator, collaborators)
+    assert_same_model(tried.model(), expected_model(tried), within=1e-5)
+
+
 def lost(federation: Federation) -> float:
     """How far the last model is from the one without compression, relative to the way that was gone."""
     began, expected, got = federation.model("init"), expected_model(federation), federation.model()

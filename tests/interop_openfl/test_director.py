@@ -155,23 +155,24 @@ def test_a_review_turns_one_experiment_down_and_lets_the_next_run(programs: Prog
 
 @FULL
 @pytest.mark.parametrize(
-    ("pipeline", "left"),
+    ("pipeline", "large", "left"),
     [
-        ("openfl.pipelines.NoCompressionPipeline", 1e-6),
-        ("openfl.pipelines.RandomShiftPipeline", 1e-5),
-        ("openfl.pipelines.KCPipeline", 0.2),
-        ("openfl.pipelines.eden_pipeline.EdenPipeline", 0.05),
+        ("openfl.pipelines.NoCompressionPipeline", 2000, 1e-6),
+        ("openfl.pipelines.RandomShiftPipeline", 2000, 1e-5),
+        ("openfl.pipelines.RandomShiftPipeline", 78_400, 1e-5),  # with as many entries in a table
+        ("openfl.pipelines.KCPipeline", 2000, 0.2),
+        ("openfl.pipelines.eden_pipeline.EdenPipeline", 2000, 0.05),
         # these send a tenth of the values a round
-        ("openfl.pipelines.SKCPipeline", 1.0),
-        ("openfl.pipelines.STCPipeline", 1.0),
+        ("openfl.pipelines.SKCPipeline", 2000, 1.0),
+        ("openfl.pipelines.STCPipeline", 2000, 1.0),
     ],
 )
-def test_each_pipeline(programs: Programs, tmp_path: Path, pipeline: str, left: float) -> None:
+def test_each_pipeline(programs: Programs, tmp_path: Path, pipeline: str, large: int, left: float) -> None:
     """What is ``left`` of the way from the initial model to the one that arithmetic gives is the pipeline's loss."""
     site = start(programs, tmp_path)
-    outcome = site.outcome(site.submit("--pipeline", pipeline, "--rounds", "3", "--deltas", "--large", "2000"))
+    outcome = site.outcome(site.submit("--pipeline", pipeline, "--rounds", "3", "--deltas", "--large", str(large)))
     assert outcome.status == "finished"
-    initial, expected = initial_model(2000), expected_model(3, large=2000)
+    initial, expected = initial_model(large), expected_model(3, large=large)
     assert sorted(outcome.model) == sorted(expected)
     way = np.abs(initial["large.weight"] - expected["large.weight"]).mean()
     assert np.abs(outcome.model["large.weight"] - expected["large.weight"]).mean() < left * way

@@ -40,6 +40,16 @@ def test_who_was_not_refused_for_long_begins_anew() -> None:
     assert waits(refusals, "one", 2 * FORGET_SECONDS - 1) == first
 
 
+def test_a_reason_is_new_once_for_each_peer_until_there_is_another() -> None:
+    refusals = Refusals()
+    assert [refusals.is_new("one", "too large", float(now)) for now in range(3)] == [True, False, False]
+    assert refusals.is_new("two", "too large", 3.0)
+    assert refusals.is_new("one", "too late", 3.0)
+    assert refusals.is_new("one", "too large", 3.0)
+    assert not refusals.is_new("one", "too large", 2 + FORGET_SECONDS)
+    assert refusals.is_new("one", "too large", 2 + 2 * FORGET_SECONDS)
+
+
 def test_others_wait_once_they_are_refused_often() -> None:
     refusals = Refusals()
     assert [waits(refusals, "one", 0.0, impatient=False) for _ in range(BURST)] == [0.0] * BURST

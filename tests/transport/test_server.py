@@ -44,6 +44,7 @@ class SmallAggregator(aggregator.AggregatorBase):
 
     def __init__(self) -> None:
         self.error: Callable[[], BaseException] | None = None
+        self.refusal: Exception | None = None  # of results
         self.parked = anyio.Event()
         self.go_on = anyio.Event()
         self.received: list[bytes] = []
@@ -77,6 +78,8 @@ class SmallAggregator(aggregator.AggregatorBase):
     async def send_local_task_results(
         self, messages: AsyncIterator[DataStream]
     ) -> aggregator.SendLocalTaskResultsResponse:
+        if self.refusal is not None:
+            raise self.refusal
         async for message in messages:
             self.received.append(bytes(message.npbytes))
             if self.pausing and len(self.received) > 10:  # when the windows have grown
@@ -212,6 +215,28 @@ async def test_refusals_leave_no_traceback(caplog: pytest.LogCaptureFixture) -> 
             with pytest.raises(GRPCError):
                 await stub.get_tasks(TASKS)
     assert "Traceback" not in caplog.text
+
+
+async def test_results_that_are_refused_again_and_again_are_told_once_for_each_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    service = SmallAggregator()
+    reasons = ["expected less", "expected less", "expected more\nsecond line", "expected more\nsecond line"]
+    async with serving(service) as (stub, _):
+        for reason in reasons:
+            service.refusal = MessageTooLargeError(reason)
+            with pytest.raises(GRPCError, match="expected"):
+                await stub.send_local_task_results([DataStream(size=1, npbytes=b"x")])
+        service.refusal = None
+        service.error = lambda: NotFoundError("x")
+        with pytest.raises(GRPCError):
+            await stub.get_tasks(TASKS)
+    told = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    told = [line for line in told if "refused" in line]
+    assert [line.partition(" from ")[0] for line in told] == [
+        "/openfl.aggregator.Aggregator/SendLocalTaskResults refused: RESOURCE_EXHAUSTED: 'expected less'",
+        "/openfl.aggregator.Aggregator/SendLocalTaskResults refused: RESOURCE_EXHAUSTED: 'expected more\\nsecond line'",
+    ]
 
 
 async def test_stream_up_arrives_in_order_and_whole() -> None:

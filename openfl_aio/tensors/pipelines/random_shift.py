@@ -6,7 +6,6 @@ themselves, so that equal tensors give equal bytes.
 
 from __future__ import annotations
 
-import math
 import zlib
 from typing import Any, ClassVar, Final
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from openfl_aio.errors import CodecError
 from openfl_aio.tensors.encoded import Buffer, TransformerMetadata
+from openfl_aio.tensors.float_table import FloatTable
 from openfl_aio.tensors.pipelines.floats import shaped, to_wire
 from openfl_aio.tensors.pipelines.no_compression import NoCompression
 
@@ -27,12 +27,12 @@ class RandomShift:
     """Two stages: the shape with the shifts, one table entry an element; the shape.
 
     OpenFL calls it lossless and so do the tags, though adding a number of up to 20 and taking it away again leaves
-    an error of up to half a unit in the last place of the sum. With the limits as they are, a server takes tensors of
-    up to some 40,000 elements so: a table asks for more than an array of its size.
+    an error of up to half a unit in the last place of the sum.
     """
 
     name: ClassVar[str] = "random_shift"
     lossy: ClassVar[bool] = False
+    table_of_elements: ClassVar[bool] = True
 
     def forward(self, array: NDArray[Any]) -> tuple[memoryview, tuple[TransformerMetadata, ...]]:
         """Return the bytes of the shifted float32 values, and the shifts. Raises `CodecError`."""
@@ -40,8 +40,7 @@ class RandomShift:
         source = np.random.default_rng(zlib.crc32(wire.reshape(-1).view(np.uint8).data))
         shifts = source.uniform(-_MOST, _MOST, wire.shape).astype(np.float32)
         data, shape = NoCompression().forward(wire + shifts)
-        table = dict(enumerate(shifts.reshape(-1).tolist()))
-        return data, (TransformerMetadata(table, wire.shape), *shape)
+        return data, (TransformerMetadata(FloatTable(shifts.reshape(-1)), wire.shape), *shape)
 
     def backward(self, data: Buffer, metadata: tuple[TransformerMetadata, ...]) -> NDArray[np.float32]:
         """Return the read-only float32 array. Raises `CodecError`."""
@@ -49,12 +48,14 @@ class RandomShift:
             raise CodecError(f"expected 2 metadata records with one shape, got {len(metadata)}")
         shifted = NoCompression().backward(data, metadata[1:])
         table = metadata[0].int_to_float
-        if len(table) != shifted.size or any(key not in table for key in range(shifted.size)):
+        if not isinstance(table, FloatTable):
+            table = FloatTable(np.fromiter(table.values(), np.float32), np.fromiter(table, np.int32))
+        shifts = table.of_each(shifted.size)
+        if shifts is None:
             raise CodecError(f"expected one shift for each of {shifted.size} elements, got {len(table)}")
-        shifts = [table[key] for key in range(shifted.size)]
-        if not all(math.isfinite(shift) for shift in shifts):
+        if not np.isfinite(shifts).all():
             raise CodecError("expected finite shifts, got NaN or infinity")
-        exact = shifted.reshape(-1).astype(np.float64) - shifts
+        exact = np.subtract(shifted.reshape(-1), shifts, dtype=np.float64)
         try:
             with np.errstate(over="raise"):
                 return shaped(exact.astype(np.float32), shifted.shape)
