@@ -14,7 +14,13 @@ import yaml
 from tests.interop_openfl.interactive_sites import Kind, Site
 from tests.interop_openfl.processes import Programs, peer_python
 
-pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.timeout(240),
+    pytest.mark.cell(
+        server="our director", client="our and real envoys, real frontend", must="a notebook of OpenFL gives the same"
+    ),
+]
 FIND = "import importlib.util; print(importlib.util.find_spec('openfl').origin)"
 
 
