@@ -50,7 +50,16 @@ SUPPORTED = {"1.5.1": (8, 11), "1.6": (11, 11), "1.7.1": (10, 12), "1.8": (10, 1
 # those of which a bounded run of the interop matrix has a case
 BOUNDED = ("1.7.1", "1.9")
 # tests that compare with the real OpenFL in one process, so that they run in its environment
-IN_ONE_PROCESS = ("test_pipelines.py", "test_aggregation.py", "test_own_functions.py", "test_frameworks.py")
+IN_ONE_PROCESS = (
+    "test_pipelines.py",
+    "test_aggregation.py",
+    "test_own_functions.py",
+    "test_frameworks.py",
+    "test_stragglers.py",
+    "test_assigners.py",
+    "test_delta.py",
+    "test_plans.py",
+)
 
 
 def install(session: nox.Session, *groups: str) -> None:

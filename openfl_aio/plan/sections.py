@@ -238,15 +238,15 @@ def stragglers(document: Document) -> StragglerConfig:
     if kind == "percentage":
         document.allow(path, {"percent_collaborators_needed", "minimum_reporting"})
         share = document.number(*path, "percent_collaborators_needed", default=1.0)
-        if not 0 < share <= 1:
+        if not 0 <= share <= 1:
             raise document.error(
-                (*path, "percent_collaborators_needed"), f"expected a share above 0 and at most 1, got {share:g}"
+                (*path, "percent_collaborators_needed"), f"expected a share from 0 to 1, got {share:g}"
             )
         return StragglerConfig(kind="percentage", percentage=share, minimum_reporting=minimum)
     document.allow(path, {"straggler_cutoff_time", "minimum_reporting"})
     cutoff = document.number(*path, "straggler_cutoff_time", default=math.inf)
-    if cutoff <= 0:
-        raise document.error((*path, "straggler_cutoff_time"), f"expected seconds above 0, got {cutoff:g}")
+    if cutoff < 0:
+        raise document.error((*path, "straggler_cutoff_time"), f"expected seconds of at least 0, got {cutoff:g}")
     if math.isinf(cutoff):
         return StragglerConfig(minimum_reporting=minimum)
     return StragglerConfig(kind="cutoff", cutoff_seconds=cutoff, minimum_reporting=minimum)

@@ -133,6 +133,27 @@ async def test_the_real_client_with_our_aggregator_server(
         assert (await aggregator.wait_complete())["w"].tolist() == [3.0] * LARGE
 
 
+@pytest.mark.parametrize("tls", [True], ids=["mtls"])
+@pytest.mark.cell(server="our AggregatorGRPCServer", client="real AggregatorGRPCClient", must="a stranger ends")
+async def test_a_real_client_that_takes_no_part_ends(
+    programs: Programs, tmp_path: Path, files: Files, tls: bool
+) -> None:
+    config = AggregatorConfig(
+        uuid=UUIDS["aggregator_uuid"],
+        federation_uuid=UUIDS["federation_uuid"],
+        collaborators=("one",),
+        rounds=1,
+        timeouts=Timeouts(drain=0.5),
+    )
+    aggregator = Aggregator(config, initial_model={"w": np.zeros(1, np.float32)})
+    async with AggregatorGRPCServer(aggregator, 0, **files.server()) as server:
+        assert server.server is not None
+        port = server.server.endpoint.port
+        options = {"port": port, "name": "three", "files": files.client("three"), **UUIDS}
+        peer = start(programs, "aggregator-stranger", tmp_path, **options)
+        assert await told(peer) == {"code": "UNAUTHENTICATED"}
+
+
 @security
 @pytest.mark.cell(server="our DirectorGRPCServer", client="real clients of the director")
 async def test_the_real_clients_with_our_director_server(
