@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import zipfile
 from collections.abc import AsyncIterator, Callable
@@ -341,6 +342,16 @@ async def test_a_review_is_asked_with_the_experiments_name_inside_its_workspace(
     arguments, copy = seen
     assert arguments == ("my-experiment", Path("plan/plan.yaml"), "the user's code", True)
     assert not copy.exists()
+
+
+async def test_a_server_that_serves_is_not_entered_again() -> None:
+    async with serving() as server:
+        first = server.endpoint
+        with pytest.raises(InvalidStateError, match="entered already"):
+            await server.__aenter__()
+        assert server.endpoint == first
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(first.host, first.port)
 
 
 async def test_start_serves_until_it_is_cancelled() -> None:
