@@ -9,6 +9,7 @@ import logging
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, Protocol, TypeAlias
 
@@ -223,7 +224,7 @@ class Envoy:
         if self._review is not None and not await self._review(plan.of(name)):
             raise ExperimentFailedError(f"the review of envoy {self._config.name!r} turned the experiment down")
         config = await anyio.to_thread.run_sync(self._collaborator_config, plan)
-        spec = self._spec(*self._runner(plan, run.source))
+        spec = self._task_spec(plan, run.source)
         if await anyio.Path(run.source / REQUIREMENTS).exists():
             logger.info("envoy %s: its %s is not installed: that is the operator's choice", config.name, REQUIREMENTS)
         async with (
@@ -240,6 +241,10 @@ class Envoy:
                 pipeline=config.pipeline,
                 store_rounds=config.store_rounds,
             ).run()
+
+    def _task_spec(self, plan: Plan, path: Path) -> RunnerSpec:
+        """Return what the child loads for the experiment of ``plan``."""
+        return replace(self._spec(*self._runner(plan, path)), opt_treatment=plan.opt_treatment)
 
     def _runner(self, plan: Plan, path: Path) -> tuple[str, Path, dict[str, object]]:
         """Return the class that runs the experiment's tasks, its folder and its settings."""

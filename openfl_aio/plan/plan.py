@@ -233,9 +233,12 @@ class Plan:
         return sections.switch(self._document, "collaborator", "delta_updates", default=False)[0]
 
     @property
-    def opt_treatment(self) -> str:
-        """What becomes of a collaborator's optimizer between rounds: RESET, CONTINUE_LOCAL or CONTINUE_GLOBAL."""
-        return self._document.string("collaborator", "settings", "opt_treatment", default="RESET")
+    def opt_treatment(self) -> str | None:
+        """What becomes of a collaborator's optimizer between rounds: RESET, CONTINUE_LOCAL or CONTINUE_GLOBAL.
+
+        None if the plan does not say: RESET to OpenFL's runners, and to ours whatever they say themselves.
+        """
+        return sections.opt_treatment(self._document)
 
     @property
     def task_runner(self) -> TemplateRef:

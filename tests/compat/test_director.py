@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import zipfile
 from collections.abc import AsyncIterator, Callable
@@ -238,6 +239,7 @@ async def test_who_calls(ca: ThrowawayCA) -> None:
         assert server.get_caller(None) == "__default__"
         assert server.get_caller(FakeContext({})) == "__default__"
         assert server.get_caller(FakeContext({"client_id": "alice"}, "mallory")) == "alice"
+        assert server.get_caller(FakeContext({"client_id": b"alice"})) == "alice"
     async with serving(tls=ca.server()) as server:
         assert server.get_caller(FakeContext({"client_id": "mallory"}, "alice")) == "alice"
         with pytest.raises(AuthenticationError):
@@ -342,6 +344,16 @@ async def test_a_review_is_asked_with_the_experiments_name_inside_its_workspace(
     assert not copy.exists()
 
 
+async def test_a_server_that_serves_is_not_entered_again() -> None:
+    async with serving() as server:
+        first = server.endpoint
+        with pytest.raises(InvalidStateError, match="entered already"):
+            await server.__aenter__()
+        assert server.endpoint == first
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(first.host, first.port)
+
+
 async def test_start_serves_until_it_is_cancelled() -> None:
     server = DirectorGRPCServer(director_cls=Director, tls=False, listen_port=0)
     assert repr(server) == "DirectorGRPCServer('localhost:0')"
@@ -365,6 +377,11 @@ async def test_start_serves_until_it_is_cancelled() -> None:
             assert await user.get_dataset_info() == ([], [])
         group.cancel_scope.cancel()
     assert server.server is None
+
+
+async def test_requirements_are_not_installed_and_a_warning_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(install_requirements=True):
+        assert "install_requirements has no effect" in caplog.text
 
 
 def test_tls_without_certificates_is_refused() -> None:
