@@ -40,7 +40,7 @@ from openfl_aio.domain import Task
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan import sections
 from openfl_aio.plan.document import Document
-from openfl_aio.plan.interactive import InteractiveObjects, interactive_objects
+from openfl_aio.plan.interactive import OPT_TREATMENTS, InteractiveObjects, choice, interactive_objects
 from openfl_aio.plan.releases import DEFAULTS, RELEASES, default_section, guess_release
 from openfl_aio.plan.templates import DATA_LOADERS, TASK_RUNNERS, check_class_path
 
@@ -225,7 +225,7 @@ class Plan:
     @property
     def opt_treatment(self) -> str:
         """What becomes of a collaborator's optimizer between rounds: RESET, CONTINUE_LOCAL or CONTINUE_GLOBAL."""
-        return self._document.string("collaborator", "settings", "opt_treatment", default="RESET")
+        return choice(self._document, "opt_treatment", OPT_TREATMENTS)
 
     @property
     def task_runner(self) -> TemplateRef:

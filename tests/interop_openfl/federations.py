@@ -48,6 +48,7 @@ class Outline:
     runner: Mapping[str, Any] = field(default_factory=dict)
     assigner: Mapping[str, Any] = field(default_factory=dict)  # the section; empty is OpenFL's default
     stragglers: Mapping[str, Any] = field(default_factory=dict)  # the section; empty is none
+    aggregation: Mapping[str, Any] = field(default_factory=dict)  # of the training; empty is OpenFL's default
     release: str = "1.6"
     neutral: bool = False  # no key that a release spells in its own way
 
@@ -82,10 +83,11 @@ class Outline:
             section["defaults"] = f"plan/defaults/{name}.yaml"
         if self.stragglers:
             sections["straggler_handling_policy"] = dict(self.stragglers)
+        aggregation = {"aggregation_type": dict(self.aggregation)} if self.aggregation else {}
         validate = {"function": "validate", "kwargs": {"apply": "global"}}
         sections["tasks"] = {
             "aggregated_model_validation": validate,
-            "train": {"function": "train", "kwargs": {}},
+            "train": {"function": "train", "kwargs": {}, **aggregation},
             "locally_tuned_model_validation": {"function": "validate", "kwargs": {"apply": "local"}},
         }
         return sections

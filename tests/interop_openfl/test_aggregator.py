@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from openfl_aio.plan.templates import ASSIGNERS, STRAGGLER_POLICIES
+from openfl_aio.plan.templates import AGGREGATIONS, ASSIGNERS, STRAGGLER_POLICIES
 from tests.interop_openfl.federations import (
     Federation,
     Kind,
@@ -259,3 +260,22 @@ def test_an_initial_model_after_the_last_round_leaves_nothing_to_do(
     for program in [over.collaborator(name, "real") for name in ALL_REAL]:
         assert "training in round" not in program.succeed()
     serving.succeed()
+
+
+@full
+def test_real_collaborators_of_a_federation_with_krum(federation: MakeFederation) -> None:
+    """Only the aggregator needs to know the function: OpenFL's collaborators pass over what a task says of it."""
+    section = {"template": AGGREGATIONS.template_of("krum"), "settings": {"byzantine": 0}}
+    data = {"one": 1, "two": 2, "three": 3}
+    chosen = federation(Outline(rounds=1, data=data, aggregation=section))
+    chosen.run("ours", {"one": "real", "two": "ours", "three": "real"})
+    models = {name: expected_model(chosen, trained_by=[name]) for name in data}
+    distances = {
+        frozenset(pair): sum(
+            float(np.square(models[pair[0]][name] - models[pair[1]][name]).sum()) for name in models["one"]
+        )
+        for pair in itertools.combinations(data, 2)
+    }
+    nearest = min(distances, key=distances.__getitem__)
+    got = chosen.model()
+    assert any(np.allclose(got["matrix"], models[name]["matrix"], rtol=0, atol=1e-5) for name in nearest)
