@@ -76,7 +76,10 @@ class AggregatorGRPCClient:
         await self.disconnect()
 
     def create_insecure_channel(self, uri: str) -> Channel:
-        """Return a channel to ``host:port`` without TLS. Nothing connects before the first call."""
+        """Return a channel to ``host:port`` without TLS, with a warning. Nothing connects before the first call."""
+        logger.warning(
+            "no TLS on the channel to %s, which is not recommended: anybody can read and change everything", uri
+        )
         return Channel(endpoint_of(uri), None, Timeouts(), Limits())
 
     async def create_tls_channel(

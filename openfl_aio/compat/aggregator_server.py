@@ -15,7 +15,13 @@ from openfl_aio.compat.arguments import EVERYWHERE, NETWORK_SETTINGS, File, endp
 from openfl_aio.compat.calls import Context, each, plain
 from openfl_aio.config import TLSConfig
 from openfl_aio.domain import Header
-from openfl_aio.errors import AuthenticationError, AuthorizationError, HeaderMismatchError, OpenFLAioError
+from openfl_aio.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    HeaderMismatchError,
+    InvalidStateError,
+    OpenFLAioError,
+)
 from openfl_aio.transport.context import COMMON_NAME, CallContext, NamedService
 from openfl_aio.transport.roles import Roles
 from openfl_aio.transport.server import Server
@@ -41,7 +47,7 @@ class _Request(Protocol):
 
 
 class AggregatorGRPCServer:
-    """Serves ``aggregator``, ours, on a port of its own; that has none then (``AggregatorConfig.listen`` unset).
+    """Serves ``aggregator``, ours, on a port; that has none of its own then (``AggregatorConfig.listen`` unset).
 
     ``await server.serve()`` as in OpenFL, or ``async with server`` to serve beside other work. What a subclass
     overrides is what the network calls. ``deny_list`` and ``crl``, files of certificates to deny, are keyword arguments
@@ -79,10 +85,11 @@ class AggregatorGRPCServer:
         return f"{type(self).__name__}({self.uri!r})"
 
     async def __aenter__(self) -> Self:
+        server = self.get_server()
         async with AsyncExitStack() as stack:
             if not self.aggregator.entered:
                 await stack.enter_async_context(self.aggregator)
-            await stack.enter_async_context(self.get_server())
+            await stack.enter_async_context(server)
             self._stack = stack.pop_all()
         return self
 
@@ -155,8 +162,16 @@ class AggregatorGRPCServer:
         return await _Checked(self, context).send_local_task_results(each(request))
 
     def get_server(self) -> Server:
-        """Return the server, made if there is none yet; it serves while it is entered."""
+        """Return the server, made if there is none yet; it serves while it is entered.
+
+        Raises `InvalidStateError` for an aggregator that listens on a port of its own.
+        """
         if self.server is None:
+            if self.aggregator.config.listen is not None:
+                raise InvalidStateError(
+                    f"the aggregator serves on {self.aggregator.config.listen} by itself, and would on {self.uri} too; "
+                    "leave AggregatorConfig.listen unset"
+                )
             if self.tls and self.disable_client_auth:
                 logger.warning(
                     "no client certificates are asked for on %s: callers without one are believed whatever name they give",

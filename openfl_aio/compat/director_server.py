@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
@@ -15,11 +14,13 @@ import anyio.to_thread
 
 from openfl_aio.compat.arguments import File, endpoint_of, only, server_host, tls_of
 from openfl_aio.compat.calls import Context, each, plain
-from openfl_aio.config import DirectorConfig, Endpoint
+from openfl_aio.config import DirectorConfig, Endpoint, Limits
+from openfl_aio.director.execution import PLAN_MEMBER, Inspection
 from openfl_aio.director.service import Director
 from openfl_aio.director.servicer import DirectorServicer
 from openfl_aio.errors import AuthenticationError, InvalidStateError
 from openfl_aio.plan.plan import Plan
+from openfl_aio.storage.unpack import unpack
 from openfl_aio.transport.context import COMMON_NAME, NamedService
 from openfl_aio.transport.identity import CLIENT_ID, DEFAULT_NAME, Caller, as_caller
 from openfl_aio.wire.messages import director as messages
@@ -42,8 +43,8 @@ class DirectorGRPCServer:
     ``await server.start()`` serves until it is cancelled, ``async with server`` beside other work. What a subclass
     overrides is what the network calls. Keyword arguments are those of OpenFL's ``Director``, and of our
     `DirectorConfig` ``workspace`` and ``allow_plaintext_anywhere``, of our `TLSConfig` ``deny_list`` and ``crl``.
-    ``review_plan_callback`` is called in a thread with the plan's name and the path of a copy, or awaited with a `Plan`
-    if it is a coroutine function.
+    ``review_plan_callback`` is called in a thread with the experiment's name and the path of ``plan/plan.yaml`` in a
+    copy of its workspace, or awaited with a `Plan` if it is a coroutine function.
     ``envoy_health_check_period=0`` is 60 seconds.
     """
 
@@ -80,7 +81,10 @@ class DirectorGRPCServer:
             allow_plaintext_anywhere=anywhere,
             **kwargs,
         )
-        self.director = director_cls(config, review=_review(review_plan_callback))
+        of_plan = review_plan_callback if inspect.iscoroutinefunction(review_plan_callback) else None
+        self.director = director_cls(config, review=of_plan)
+        if review_plan_callback is not None and of_plan is None:
+            self.director.inspection = _inspection(review_plan_callback, config.limits)
         self.director.front = self._front
         self.server: NamedService | None = None
         self._servicer = DirectorServicer(self.director, limits=config.limits)
@@ -118,7 +122,8 @@ class DirectorGRPCServer:
         if context is None:
             return DEFAULT_NAME
         if not self.tls:
-            return str(dict(context.invocation_metadata()).get(CLIENT_ID, DEFAULT_NAME))
+            name = dict(context.invocation_metadata()).get(CLIENT_ID, DEFAULT_NAME)
+            return name.decode() if isinstance(name, bytes) else name
         names = context.auth_context().get(COMMON_NAME)
         if not names:
             raise AuthenticationError(
@@ -257,18 +262,15 @@ class DirectorGRPCServer:
             return await self._servicer.get_envoys(request)
 
 
-def _review(callback: Callable[..., Any] | None) -> Any:
-    """Return what our director asks, None if nobody is to be asked."""
-    if callback is None or inspect.iscoroutinefunction(callback):
-        return callback
+def _inspection(callback: Callable[..., Any], limits: Limits) -> Inspection:
+    """Return what asks ``callback``, in a thread, about the workspace of an experiment."""
 
-    def ask(plan: Plan) -> bool:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "plan.yaml"
-            path.write_text(plan.dump(), encoding="utf-8")
-            return bool(callback(plan.name, path))
+    async def inspection(name: str, archive: Path, _plan: Plan) -> bool:
+        async with anyio.TemporaryDirectory(prefix="openfl-aio-review-", ignore_cleanup_errors=True) as folder:
+            workspace = Path(folder) / "workspace"
+            await unpack(archive, workspace, limits=limits)
+            path = workspace / PLAN_MEMBER
+            answer = await anyio.to_thread.run_sync(callback, name, path, abandon_on_cancel=True)
+            return bool(await answer if inspect.isawaitable(answer) else answer)
 
-    async def review(plan: Plan) -> bool:
-        return await anyio.to_thread.run_sync(ask, plan, abandon_on_cancel=True)
-
-    return review
+    return inspection

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,13 +13,14 @@ import pytest
 
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.compat import AggregatorGRPCClient, AggregatorGRPCServer
-from openfl_aio.config import AggregatorConfig, Limits, Timeouts, TLSConfig
+from openfl_aio.config import AggregatorConfig, Endpoint, Limits, Timeouts, TLSConfig
 from openfl_aio.domain import Header
 from openfl_aio.errors import (
     AuthenticationError,
     ConfigurationError,
     ConnectionLostError,
     HeaderMismatchError,
+    InvalidStateError,
     LocalProtocolError,
     NotFoundError,
     OpenFLAioError,
@@ -139,6 +141,27 @@ async def test_an_aggregator_that_somebody_else_entered_stays_at_work() -> None:
         async with AggregatorGRPCServer(ours, 0, tls=False):
             pass
         assert ours.entered
+
+
+async def test_a_server_that_serves_is_not_entered_again() -> None:
+    async with serving() as server:
+        assert server.server is not None
+        first = server.server.endpoint
+        with pytest.raises(InvalidStateError, match="entered already"):
+            await server.__aenter__()
+        assert server.server.endpoint == first
+        assert server.aggregator.entered
+        async with a_client(server) as client:
+            assert (await client.get_tasks("one"))[0]
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(first.host, first.port)
+
+
+async def test_an_aggregator_with_a_port_of_its_own_is_not_served_on_another() -> None:
+    server = AggregatorGRPCServer(an_aggregator(listen=Endpoint(host="localhost", port=0)), 0, tls=False)
+    with pytest.raises(InvalidStateError, match=r"leave AggregatorConfig\.listen unset"):
+        await server.__aenter__()
+    assert not server.aggregator.entered
 
 
 def header_of(server: AggregatorGRPCServer, sender: str = "one") -> aggregator.MessageHeader:
@@ -473,6 +496,14 @@ async def test_a_client_connects_at_its_first_call_and_again_after_it_was_discon
         assert client.channel is not first
         assert (await client.get_tasks("one"))[0]
         await client.disconnect()
+
+
+async def test_a_channel_without_tls_comes_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    client = AggregatorGRPCClient("localhost", 1, False, None, None, None, tls=False)
+    client.create_insecure_channel("host:5").close()
+    assert [record.levelname for record in caplog.records if "no TLS on the channel to host:5" in record.message] == [
+        "WARNING"
+    ]
 
 
 async def test_a_client_waits_for_a_server_that_is_not_there_yet() -> None:

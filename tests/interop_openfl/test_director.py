@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import combinations
 from pathlib import Path
 
 import anyio
@@ -179,13 +180,17 @@ def test_each_pipeline(programs: Programs, tmp_path: Path, pipeline: str, left: 
 @FULL
 @pytest.mark.parametrize("treatment", ["RESET", "CONTINUE_LOCAL", "CONTINUE_GLOBAL"])
 def test_optimizers_go_on_at_real_envoys(programs: Programs, tmp_path: Path, treatment: str) -> None:
-    """RESET is for model interfaces that make a new optimizer when asked for one; this program's gives the same again."""
     site = start(programs, tmp_path)
     outcome = site.outcome(site.submit("--rounds", "4", "--momentum", "0.7", "--treatment", treatment, "--deltas"))
     assert outcome.status == "finished"
-    local, shared = (expected_model(4, momentum=0.7, shared=shared) for shared in (False, True))
-    assert np.abs(local["matrix"] - shared["matrix"]).max() > 1e-2
-    assert_same_model(outcome.model, shared if treatment == "CONTINUE_GLOBAL" else local)
+    expected = {
+        "RESET": expected_model(4),
+        "CONTINUE_LOCAL": expected_model(4, momentum=0.7),
+        "CONTINUE_GLOBAL": expected_model(4, momentum=0.7, shared=True),
+    }
+    for one, other in combinations(expected.values(), 2):
+        assert np.abs(one["matrix"] - other["matrix"]).max() > 1e-2
+    assert_same_model(outcome.model, expected[treatment])
 
 
 def test_an_aggregation_function_of_the_users_own_runs_if_the_operator_says_so(

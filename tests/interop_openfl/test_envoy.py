@@ -92,6 +92,8 @@ def test_an_optimizer_goes_on_as_at_real_envoys(programs: Programs, tmp_path: Pa
         models.append(outcome.model)
         for program in started:
             program.kill()
+    if treatment == "RESET":
+        assert_same_model(models[0], expected_model(3))
     for model in models[1:]:
         assert_same_model(model, models[0])
 

@@ -269,9 +269,9 @@ def test_the_pipelines_that_archives_import_read_each_other(text: str) -> None:
     array = ARRAYS["matrix"]
     for writer in (ours, theirs_):
         data, metadata = writer.forward(array)
-        read = [pipeline.backward(data, list(metadata)) for pipeline in (ours, theirs_)]
+        read, read_by_theirs = (pipeline.backward(data, list(metadata)) for pipeline in (ours, theirs_))
         # a shift that was never float32, as on the wire, is added in float64 by them
-        np.testing.assert_allclose(*read, rtol=0, atol=3e-7, err_msg=type(writer).__module__)
+        np.testing.assert_allclose(read, read_by_theirs, rtol=0, atol=3e-7, err_msg=type(writer).__module__)
 
 
 @pytest.mark.parametrize("text", ["no_compression", "stc"])

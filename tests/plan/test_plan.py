@@ -195,6 +195,19 @@ def test_a_task_runner_plan_gives_an_aggregator() -> None:
     assert plan.cert_folder == "cert"
 
 
+@pytest.mark.parametrize("treatment", ["RESET", "CONTINUE_LOCAL", "CONTINUE_GLOBAL", None])
+def test_what_becomes_of_the_optimizer(treatment: str | None) -> None:
+    said = "{}" if treatment is None else f"{{opt_treatment: {treatment}}}"
+    assert Plan.parse(f"{MINIMAL_PLAN}\ncollaborator: {{settings: {said}}}").opt_treatment == treatment
+
+
+@pytest.mark.parametrize("written", ["FORGET", "reset", "''", "1"])
+def test_another_word_for_what_becomes_of_the_optimizer_is_refused(written: str) -> None:
+    text = f"{MINIMAL_PLAN}\ncollaborator: {{settings: {{opt_treatment: {written}}}}}"
+    with pytest.raises(ConfigurationError, match=r"line \d+: collaborator.settings.opt_treatment: expected .* got "):
+        Plan.parse(text)
+
+
 def test_a_task_runner_plan_gives_a_collaborator() -> None:
     plan = Plan.parse(TASK_RUNNER_PLAN % "torch")
 
