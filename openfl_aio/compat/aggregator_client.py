@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from openfl_aio.aggregator.client import AggregatorClient, Reply
-from openfl_aio.compat.arguments import NETWORK_SETTINGS, File, endpoint_of, only
+from openfl_aio.compat.arguments import PLAN_ARGUMENTS, File, endpoint_of, only
 from openfl_aio.compat.calls import plain
 from openfl_aio.config import CollaboratorConfig, Limits, RetryPolicy, Timeouts, TLSConfig
 from openfl_aio.domain import Header, TensorQuery
@@ -49,7 +49,7 @@ class AggregatorGRPCClient:
         single_col_cert_common_name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        only(type(self).__name__, kwargs, NETWORK_SETTINGS - {"agg_addr"})
+        only(type(self).__name__, kwargs, PLAN_ARGUMENTS)
         self.uri = f"{agg_addr}:{agg_port}"
         self.tls = tls
         self.disable_client_auth = disable_client_auth

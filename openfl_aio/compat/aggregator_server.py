@@ -11,7 +11,16 @@ from typing import Any, Protocol, Self
 
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.aggregator.servicer import AggregatorServicer
-from openfl_aio.compat.arguments import EVERYWHERE, NETWORK_SETTINGS, File, endpoint_of, only, server_host, tls_of
+from openfl_aio.compat.arguments import (
+    EVERYWHERE,
+    PLAN_ARGUMENTS,
+    SERVER_ARGUMENTS,
+    File,
+    endpoint_of,
+    only,
+    server_host,
+    tls_of,
+)
 from openfl_aio.compat.calls import Context, each, plain
 from openfl_aio.config import TLSConfig
 from openfl_aio.domain import Header
@@ -50,8 +59,9 @@ class AggregatorGRPCServer:
     """Serves ``aggregator``, ours, on a port; that has none of its own then (``AggregatorConfig.listen`` unset).
 
     ``await server.serve()`` as in OpenFL, or ``async with server`` to serve beside other work. What a subclass
-    overrides is what the network calls. ``deny_list`` and ``crl``, files of certificates to deny, are keyword arguments
-    of ours, with which ``network`` sections of plans may come. The three RPCs that OpenFL left out are answered too.
+    overrides is what the network calls. Keyword arguments of ours are ``deny_list`` and ``crl``, files of certificates
+    to deny, and ``allow_plaintext_anywhere``; what else a plan's section ``network`` hands on has no effect. The three
+    RPCs that OpenFL left out are answered too.
     """
 
     def __init__(
@@ -65,7 +75,7 @@ class AggregatorGRPCServer:
         private_key: File = None,
         **kwargs: Any,
     ) -> None:
-        only(type(self).__name__, kwargs, {*NETWORK_SETTINGS, "allow_plaintext_anywhere"})
+        only(type(self).__name__, kwargs, {"agg_addr", *PLAN_ARGUMENTS, *SERVER_ARGUMENTS})
         self._plaintext_anywhere = bool(kwargs.get("allow_plaintext_anywhere", False))
         host = server_host(EVERYWHERE, tls=tls, allow_plaintext_anywhere=self._plaintext_anywhere)
         self.aggregator = aggregator

@@ -12,7 +12,7 @@ from typing import Any, Final, Self, TypeVar, cast
 import anyio
 import anyio.to_thread
 
-from openfl_aio.compat.arguments import File, endpoint_of, only, server_host, tls_of
+from openfl_aio.compat.arguments import SERVER_ARGUMENTS, File, endpoint_of, only, server_host, tls_of
 from openfl_aio.compat.calls import Context, each, plain
 from openfl_aio.config import DirectorConfig, Endpoint, Limits
 from openfl_aio.director.execution import PLAN_MEMBER, Inspection
@@ -31,9 +31,6 @@ T = TypeVar("T")
 
 HEALTH_CHECK_PERIOD: Final = 60  # seconds, of OpenFL's director where none is given
 DIRECTOR_ARGUMENTS: Final = frozenset({"install_requirements", "sample_shape", "target_shape"})
-OWN_ARGUMENTS: Final = frozenset(
-    {"allow_plaintext_anywhere", "crl", "deny_list", "workspace"}
-)  # fields of our configuration
 END: Final = object()
 
 
@@ -41,7 +38,8 @@ class DirectorGRPCServer:
     """Serves a director, made of ``director_cls``: our `Director` or a subclass.
 
     ``await server.start()`` serves until it is cancelled, ``async with server`` beside other work. What a subclass
-    overrides is what the network calls. Keyword arguments are those of OpenFL's ``Director``, and of our
+    overrides is what the network calls. Keyword arguments are those of OpenFL's ``Director``, of which
+    ``install_requirements`` has no effect but a warning, and of our
     `DirectorConfig` ``workspace`` and ``allow_plaintext_anywhere``, of our `TLSConfig` ``deny_list`` and ``crl``.
     ``review_plan_callback`` is called in a thread with the experiment's name and the path of ``plan/plan.yaml`` in a
     copy of its workspace, or awaited with a `Plan` if it is a coroutine function.
@@ -62,7 +60,7 @@ class DirectorGRPCServer:
         envoy_health_check_period: int = 0,
         **kwargs: Any,
     ) -> None:
-        only(type(self).__name__, kwargs, DIRECTOR_ARGUMENTS | OWN_ARGUMENTS)
+        only(type(self).__name__, kwargs, {"workspace", *DIRECTOR_ARGUMENTS, *SERVER_ARGUMENTS})
         anywhere = bool(kwargs.pop("allow_plaintext_anywhere", False))
         host = server_host(listen_host, tls=tls, allow_plaintext_anywhere=anywhere)
         deny_list, crl = kwargs.pop("deny_list", None), kwargs.pop("crl", None)

@@ -379,6 +379,11 @@ async def test_start_serves_until_it_is_cancelled() -> None:
     assert server.server is None
 
 
+async def test_requirements_are_not_installed_and_a_warning_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(install_requirements=True):
+        assert "install_requirements has no effect" in caplog.text
+
+
 def test_tls_without_certificates_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="tls=False"):
         DirectorGRPCServer(director_cls=Director)

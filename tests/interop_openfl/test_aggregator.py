@@ -19,7 +19,11 @@ from tests.interop_openfl.federations import (
     expected_model,
 )
 
-pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.timeout(240),
+    pytest.mark.cell(server="our aggregator", client="real collaborators"),
+]
 
 full = pytest.mark.full
 ALL_REAL: dict[str, Kind] = {"one": "real", "two": "real"}
@@ -38,6 +42,7 @@ SETTINGS = pytest.mark.parametrize(
 
 
 @SETTINGS
+@pytest.mark.cell(must="the model of arithmetic, with and without deltas")
 def test_real_collaborators_with_our_aggregator(federation: MakeFederation, tls: bool, delta_updates: bool) -> None:
     ours = federation(Outline(rounds=3, tls=tls, delta_updates=delta_updates))
     ours.run("ours", ALL_REAL)
@@ -46,6 +51,9 @@ def test_real_collaborators_with_our_aggregator(federation: MakeFederation, tls:
 
 @SETTINGS
 @full
+@pytest.mark.cell(
+    server="real aggregator", client="our collaborators", must="the model of arithmetic, with and without deltas"
+)
 def test_our_collaborators_with_the_real_aggregator(federation: MakeFederation, tls: bool, delta_updates: bool) -> None:
     theirs = federation(Outline(tls=tls, delta_updates=delta_updates))
     theirs.run("real", ALL_OURS)
@@ -62,6 +70,9 @@ def test_our_collaborators_with_the_real_aggregator(federation: MakeFederation, 
         pytest.param("real", ALL_REAL, id="all real", marks=full),
     ],
 )
+@pytest.mark.cell(
+    server="{aggregator} aggregator", client="{collaborators} collaborators", must="the model of an all-real federation"
+)
 def test_a_mixed_federation_has_the_model_of_an_all_real_one(
     federation: MakeFederation, aggregator: Kind, collaborators: dict[str, Kind]
 ) -> None:
@@ -73,6 +84,9 @@ def test_a_mixed_federation_has_the_model_of_an_all_real_one(
 
 @pytest.mark.parametrize("kind", ["real", pytest.param("ours", marks=full)])
 @pytest.mark.parametrize("aggregator", ["ours", pytest.param("real", marks=full)])
+@pytest.mark.cell(
+    server="{aggregator} aggregator", client="{kind} collaborators", must="one killed in mid-round and started again"
+)
 def test_a_collaborator_that_is_killed_in_mid_round_and_started_again(
     federation: MakeFederation, aggregator: Kind, kind: Kind
 ) -> None:
@@ -88,6 +102,7 @@ def test_a_collaborator_that_is_killed_in_mid_round_and_started_again(
 
 
 @pytest.mark.parametrize(("aggregator", "kind"), [("ours", "real"), pytest.param("real", "ours", marks=full)])
+@pytest.mark.cell(server="{aggregator} aggregator", client="{kind} collaborators", must="started before the server")
 def test_collaborators_that_are_started_before_the_aggregator(
     federation: MakeFederation, aggregator: Kind, kind: Kind
 ) -> None:
@@ -105,6 +120,7 @@ def test_collaborators_that_are_started_before_the_aggregator(
     [ALL_REAL, pytest.param({"one": "real", "two": "ours"}, marks=full), {"one": "real", "two": "adopted"}],
     ids=lambda members: "+".join(members.values()),
 )
+@pytest.mark.cell(client="{members} collaborators", must="a loss that is NaN changes no model")
 def test_a_loss_that_is_nan_at_one_site_in_one_round(federation: MakeFederation, members: dict[str, Kind]) -> None:
     """It is told as it came, and neither the model nor the end of the federation depends on it."""
     ours = federation(Outline(rounds=3, runner={"lost": ["two", 1]}))
@@ -113,6 +129,7 @@ def test_a_loss_that_is_nan_at_one_site_in_one_round(federation: MakeFederation,
 
 
 @full
+@pytest.mark.cell(server="real aggregator", must="a loss that is NaN changes no model")
 def test_the_real_aggregator_makes_the_same_model_where_a_loss_is_nan(federation: MakeFederation) -> None:
     theirs = federation(Outline(rounds=3, runner={"lost": ["two", 1]}))
     theirs.run("real", ALL_REAL)
@@ -120,6 +137,7 @@ def test_the_real_aggregator_makes_the_same_model_where_a_loss_is_nan(federation
 
 
 @full
+@pytest.mark.cell(client="real + our collaborators", link="mTLS", must="one certificate for all")
 def test_one_certificate_for_all_collaborators(federation: MakeFederation, ca_folder: Path) -> None:
     """Real collaborators are ready for it, the real aggregator of 1.6 is not: its constructor fails."""
     name = "three"
@@ -142,6 +160,11 @@ def test_one_certificate_for_all_collaborators(federation: MakeFederation, ca_fo
 @full
 @pytest.mark.parametrize(
     "pipeline", ["RandomShiftPipeline", "KCPipeline", "SKCPipeline", "STCPipeline", "EdenPipeline"]
+)
+@pytest.mark.cell(
+    server="our and real aggregator",
+    client="real + our and real collaborators",
+    must="each pipeline loses no more than at the real one",
 )
 def test_each_pipeline(federation: MakeFederation, pipeline: str) -> None:
     """What a pipeline loses differs from run to run where it draws at random: ours may lose no more than the real ones."""
