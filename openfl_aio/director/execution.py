@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
@@ -42,11 +43,23 @@ from openfl_aio.tensors.aggregation import AggregationFunction
 if TYPE_CHECKING:
     from openfl_aio.storage.archives import Archive, Archives
 
-__all__ = ["PLAN_MEMBER", "Assigned", "Execution", "Review", "assigned_tasks", "serve_plan", "served_plan", "stand_in"]
+__all__ = [
+    "PLAN_MEMBER",
+    "Assigned",
+    "Execution",
+    "Inspection",
+    "Review",
+    "assigned_tasks",
+    "serve_plan",
+    "served_plan",
+    "stand_in",
+]
 
 PLAN_MEMBER = "plan/plan.yaml"
 
 Review: TypeAlias = Callable[[Plan], Awaitable[bool]]
+Inspection: TypeAlias = Callable[[str, Path, Plan], Awaitable[bool]]
+"""Asked with an experiment's name, its archive as envoys get it, and the plan in that."""
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +84,7 @@ async def serve_plan(
     tls = config.tls is not None
     if submitted.tls != tls:
         raise ConfigurationError(
-            f"{PLAN_MEMBER}: network.settings.tls is {str(submitted.tls).lower()}, but this director serves "
+            f"{PLAN_MEMBER}: {submitted.tls_key} is {str(submitted.tls).lower()}, but this director serves "
             f"{'mutual TLS' if tls else 'plaintext'}; set it to {str(tls).lower()}"
         )
     served = submitted.rewritten(

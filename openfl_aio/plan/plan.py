@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha384
@@ -41,7 +41,7 @@ from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan import sections
 from openfl_aio.plan.document import Document
 from openfl_aio.plan.interactive import InteractiveObjects, interactive_objects
-from openfl_aio.plan.releases import DEFAULTS, RELEASES, default_section, guess_release
+from openfl_aio.plan.releases import DEFAULTS, RELEASES, default_section, guess_release, keys_of
 from openfl_aio.plan.templates import DATA_LOADERS, TASK_RUNNERS, check_class_path
 
 __all__ = ["Plan", "TemplateRef"]
@@ -65,13 +65,14 @@ class Plan:
     ``name`` is the file name that goes into the uuids, ``source`` what errors call the text.
     Wrong values raise `ConfigurationError` with source, line, key path and what was expected: the outline (sections,
     keys, rounds, network) when the plan is read, the rest when it is asked for. ``release`` is the release of OpenFL
-    whose default sections were merged into it.
+    whose default sections were merged into it. ``experiment`` is the one in whose archive it came, if `of` named it.
     """
 
     def __init__(
         self, document: Document, *, name: str, release: str = "1.6", written: dict[Any, Any] | None = None
     ) -> None:
         self.name = name
+        self.experiment = ""
         self.release = release
         self._document = document
         self._written = written  # the values before the default sections were merged, if it refers to any
@@ -124,11 +125,18 @@ class Plan:
         """Return the plan with other network settings; None keeps a value. A new salt gives new uuids."""
         data = self._document.data
         given = {"agg_addr": agg_addr, "agg_port": agg_port, "hash_salt": hash_salt, "tls": tls}
-        settings = {**data["network"]["settings"], **{key: value for key, value in given.items() if value is not None}}
-        if tls is not None:
-            settings.pop("use_tls", None)  # the later spelling would contradict
+        # another release's key for TLS would contradict
+        old = () if tls is None else keys_of("network", "tls")
+        settings = {key: value for key, value in data["network"]["settings"].items() if key not in old}
+        settings.update({key: value for key, value in given.items() if value is not None})
         network = {**data["network"], "settings": settings}
         return Plan(self._document.with_data({**data, "network": network}), name=self.name, release=self.release)
+
+    def of(self, experiment: str) -> Plan:
+        """Return the same plan as that of ``experiment``."""
+        named = copy(self)
+        named.experiment = experiment
+        return named
 
     @cached_property
     def aliases(self) -> tuple[str, ...]:
@@ -165,14 +173,17 @@ class Plan:
     @property
     def tls(self) -> bool:
         """Whether the plan asks for mutual TLS; it does unless it says otherwise."""
-        fallback = self._document.boolean("network", "settings", "use_tls", default=True)
-        return self._document.boolean("network", "settings", "tls", default=fallback)
+        return sections.switch(self._document, "network", "tls", default=True)[0]
+
+    @property
+    def tls_key(self) -> str:
+        """The key path of what the plan says of TLS, which releases call differently."""
+        return f"network.settings.{sections.switch(self._document, 'network', 'tls', default=True)[1]}"
 
     @property
     def require_client_certificate(self) -> bool:
-        """Whether collaborators prove who they are (OpenFL's ``disable_client_auth``, turned round)."""
-        disabled = self._document.boolean("network", "settings", "disable_client_auth", default=False)
-        return self._document.boolean("network", "settings", "require_client_auth", default=not disabled)
+        """Whether collaborators prove who they are."""
+        return sections.switch(self._document, "network", "require_client_auth", default=True)[0]
 
     @property
     def cert_folder(self) -> str:
@@ -219,13 +230,15 @@ class Plan:
     @property
     def delta_updates(self) -> bool:
         """Whether collaborators send and fetch differences where they can."""
-        fallback = self._document.boolean("collaborator", "settings", "use_delta_updates", default=False)
-        return self._document.boolean("collaborator", "settings", "delta_updates", default=fallback)
+        return sections.switch(self._document, "collaborator", "delta_updates", default=False)[0]
 
     @property
-    def opt_treatment(self) -> str:
-        """What becomes of a collaborator's optimizer between rounds: RESET, CONTINUE_LOCAL or CONTINUE_GLOBAL."""
-        return self._document.string("collaborator", "settings", "opt_treatment", default="RESET")
+    def opt_treatment(self) -> str | None:
+        """What becomes of a collaborator's optimizer between rounds: RESET, CONTINUE_LOCAL or CONTINUE_GLOBAL.
+
+        None if the plan does not say: RESET to OpenFL's runners, and to ours whatever they say themselves.
+        """
+        return sections.opt_treatment(self._document)
 
     @property
     def task_runner(self) -> TemplateRef:

@@ -64,6 +64,14 @@ class Optimizer:
         self.velocity = {}
 
 
+class Renewed(ModelInterface):
+    """Makes a new optimizer whenever it is asked for one, which is when RESET forgets the velocities."""
+
+    def provide_optimizer(self):
+        """Return an optimizer that has not moved yet."""
+        return Optimizer(self.optimizer.momentum)
+
+
 class Targets(DataInterface):
     """The shard's number is the target of every value, and ten times it the number of samples."""
 
@@ -134,7 +142,7 @@ def stock_function(name, model):
     return getattr(aggregation_functions, name)(**arguments)
 
 
-model_interface = ModelInterface(Model(), Optimizer(options.momentum), "interactive_adapter.Adapter")
+model_interface = Renewed(Model(), Optimizer(options.momentum), "interactive_adapter.Adapter")
 tasks = TaskInterface()
 aggregation_function = None
 if options.own_function:
