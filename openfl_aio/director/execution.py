@@ -84,7 +84,7 @@ async def serve_plan(
     tls = config.tls is not None
     if submitted.tls != tls:
         raise ConfigurationError(
-            f"{PLAN_MEMBER}: network.settings.tls is {str(submitted.tls).lower()}, but this director serves "
+            f"{PLAN_MEMBER}: {submitted.tls_key} is {str(submitted.tls).lower()}, but this director serves "
             f"{'mutual TLS' if tls else 'plaintext'}; set it to {str(tls).lower()}"
         )
     served = submitted.rewritten(

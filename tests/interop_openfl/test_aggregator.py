@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from openfl_aio.plan.templates import AGGREGATIONS, ASSIGNERS, STRAGGLER_POLICIES
 from tests.interop_openfl.federations import (
     Federation,
     Kind,
@@ -178,3 +180,125 @@ def lost(federation: Federation) -> float:
     began, expected, got = federation.model("init"), expected_model(federation), federation.model()
     way = sum(float(np.abs(expected[name] - began[name]).sum()) for name in expected)
     return sum(float(np.abs(expected[name] - got[name]).sum()) for name in expected) / way
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "policy", "settings"),
+    [
+        pytest.param("ours", "cutoff", {"straggler_cutoff_time": 3}, id="cutoff, ours"),
+        pytest.param("ours", "percentage", {"percent_collaborators_needed": 0.5}, id="share, ours", marks=full),
+        pytest.param("real", "cutoff", {"straggler_cutoff_time": 3}, id="cutoff, real", marks=full),
+        pytest.param("real", "percentage", {"percent_collaborators_needed": 0.5}, id="share, real", marks=full),
+    ],
+)
+@pytest.mark.parametrize("kind", ["real", pytest.param("ours", marks=full)])
+def test_a_collaborator_that_is_too_slow_for_every_round(
+    federation: MakeFederation, aggregator: Kind, policy: str, settings: dict[str, float], kind: Kind
+) -> None:
+    """The rounds go on without it: what it sends late counts in none, and it is told to quit with the others."""
+    section = {"template": STRAGGLER_POLICIES.template_of(policy), "settings": settings}
+    left = federation(Outline(delta_updates=True, stragglers=section, runner={"slow": ["two", 20.0]}))
+    left.run(aggregator, {"one": "real", "two": kind})
+    assert_same_model(left.model(), expected_model(left, trained_by=["one"]))
+
+
+@pytest.mark.parametrize(
+    ("aggregator", "members"),
+    [
+        pytest.param("ours", ALL_REAL, id="real with ours"),
+        pytest.param("ours", {"one": "ours", "two": "real"}, id="mixed with ours", marks=full),
+        pytest.param("real", ALL_REAL, id="all real", marks=full),
+        pytest.param("real", ALL_OURS, id="ours with the real one", marks=full),
+    ],
+)
+def test_static_groups_of_which_one_only_judges(
+    federation: MakeFederation, aggregator: Kind, members: dict[str, Kind]
+) -> None:
+    judging = ["aggregated_model_validation"]
+    groups = [
+        {"name": "trainers", "collaborators": ["one"], "tasks": [*judging, "train", "locally_tuned_model_validation"]},
+        {"name": "judges", "collaborators": ["two"], "tasks": judging},
+    ]
+    section = {"template": ASSIGNERS.template_of("static_grouped"), "settings": {"task_groups": groups}}
+    grouped = federation(Outline(rounds=3, delta_updates=True, assigner=section))
+    grouped.run(aggregator, members)
+    assert_same_model(grouped.model(), expected_model(grouped, trained_by=["one"]))
+
+
+@pytest.mark.parametrize("delta_updates", [True, pytest.param(False, marks=full)], ids=["deltas", "whole"])
+@pytest.mark.parametrize(
+    ("aggregator", "members"),
+    [
+        pytest.param("ours", ALL_REAL, id="real with ours"),
+        pytest.param("ours", MIXED, id="mixed with ours", marks=full),
+        pytest.param("real", ALL_REAL, id="all real", marks=full),
+        pytest.param("real", ALL_OURS, id="ours with the real one", marks=full),
+    ],
+)
+def test_an_initial_model_of_a_later_round_is_where_the_rounds_begin(
+    federation: MakeFederation, aggregator: Kind, members: dict[str, Kind], delta_updates: bool
+) -> None:
+    resumed = federation(Outline(rounds=5, delta_updates=delta_updates))
+    resumed.begin_with(resumed.load("init", "initial").tensors, round_number=3)
+    serving = resumed.aggregator(aggregator)
+    started = [resumed.collaborator(name, kind) for name, kind in members.items()]
+    for program in started:
+        said = program.succeed()
+        assert [f"training in round {number}" in said for number in range(6)] == [
+            False,
+            False,
+            False,
+            True,
+            True,
+            False,
+        ]
+    serving.succeed()
+    assert_same_model(resumed.model(), expected_model(resumed, rounds=2))
+
+
+@full
+@pytest.mark.parametrize(("first", "second"), [("real", "ours"), ("ours", "real")])
+def test_the_last_model_of_one_is_the_initial_one_of_the_other(
+    federation: MakeFederation, first: Kind, second: Kind
+) -> None:
+    """Two rounds at the one aggregator and two at the other make the model of four."""
+    began, went_on = (
+        federation(Outline(rounds=2, delta_updates=True)),
+        federation(Outline(rounds=4, delta_updates=True)),
+    )
+    began.run(first, MIXED)
+    went_on.begin_where_ended(began)
+    went_on.run(second, MIXED)
+    assert_same_model(went_on.model(), expected_model(began, rounds=4))
+
+
+@full
+@pytest.mark.parametrize("aggregator", ["ours", "real"])
+def test_an_initial_model_after_the_last_round_leaves_nothing_to_do(
+    federation: MakeFederation, aggregator: Kind
+) -> None:
+    over = federation(Outline(rounds=2))
+    over.begin_with(over.load("init", "initial").tensors, round_number=2)
+    serving = over.aggregator(aggregator)
+    for program in [over.collaborator(name, "real") for name in ALL_REAL]:
+        assert "training in round" not in program.succeed()
+    serving.succeed()
+
+
+@full
+def test_real_collaborators_of_a_federation_with_krum(federation: MakeFederation) -> None:
+    """Only the aggregator needs to know the function: OpenFL's collaborators pass over what a task says of it."""
+    section = {"template": AGGREGATIONS.template_of("krum"), "settings": {"byzantine": 0}}
+    data = {"one": 1, "two": 2, "three": 3}
+    chosen = federation(Outline(rounds=1, data=data, aggregation=section))
+    chosen.run("ours", {"one": "real", "two": "ours", "three": "real"})
+    models = {name: expected_model(chosen, trained_by=[name]) for name in data}
+    distances = {
+        frozenset(pair): sum(
+            float(np.square(models[pair[0]][name] - models[pair[1]][name]).sum()) for name in models["one"]
+        )
+        for pair in itertools.combinations(data, 2)
+    }
+    nearest = min(distances, key=distances.__getitem__)
+    got = chosen.model()
+    assert any(np.allclose(got["matrix"], models[name]["matrix"], rtol=0, atol=1e-5) for name in nearest)
