@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from openfl_aio.aggregator.client import AggregatorClient, Reply
-from openfl_aio.compat.arguments import NETWORK_SETTINGS, File, endpoint_of, only
+from openfl_aio.compat.arguments import PLAN_ARGUMENTS, File, endpoint_of, only
 from openfl_aio.compat.calls import plain
 from openfl_aio.config import CollaboratorConfig, Limits, RetryPolicy, Timeouts, TLSConfig
 from openfl_aio.domain import Header, TensorQuery
@@ -49,7 +49,7 @@ class AggregatorGRPCClient:
         single_col_cert_common_name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        only(type(self).__name__, kwargs, NETWORK_SETTINGS - {"agg_addr"})
+        only(type(self).__name__, kwargs, PLAN_ARGUMENTS)
         self.uri = f"{agg_addr}:{agg_port}"
         self.tls = tls
         self.disable_client_auth = disable_client_auth
@@ -76,7 +76,10 @@ class AggregatorGRPCClient:
         await self.disconnect()
 
     def create_insecure_channel(self, uri: str) -> Channel:
-        """Return a channel to ``host:port`` without TLS. Nothing connects before the first call."""
+        """Return a channel to ``host:port`` without TLS, with a warning. Nothing connects before the first call."""
+        logger.warning(
+            "no TLS on the channel to %s, which is not recommended: anybody can read and change everything", uri
+        )
         return Channel(endpoint_of(uri), None, Timeouts(), Limits(), tables=True)  # whatever the plan's pipeline is
 
     async def create_tls_channel(

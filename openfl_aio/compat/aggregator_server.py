@@ -11,11 +11,26 @@ from typing import Any, Protocol, Self
 
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.aggregator.servicer import AggregatorServicer
-from openfl_aio.compat.arguments import EVERYWHERE, NETWORK_SETTINGS, File, endpoint_of, only, server_host, tls_of
+from openfl_aio.compat.arguments import (
+    EVERYWHERE,
+    PLAN_ARGUMENTS,
+    SERVER_ARGUMENTS,
+    File,
+    endpoint_of,
+    only,
+    server_host,
+    tls_of,
+)
 from openfl_aio.compat.calls import Context, each, plain
 from openfl_aio.config import TLSConfig
 from openfl_aio.domain import Header
-from openfl_aio.errors import AuthenticationError, AuthorizationError, HeaderMismatchError, OpenFLAioError
+from openfl_aio.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    HeaderMismatchError,
+    InvalidStateError,
+    OpenFLAioError,
+)
 from openfl_aio.transport.context import COMMON_NAME, CallContext, NamedService
 from openfl_aio.transport.roles import Roles
 from openfl_aio.transport.server import Server
@@ -41,11 +56,12 @@ class _Request(Protocol):
 
 
 class AggregatorGRPCServer:
-    """Serves ``aggregator``, ours, on a port of its own; that has none then (``AggregatorConfig.listen`` unset).
+    """Serves ``aggregator``, ours, on a port; that has none of its own then (``AggregatorConfig.listen`` unset).
 
     ``await server.serve()`` as in OpenFL, or ``async with server`` to serve beside other work. What a subclass
-    overrides is what the network calls. ``deny_list`` and ``crl``, files of certificates to deny, are keyword arguments
-    of ours, with which ``network`` sections of plans may come. The three RPCs that OpenFL left out are answered too.
+    overrides is what the network calls. Keyword arguments of ours are ``deny_list`` and ``crl``, files of certificates
+    to deny, and ``allow_plaintext_anywhere``; what else a plan's section ``network`` hands on has no effect. The three
+    RPCs that OpenFL left out are answered too.
     """
 
     def __init__(
@@ -59,7 +75,7 @@ class AggregatorGRPCServer:
         private_key: File = None,
         **kwargs: Any,
     ) -> None:
-        only(type(self).__name__, kwargs, {*NETWORK_SETTINGS, "allow_plaintext_anywhere"})
+        only(type(self).__name__, kwargs, {"agg_addr", *PLAN_ARGUMENTS, *SERVER_ARGUMENTS})
         self._plaintext_anywhere = bool(kwargs.get("allow_plaintext_anywhere", False))
         host = server_host(EVERYWHERE, tls=tls, allow_plaintext_anywhere=self._plaintext_anywhere)
         self.aggregator = aggregator
@@ -79,10 +95,11 @@ class AggregatorGRPCServer:
         return f"{type(self).__name__}({self.uri!r})"
 
     async def __aenter__(self) -> Self:
+        server = self.get_server()
         async with AsyncExitStack() as stack:
             if not self.aggregator.entered:
                 await stack.enter_async_context(self.aggregator)
-            await stack.enter_async_context(self.get_server())
+            await stack.enter_async_context(server)
             self._stack = stack.pop_all()
         return self
 
@@ -155,8 +172,16 @@ class AggregatorGRPCServer:
         return await _Checked(self, context).send_local_task_results(each(request))
 
     def get_server(self) -> Server:
-        """Return the server, made if there is none yet; it serves while it is entered."""
+        """Return the server, made if there is none yet; it serves while it is entered.
+
+        Raises `InvalidStateError` for an aggregator that listens on a port of its own.
+        """
         if self.server is None:
+            if self.aggregator.config.listen is not None:
+                raise InvalidStateError(
+                    f"the aggregator serves on {self.aggregator.config.listen} by itself, and would on {self.uri} too; "
+                    "leave AggregatorConfig.listen unset"
+                )
             if self.tls and self.disable_client_auth:
                 logger.warning(
                     "no client certificates are asked for on %s: callers without one are believed whatever name they give",

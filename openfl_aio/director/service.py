@@ -42,7 +42,7 @@ from openfl_aio.domain import (
     ModelKind,
     ShardInfo,
 )
-from openfl_aio.errors import ConfigurationError, ExperimentNotFoundError, StorageError
+from openfl_aio.errors import ConfigurationError, ExperimentNotFoundError, InvalidStateError, StorageError
 from openfl_aio.plan.plan import Plan
 from openfl_aio.storage.director_storage import DirectorStorage
 from openfl_aio.transport.budgets import PeerLogLimiter
@@ -102,6 +102,8 @@ class Director:
         return f"Director({len(self._experiments)} experiments, {len(self._shards)} envoys)"
 
     async def __aenter__(self) -> Self:
+        if self._stack is not None:
+            raise InvalidStateError(f"{self!r} is entered already; make another one to serve on another port")
         stack = AsyncExitStack()
         try:
             await self._open(stack)
@@ -164,6 +166,13 @@ class Director:
             )
         )
         self._runs.begin(self._tasks, self._server.endpoint)
+
+    @property
+    def server(self) -> Server:
+        """What this director serves with. Raises `InvalidStateError` unless it is entered."""
+        if self._stack is None:
+            raise InvalidStateError("the director does not serve; enter it first")
+        return self._server
 
     @property
     def endpoint(self) -> Endpoint:

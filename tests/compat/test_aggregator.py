@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -12,13 +13,14 @@ import pytest
 
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.compat import AggregatorGRPCClient, AggregatorGRPCServer
-from openfl_aio.config import AggregatorConfig, Limits, Timeouts, TLSConfig
+from openfl_aio.config import AggregatorConfig, Endpoint, Limits, Timeouts, TLSConfig
 from openfl_aio.domain import Header
 from openfl_aio.errors import (
     AuthenticationError,
     ConfigurationError,
     ConnectionLostError,
     HeaderMismatchError,
+    InvalidStateError,
     LocalProtocolError,
     NotFoundError,
     OpenFLAioError,
@@ -122,6 +124,21 @@ async def test_a_round_under_openfls_names(sides: tuple[TLSConfig | None, TLSCon
         assert (await client.get_tasks("one"))[3] is True
 
 
+async def test_a_client_without_a_plan_reads_whatever_the_server_s_pipeline_writes() -> None:
+    codec, elements = TensorCodec("random_shift"), 60_000
+    async with (
+        serving(model={"w": np.zeros(elements, np.float32)}, config={"pipeline": "random_shift"}) as server,
+        a_client(server) as client,
+    ):
+        tensor = await client.get_aggregated_tensor("one", "w", 0, False, ["model"], True)
+        assert len(tensor.transformer_metadata[0].int_to_float) == elements
+        np.testing.assert_allclose(codec.decode(convert.tensor_from_proto(tensor)), 0, atol=2e-6)
+        key = TensorKey.of("w", "one", 0, tags=("trained",))
+        trained = convert.tensor_to_proto(codec.encode(key, np.ones(elements, np.float32)))
+        await client.send_local_task_results("one", 0, "train", 3, [trained])
+        assert server.aggregator.upload_counts().accepted == 1
+
+
 async def test_serve_ends_when_everybody_was_told_to_quit() -> None:
     server = AggregatorGRPCServer(an_aggregator(), 0, tls=False)
     async with anyio.create_task_group() as group:
@@ -139,6 +156,27 @@ async def test_an_aggregator_that_somebody_else_entered_stays_at_work() -> None:
         async with AggregatorGRPCServer(ours, 0, tls=False):
             pass
         assert ours.entered
+
+
+async def test_a_server_that_serves_is_not_entered_again() -> None:
+    async with serving() as server:
+        assert server.server is not None
+        first = server.server.endpoint
+        with pytest.raises(InvalidStateError, match="entered already"):
+            await server.__aenter__()
+        assert server.server.endpoint == first
+        assert server.aggregator.entered
+        async with a_client(server) as client:
+            assert (await client.get_tasks("one"))[0]
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(first.host, first.port)
+
+
+async def test_an_aggregator_with_a_port_of_its_own_is_not_served_on_another() -> None:
+    server = AggregatorGRPCServer(an_aggregator(listen=Endpoint(host="localhost", port=0)), 0, tls=False)
+    with pytest.raises(InvalidStateError, match=r"leave AggregatorConfig\.listen unset"):
+        await server.__aenter__()
+    assert not server.aggregator.entered
 
 
 def header_of(server: AggregatorGRPCServer, sender: str = "one") -> aggregator.MessageHeader:
@@ -314,6 +352,20 @@ async def test_the_wire_calls_what_a_subclass_overrides(ca: ThrowawayCA) -> None
             await client.get_tasks("abort")
 
 
+async def test_an_exception_that_nobody_foresaw_is_in_the_log_alone(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(AggregatorGRPCServer):
+        async def GetTasks(self, request: Any, context: Any) -> aggregator.GetTasksResponse:  # noqa: N802
+            raise RuntimeError("boom")
+
+    async with serving(Broken) as server, a_client(server) as client:
+        with pytest.raises(RemoteProtocolError, match=r"INTERNAL: internal error [0-9a-f]{16}$") as raised:
+            await client.get_tasks("one")
+    identity = str(raised.value).split()[-1]
+    (record,) = [record for record in caplog.records if identity in record.message]
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "boom"
+
+
 class Stricter(AggregatorGRPCServer):
     def check_request(self, request: Any) -> None:
         super().check_request(request)
@@ -473,6 +525,14 @@ async def test_a_client_connects_at_its_first_call_and_again_after_it_was_discon
         assert client.channel is not first
         assert (await client.get_tasks("one"))[0]
         await client.disconnect()
+
+
+async def test_a_channel_without_tls_comes_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    client = AggregatorGRPCClient("localhost", 1, False, None, None, None, tls=False)
+    client.create_insecure_channel("host:5").close()
+    assert [record.levelname for record in caplog.records if "no TLS on the channel to host:5" in record.message] == [
+        "WARNING"
+    ]
 
 
 async def test_a_client_waits_for_a_server_that_is_not_there_yet() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import zipfile
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +30,7 @@ from openfl_aio.errors import (
     ShardNotFoundError,
 )
 from openfl_aio.testing.ca import ThrowawayCA
+from openfl_aio.transport.server import Server
 from openfl_aio.wire import convert
 from openfl_aio.wire.messages import director
 
@@ -167,6 +169,38 @@ async def test_a_director_that_does_not_know_an_envoy_says_so() -> None:
     async with serving() as server, envoy(server) as worker:
         with pytest.raises(ShardNotFoundError):
             await worker.send_health_check(envoy_name="one", is_experiment_running=False)
+
+
+@pytest.mark.parametrize("bad", [{"index": 0, "bogus": 1}, {"index": "first"}, 5])
+async def test_health_is_reported_without_devices_that_cannot_be_told(
+    bad: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving() as server, envoy(server) as worker, frontend(server) as user:
+        await worker.report_shard_info(DATA, (0,))
+        devices = [{"index": 1, "name": "gpu"}, bad]
+        assert (
+            await worker.send_health_check(envoy_name="one", is_experiment_running=False, cuda_devices_info=devices)
+            == 60
+        )
+        assert "no CUDA device is reported" in caplog.text
+        envoys = await user.get_envoys()
+        assert isinstance(envoys, dict)
+        assert envoys["one"]["is_online"]
+
+
+@pytest.mark.parametrize("status", ["INTERNAL", "PERMISSION_DENIED", "INVALID_ARGUMENT"])
+async def test_health_that_could_not_be_reported_is_logged(status: str, caplog: pytest.LogCaptureFixture) -> None:
+    class Refusing(DirectorGRPCServer):
+        async def UpdateEnvoyStatus(  # noqa: N802
+            self, request: Any, context: Any
+        ) -> director.UpdateEnvoyStatusResponse:
+            context.abort(status, "not today")
+            raise AssertionError("never")
+
+    async with serving(Refusing) as server, envoy(server) as worker:
+        assert await worker.send_health_check(envoy_name="one", is_experiment_running=False) is None
+        assert "no health was reported" in caplog.text
+        assert "not today" in caplog.text
 
 
 async def test_every_method_called_directly() -> None:
@@ -343,6 +377,18 @@ async def test_a_review_is_asked_with_the_experiments_name_inside_its_workspace(
     assert not copy.exists()
 
 
+async def test_a_server_that_serves_is_not_entered_again() -> None:
+    async with serving() as server:
+        assert isinstance(server.server, Server)
+        first = server.endpoint
+        assert server.server.endpoint == first
+        with pytest.raises(InvalidStateError, match="entered already"):
+            await server.__aenter__()
+        assert server.endpoint == first
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(first.host, first.port)
+
+
 async def test_start_serves_until_it_is_cancelled() -> None:
     server = DirectorGRPCServer(director_cls=Director, tls=False, listen_port=0)
     assert repr(server) == "DirectorGRPCServer('localhost:0')"
@@ -366,6 +412,11 @@ async def test_start_serves_until_it_is_cancelled() -> None:
             assert await user.get_dataset_info() == ([], [])
         group.cancel_scope.cancel()
     assert server.server is None
+
+
+async def test_requirements_are_not_installed_and_a_warning_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(install_requirements=True):
+        assert "install_requirements has no effect" in caplog.text
 
 
 def test_tls_without_certificates_is_refused() -> None:

@@ -20,6 +20,13 @@ from openfl_aio.config import AggregatorConfig, AssignerConfig, TaskGroup
 from openfl_aio.domain import Task, TaskKind
 from openfl_aio.errors import ConfigurationError
 
+pytestmark = pytest.mark.cell(
+    server="in one process",
+    client="task assigners",
+    must="the same tasks to the same collaborators; the same refusals",
+    link="none",
+)
+
 ROUNDS = 4
 TASKS = ("judge", "train", "judge again", "measure")
 

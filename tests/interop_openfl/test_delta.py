@@ -16,6 +16,10 @@ from openfl.utilities.types import TensorKey
 from openfl_aio.errors import ShapeMismatchError, TensorError
 from openfl_aio.tensors.delta import apply_delta, delta
 
+pytestmark = pytest.mark.cell(
+    server="in one process", client="deltas", must="the same differences to the bit", link="none"
+)
+
 AGGREGATOR = "aggregator_plan.yaml_1234abcd"
 KEY = TensorKey("w", AGGREGATOR, 3, False, ("aggregated",))
 DELTA_KEY = TensorKey("w", AGGREGATOR, 3, False, ("aggregated", "delta"))

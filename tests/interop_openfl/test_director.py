@@ -22,7 +22,11 @@ from tests.interop_openfl.federations import assert_same_model
 from tests.interop_openfl.interactive_sites import Kind, Site, expected_model, initial_model
 from tests.interop_openfl.processes import Programs
 
-pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.timeout(240),
+    pytest.mark.cell(server="our director", client="real envoys and frontend"),
+]
 
 FULL = pytest.mark.full
 
@@ -45,6 +49,7 @@ def start(programs: Programs, folder: Path, *, cert: Path | None = None, **setti
         pytest.param(True, True, id="mtls-deltas"),
     ],
 )
+@pytest.mark.cell(must="finished, with the model of arithmetic, with and without deltas")
 def test_an_experiment_finishes_with_the_model_that_arithmetic_gives(
     programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool, deltas: bool
 ) -> None:
@@ -56,6 +61,7 @@ def test_an_experiment_finishes_with_the_model_that_arithmetic_gives(
 
 
 @FULL
+@pytest.mark.cell(must="two experiments in a row and at once")
 def test_one_experiment_after_the_other_and_two_at_once(programs: Programs, tmp_path: Path) -> None:
     site = start(programs, tmp_path)
     for options in (["first"], ["second"]):
@@ -68,6 +74,7 @@ def test_one_experiment_after_the_other_and_two_at_once(programs: Programs, tmp_
 
 
 @pytest.mark.parametrize("tls", [False, pytest.param(True, marks=FULL)])
+@pytest.mark.cell(must="a director killed in mid-experiment")
 async def test_envoys_come_through_the_death_of_the_director(
     programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
 ) -> None:
@@ -99,6 +106,7 @@ async def test_envoys_come_through_the_death_of_the_director(
 
 
 @pytest.mark.parametrize("tls", [pytest.param(False, marks=FULL), True])
+@pytest.mark.cell(must="a director that forgot an experiment")
 def test_envoys_come_free_of_an_experiment_that_nobody_knows_any_more(
     programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
 ) -> None:
@@ -118,6 +126,7 @@ def test_envoys_come_free_of_an_experiment_that_nobody_knows_any_more(
 
 @FULL
 @pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.cell(must="an envoy that fails")
 def test_a_failing_envoy_fails_the_experiment_and_both_envoys_work_on(
     programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
 ) -> None:
@@ -128,6 +137,7 @@ def test_a_failing_envoy_fails_the_experiment_and_both_envoys_work_on(
     assert_same_model(outcome.model, expected_model(2))
 
 
+@pytest.mark.cell(must="review rejected and accepted")
 def test_a_review_turns_one_experiment_down_and_lets_the_next_run(programs: Programs, tmp_path: Path) -> None:
     site = Site(programs, tmp_path)
     asked: list[int] = []
@@ -167,6 +177,7 @@ def test_a_review_turns_one_experiment_down_and_lets_the_next_run(programs: Prog
         ("openfl.pipelines.STCPipeline", 2000, 1.0),
     ],
 )
+@pytest.mark.cell(must="each pipeline")
 def test_each_pipeline(programs: Programs, tmp_path: Path, pipeline: str, large: int, left: float) -> None:
     """What is ``left`` of the way from the initial model to the one that arithmetic gives is the pipeline's loss."""
     site = start(programs, tmp_path)
@@ -180,6 +191,7 @@ def test_each_pipeline(programs: Programs, tmp_path: Path, pipeline: str, large:
 
 @FULL
 @pytest.mark.parametrize("treatment", ["RESET", "CONTINUE_LOCAL", "CONTINUE_GLOBAL"])
+@pytest.mark.cell(must="each treatment of optimizers")
 def test_optimizers_go_on_at_real_envoys(programs: Programs, tmp_path: Path, treatment: str) -> None:
     site = start(programs, tmp_path)
     outcome = site.outcome(site.submit("--rounds", "4", "--momentum", "0.7", "--treatment", treatment, "--deltas"))
@@ -194,6 +206,7 @@ def test_optimizers_go_on_at_real_envoys(programs: Programs, tmp_path: Path, tre
     assert_same_model(outcome.model, expected[treatment])
 
 
+@pytest.mark.cell(must="a user's own aggregation function")
 def test_an_aggregation_function_of_the_users_own_runs_if_the_operator_says_so(
     programs: Programs, tmp_path: Path
 ) -> None:
@@ -201,6 +214,26 @@ def test_an_aggregation_function_of_the_users_own_runs_if_the_operator_says_so(
     outcome = site.outcome(site.submit("--own-function", "Halfway", "--rounds", "3"))
     assert outcome.status == "finished"
     assert_same_model(outcome.model, expected_model(3, share=0.5))
+
+
+def at_both_directors(
+    programs: Programs, folder: Path, *options: str, pickled: bool = False
+) -> list[dict[str, np.ndarray]]:
+    """Return the models after three rounds at our director, which runs pickled code or not, and at the real one."""
+    models = []
+    kinds: tuple[Kind, ...] = ("ours", "real")
+    for kind in kinds:
+        below = folder / kind
+        below.mkdir()
+        site = Site(programs, below)
+        started = [site.director(kind, **({"allow_pickled_code": True} if pickled and kind == "ours" else {}))]
+        started += [site.envoy(name, "real") for name in ("one", "two")]
+        outcome = site.outcome(site.submit("--rounds", "3", *options))
+        assert outcome.status == "finished"
+        models.append(outcome.model)
+        for program in started:
+            program.kill()
+    return models
 
 
 @FULL
@@ -213,28 +246,46 @@ def test_an_aggregation_function_of_the_users_own_runs_if_the_operator_says_so(
         "FedAvgM_Selection",
     ],
 )
+@pytest.mark.cell(server="our and real director", must="functions of OpenFL's tutorial give the same")
 def test_functions_of_openfls_tutorial_give_what_they_give_at_its_own_director(
     programs: Programs, tmp_path: Path, function: str
 ) -> None:
-    models = []
-    kinds: tuple[Kind, ...] = ("ours", "real")
-    for kind in kinds:
-        folder = tmp_path / kind
-        folder.mkdir()
-        site = Site(programs, folder)
-        started = [site.director(kind, **({"allow_pickled_code": True} if kind == "ours" else {}))]
-        started += [site.envoy(name, "real") for name in ("one", "two")]
-        outcome = site.outcome(site.submit("--own-function", function, "--rounds", "3", "--large", "50"))
-        assert outcome.status == "finished"
-        models.append(outcome.model)
-        for program in started:
-            program.kill()
-    assert_same_model(models[0], models[1])
+    ours, real = at_both_directors(programs, tmp_path, "--own-function", function, "--large", "50", pickled=True)
+    assert_same_model(ours, real)
     average = expected_model(3, large=50)["large.weight"]
-    assert np.abs(models[0]["large.weight"] - average).max() > 1e-2, "that is the average"
+    assert np.abs(ours["large.weight"] - average).max() > 1e-2, "that is the average"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(
+            pytest.param(name, marks=FULL)
+            for name in ("WeightedAverage", "Median", "GeometricMedian", "FedCurvWeightedAverage")
+        ),
+        pytest.param("AdamAdaptiveAggregation", marks=FULL),
+        "AdagradAdaptiveAggregation",
+        pytest.param("Yogi", marks=FULL),
+        pytest.param("Adam of some", marks=FULL),
+    ],
+)
+def test_openfls_own_functions_give_what_they_give_at_its_own_director(
+    programs: Programs, tmp_path: Path, function: str
+) -> None:
+    """And ours is asked for nothing: they are read as data. The sites' optimizers are aggregated, and have no parameter."""
+    options = ["--momentum", "0.5", "--treatment", "CONTINUE_GLOBAL", "--stock-function", function]
+    ours, real = at_both_directors(programs, tmp_path, *options)
+    assert sorted(ours) == sorted(real)
+    for name, values in real.items():
+        np.testing.assert_allclose(ours[name], values, rtol=2e-5, atol=2e-6)  # OpenFL's moments are float64
+    if function != "WeightedAverage":
+        average = expected_model(3, momentum=0.5, shared=True)["matrix"]
+        changed = "matrix_u" if function == "FedCurvWeightedAverage" else "matrix"
+        assert np.abs(ours[changed] - average).max() > 1e-2, "that is the average"
 
 
 @FULL
+@pytest.mark.cell(must="a user's own assigner")
 def test_an_assigner_of_the_users_own_runs_if_the_operator_says_so(programs: Programs, tmp_path: Path) -> None:
     site = start(programs, tmp_path, allow_pickled_code=True)
     outcome = site.outcome(site.submit("--own-assigner", "--rounds", "3"))
@@ -243,6 +294,7 @@ def test_an_assigner_of_the_users_own_runs_if_the_operator_says_so(programs: Pro
 
 
 @FULL
+@pytest.mark.cell(must="a broken archive fails alone")
 def test_what_cannot_be_read_fails_alone(programs: Programs, tmp_path: Path) -> None:
     site = start(programs, tmp_path)
     refused = site.submit("--name", "broken", "--broken")

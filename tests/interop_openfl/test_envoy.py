@@ -16,7 +16,11 @@ from tests.interop_openfl.federations import assert_same_model
 from tests.interop_openfl.interactive_sites import SOURCES, Kind, Site, expected_model
 from tests.interop_openfl.processes import Programs
 
-pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.timeout(240),
+    pytest.mark.cell(server="real director", client="our envoys, real frontend"),
+]
 
 
 FULL = pytest.mark.full
@@ -33,6 +37,7 @@ FULL = pytest.mark.full
         pytest.param("ours", ("ours", "real"), True, id="ours-ours+real-mtls"),
     ],
 )
+@pytest.mark.cell(server="{director} director", client="{envoys} envoys, real frontend", must="the model of arithmetic")
 def test_the_model_is_the_same(
     programs: Programs, tmp_path: Path, ca_folder: Path, director: Kind, envoys: tuple[Kind, Kind], tls: bool
 ) -> None:
@@ -47,6 +52,7 @@ def test_the_model_is_the_same(
 
 
 @FULL
+@pytest.mark.cell(must="an envoy beside OpenFL itself")
 def test_openfl_itself_may_be_beside_ours(programs: Programs, tmp_path: Path) -> None:
     site = Site(programs, tmp_path)
     site.director("real")
@@ -58,6 +64,7 @@ def test_openfl_itself_may_be_beside_ours(programs: Programs, tmp_path: Path) ->
 
 
 @FULL
+@pytest.mark.cell(client="real + our envoys, real frontend", must="an envoy that fails")
 def test_an_envoy_outlives_an_experiment_that_fails(programs: Programs, tmp_path: Path) -> None:
     site = Site(programs, tmp_path)
     site.director("real")
@@ -74,6 +81,9 @@ def test_an_envoy_outlives_an_experiment_that_fails(programs: Programs, tmp_path
 
 @FULL
 @pytest.mark.parametrize("treatment", ["RESET", "CONTINUE_LOCAL", "CONTINUE_GLOBAL"])
+@pytest.mark.cell(
+    server="our and real director", client="real + our envoys, real frontend", must="each treatment of optimizers"
+)
 def test_an_optimizer_goes_on_as_at_real_envoys(programs: Programs, tmp_path: Path, treatment: str) -> None:
     models = []
     federations: list[tuple[Kind, tuple[Kind, Kind]]] = [
@@ -100,6 +110,7 @@ def test_an_optimizer_goes_on_as_at_real_envoys(programs: Programs, tmp_path: Pa
 
 @FULL
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "mtls"])
+@pytest.mark.cell(client="our envoys and frontend", must="finished, with the model of arithmetic")
 async def test_our_frontend_at_the_real_director(
     programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
 ) -> None:

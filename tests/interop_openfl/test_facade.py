@@ -31,7 +31,11 @@ from openfl_aio.tensors.key import TensorKey
 from openfl_aio.wire import convert, messages
 from tests.interop_openfl.processes import Program, Programs, free_port
 
-pytestmark = [pytest.mark.real_time, pytest.mark.timeout(60)]
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.timeout(60),
+    pytest.mark.cell(must="calls of each method, with the same outcome"),
+]
 
 LARGE = 3 * 2**20  # elements: 12 MiB of float32, several chunks
 UUIDS: dict[str, Any] = {"aggregator_uuid": "aggregator_plan.yaml_1", "federation_uuid": "plan.yaml_1"}
@@ -107,6 +111,7 @@ def named(name: str, values: Any, *tags: str, report: bool = False) -> messages.
 
 
 @security
+@pytest.mark.cell(server="our AggregatorGRPCServer", client="real AggregatorGRPCClient")
 async def test_the_real_client_with_our_aggregator_server(
     programs: Programs, tmp_path: Path, files: Files, tls: bool
 ) -> None:
@@ -129,6 +134,7 @@ async def test_the_real_client_with_our_aggregator_server(
 
 
 @pytest.mark.parametrize("tls", [True], ids=["mtls"])
+@pytest.mark.cell(server="our AggregatorGRPCServer", client="real AggregatorGRPCClient", must="a stranger ends")
 async def test_a_real_client_that_takes_no_part_ends(
     programs: Programs, tmp_path: Path, files: Files, tls: bool
 ) -> None:
@@ -149,6 +155,7 @@ async def test_a_real_client_that_takes_no_part_ends(
 
 
 @security
+@pytest.mark.cell(server="our DirectorGRPCServer", client="real clients of the director")
 async def test_the_real_clients_with_our_director_server(
     programs: Programs, tmp_path: Path, files: Files, tls: bool
 ) -> None:
@@ -195,6 +202,7 @@ async def test_the_real_clients_with_our_director_server(
 
 
 @security
+@pytest.mark.cell(server="real AggregatorGRPCServer", client="our AggregatorGRPCClient")
 async def test_our_client_with_the_real_aggregator_server(
     programs: Programs, tmp_path: Path, files: Files, tls: bool
 ) -> None:
@@ -218,6 +226,7 @@ async def test_our_client_with_the_real_aggregator_server(
 
 
 @security
+@pytest.mark.cell(server="real DirectorGRPCServer", client="our clients of the director")
 async def test_our_clients_with_the_real_director_server(
     programs: Programs, tmp_path: Path, files: Files, tls: bool
 ) -> None:

@@ -15,6 +15,10 @@ from openfl.utilities import data_splitters as real_splitters  # noqa: E402
 from openfl_aio.collaborator.frameworks.torch import get_tensors, set_tensors  # noqa: E402
 from openfl_aio.compat.imports import adapters, fedcurv_torch, fedprox_torch, splitters  # noqa: E402
 
+pytestmark = pytest.mark.cell(
+    server="in one process", client="framework adapters", must="the same tensors, steps and splits", link="none"
+)
+
 LOG_NORMAL = {"mu": 0, "sigma": 2.0, "num_classes": 4, "classes_per_col": 2, "min_samples_per_class": 5}
 ADAPTER = real_adapter.FrameworkAdapterPlugin
 OPTIMIZERS: dict[str, Any] = {

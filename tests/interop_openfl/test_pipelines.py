@@ -29,6 +29,13 @@ from openfl_aio.wire.messages import ModelProto, NamedTensor
 
 Array = NDArray[np.float32]
 
+pytestmark = pytest.mark.cell(
+    server="in one process",
+    client="pipelines",
+    must="read each other's tensors; the same bits without chance",
+    link="none",
+)
+
 PAIRS: dict[str, Any] = {
     "no_compression": theirs.NoCompressionPipeline(),
     "random_shift": theirs.RandomShiftPipeline(),

@@ -25,6 +25,10 @@ from openfl_aio.plan.plan import Plan
 
 Write = Callable[..., Path]
 
+pytestmark = pytest.mark.cell(
+    server="in one process", client="plans, cols.yaml and data.yaml", must="read as OpenFL reads them", link="none"
+)
+
 PLAN: Final[dict[str, Any]] = {
     "aggregator": {
         "defaults": "plan/defaults/aggregator.yaml",

@@ -17,6 +17,10 @@ from openfl.component.straggler_handling_functions import cutoff_time_based_stra
 from openfl_aio.aggregator.stragglers import make_straggler_policy
 from openfl_aio.config import StragglerConfig
 
+pytestmark = pytest.mark.cell(
+    server="in one process", client="straggler policies", must="the same decision on the same reports", link="none"
+)
+
 START = 1000.0
 NOT_STARTED = None
 # quarters of a second, so that times add up without rounding and the limit itself is drawn often

@@ -16,7 +16,13 @@ from tests.compat_imports.tutorials import ARCHIVES, ELSEWHERE
 from tests.interop_openfl.interactive_sites import Kind, Site
 from tests.interop_openfl.processes import Programs, peer_python
 
-pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.timeout(240),
+    pytest.mark.cell(
+        server="our director", client="our and real envoys, real frontend", must="a notebook of OpenFL gives the same"
+    ),
+]
 FIND = "import importlib.util; print(importlib.util.find_spec('openfl').origin)"
 
 
@@ -69,6 +75,7 @@ def statements(folder: Path) -> set[str]:
     return {text.replace("( ", "").replace("(", "").replace(")", "").strip(" ,") for text in found}
 
 
+@pytest.mark.cell(server="our names of OpenFL", client="imports of tutorials", link="none", must="each is on our list")
 def test_every_import_of_the_tutorials_is_on_our_list() -> None:
     tutorials = tutorial("")
     found = statements(tutorials) | statements(tutorials.parents[1] / "openfl-workspace")
