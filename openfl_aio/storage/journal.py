@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 
-from openfl_aio.errors import AlreadyExistsError, InvalidStateError, LocalProtocolError
+from openfl_aio.errors import AlreadyExistsError, CodecError, InvalidStateError, LocalProtocolError
 from openfl_aio.storage.files import Buffer
 from openfl_aio.tensors.encoded import EncodedTensor, TransformerMetadata
 from openfl_aio.wire.incremental import TensorRecord
@@ -36,6 +36,8 @@ INLINE_BYTES: Final = 16 * 1024
 
 ALL_ROUNDS: Final = 2**31 - 1
 """Above every round: they are int32 on the wire."""
+
+VALUE_BYTES: Final = 4  # of an element, where a table has an entry for each
 
 Inspect: TypeAlias = Callable[[memoryview], object]
 
@@ -85,7 +87,7 @@ class Entry:
         """Return a tensor of this upload. Its ``data`` is a read-only view of the journal, without a copy.
 
         The first touch of the bytes may read the disk: decode in a worker thread. Tables of values for each element are
-        read from there too, each time.
+        read from there too, each time. Raises `CodecError` for one with more entries than the tensor has elements.
         """
         return EncodedTensor(
             name=record.name,
@@ -104,7 +106,12 @@ class Entry:
         for stage, place in zip(record.metadata, record.tables, strict=True):
             if place is not None:
                 offset, nbytes = place
-                table, _, _ = read_table(self._data[offset : offset + nbytes], nbytes)
+                most = record.nbytes // VALUE_BYTES
+                table, count, _ = read_table(self._data[offset : offset + nbytes], most)
+                if count > most:
+                    raise CodecError(
+                        f"expected at most {most} entries in the table of tensor {record.name!r}, one for each element, got more"
+                    )
                 stage = replace(stage, int_to_float=table)
             stages.append(stage)
         return tuple(stages)

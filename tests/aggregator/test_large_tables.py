@@ -6,6 +6,7 @@ Where the plan has another pipeline, such tables are refused, and the operator i
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from openfl_aio.aggregator.client import AggregatorClient
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.config import AggregatorConfig, CollaboratorConfig, Endpoint, RetryPolicy, Timeouts
 from openfl_aio.domain import Task, TaskKind, TensorQuery
-from openfl_aio.errors import MessageTooLargeError
+from openfl_aio.errors import MessageTooLargeError, OpenFLAioError
 from openfl_aio.storage.models import ModelFiles
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.tensors.float_table import FloatTable
@@ -134,6 +135,21 @@ async def test_more_entries_than_four_models_have_are_refused() -> None:
         with pytest.raises(MessageTooLargeError, match=r"entries of tables in an upload, .* four for each element"):
             await send(api, trained(values(500, 100)))
         await send(api, trained(array))
+
+
+async def test_a_table_that_does_not_fit_its_tensor_is_refused() -> None:
+    array = values(100, 100)
+    good = trained(array)
+    table = np.append(np.asarray(list(good.metadata[0].int_to_float.values())), np.float32(1))
+    async with Aggregator(configuration(), initial_model={"w": array}) as service, client(service, "one") as api:
+        for given, message in (
+            (FloatTable(table), "expected at most 10000 entries in the table of tensor 'w'"),
+            (FloatTable(table[:-2]), "expected one shift for each of 10000 elements, got 9999"),
+        ):
+            metadata = (replace(good.metadata[0], int_to_float=given), good.metadata[1])
+            with pytest.raises(OpenFLAioError, match=message):
+                await send(api, replace(good, metadata=metadata))
+        await send(api, good)
 
 
 async def test_a_model_file_of_many_elements(tmp_path: Path) -> None:
