@@ -54,9 +54,10 @@ class RandomShift:
         shifts = [table[key] for key in range(shifted.size)]
         if not all(math.isfinite(shift) for shift in shifts):
             raise CodecError("expected finite shifts, got NaN or infinity")
-        exact = shifted.reshape(-1).astype(np.float64) - shifts
         try:
-            with np.errstate(over="raise"):
+            # of a signalling NaN numpy would warn whoever decodes; whether a NaN may come is not decided here
+            with np.errstate(over="raise", invalid="ignore"):
+                exact = shifted.reshape(-1).astype(np.float64) - shifts
                 return shaped(exact.astype(np.float32), shifted.shape)
         except FloatingPointError as error:
             raise CodecError("expected shifts that leave values in the range of float32, got larger ones") from error
