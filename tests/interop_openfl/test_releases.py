@@ -68,3 +68,14 @@ def test_envoys_and_frontend_of_a_release_with_our_director(
     outcome = site.outcome(site.submit("--rounds", "2", "--deltas"))
     assert (outcome.status, outcome.metrics > 0) == ("finished", True)
     assert_same_model(outcome.model, interactive_model(2))
+
+
+@pytest.mark.parametrize("release", ["1.5.1", "1.7.1"])
+def test_our_envoys_run_archives_of_a_release(programs: Programs, tmp_path: Path, release: str) -> None:
+    site = Site(programs, tmp_path, release=release)
+    site.director("ours")
+    for name in ("one", "two"):
+        site.envoy(name, "ours")
+    outcome = site.outcome(site.submit("--rounds", "2", "--deltas"))
+    assert outcome.status == "finished"
+    assert_same_model(outcome.model, interactive_model(2))
