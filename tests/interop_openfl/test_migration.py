@@ -1,13 +1,21 @@
-"""A federation of OpenFL 1.6 moves: first its director, and nobody else is touched, then one envoy after the other; and back."""
+"""A federation of OpenFL 1.6 moves: first its director, and nobody else is touched, then one envoy after the other, the
+frontend last; and back. One without a director: first its aggregator, then one collaborator after the other.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import anyio
 import pytest
 
-from tests.interop_openfl.federations import assert_same_model
-from tests.interop_openfl.interactive_sites import Site, expected_model
+from openfl_aio import experiment as frontend
+from openfl_aio.config import TLSConfig
+from openfl_aio.storage.keys import CertificateLayout
+from tests.interop_openfl.federations import Kind as FederationKind
+from tests.interop_openfl.federations import MakeFederation, Outline, assert_same_model
+from tests.interop_openfl.federations import expected_model as federation_model
+from tests.interop_openfl.interactive_sites import SOURCES, Site, expected_model
 from tests.interop_openfl.processes import Programs
 
 pytestmark = [pytest.mark.real_time, pytest.mark.timeout(400), pytest.mark.full]
@@ -34,6 +42,53 @@ def test_a_federation_moves_step_by_step_and_its_model_stays_the_same(
         envoy.stop()
         site.envoy(name, "ours")
         trains()
+    anyio.run(our_frontend_trains, site.port, ca_folder if tls else None)
     moved.kill()
     site.director("real")  # it has never heard of our envoys
     trains()
+
+
+async def our_frontend_trains(port: int, cert: Path | None) -> None:
+    """Submit the experiment of our frontend and compare its model."""
+    own = None if cert is None else CertificateLayout(cert).client("three")
+    tls = None
+    if cert is not None and own is not None:
+        tls = TLSConfig(ca=CertificateLayout(cert).chain, certificate=own.certificate, private_key=own.private_key)
+    experiment = frontend.Experiment(
+        name="moved", workspace=SOURCES / "our_frontend", task_runner="steps_task.Steps", rounds=2
+    )
+    async with frontend.Federation("localhost", port, tls=tls, client_id="three") as federation:
+        run = await federation.submit(experiment)
+        await run.wait()
+        assert_same_model(await run.last_model(), expected_model(2))
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["plain", "mtls"])
+def test_a_federation_without_a_director_moves_step_by_step(federation: MakeFederation, tls: bool) -> None:
+    """Each member in its workspace as it is, with all that OpenFL's left there; every step a federation from the start."""
+    moving = federation(Outline(tls=tls, delta_updates=True))
+    steps: list[tuple[FederationKind, dict[str, FederationKind]]] = [
+        ("real", {"one": "real", "two": "real"}),
+        ("ours", {"one": "real", "two": "real"}),
+        ("ours", {"one": "adopted", "two": "real"}),
+        ("ours", {"one": "adopted", "two": "adopted"}),
+        ("real", {"one": "adopted", "two": "adopted"}),
+    ]
+    for aggregator, members in steps:
+        moving.workspace("aggregator", "real").joinpath("save", "last.pbuf").unlink(missing_ok=True)
+        for name in members:
+            moving.workspace(name, "real")
+        moving.run(aggregator, members)
+        assert_same_model(moving.model(), federation_model(moving))
+
+
+def test_an_aggregator_that_moves_under_collaborators_that_run(federation: MakeFederation) -> None:
+    """They wait for it, and the federation begins at its initial model: OpenFL's aggregator has kept nothing else."""
+    moving = federation(Outline(rounds=3, seconds=1.0))
+    before = moving.aggregator("real")
+    members = [moving.collaborator(name, "real") for name in ("one", "two")]
+    members[0].hear("training in round 1", seconds=90)
+    before.kill()
+    for program in (moving.aggregator("ours"), *members):
+        program.succeed()
+    assert_same_model(moving.model(), federation_model(moving))
