@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import filecmp
 import shutil
+import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
 import nox
+from nox.command import CommandFailed
 
 nox.options.sessions = ["lint", "types", "tests"]
 nox.options.reuse_existing_virtualenvs = True
@@ -41,8 +44,22 @@ OPENFL = {
     "1.8": ("openfl==1.8", "numpy<2.4"),
     "1.9": ("openfl==1.9", "numpy<2.4"),
 }
+# the first and the last Python 3 that each of them says it supports; of 1.6 what it has in common with this package,
+# beside which it runs in one process (by itself it has 3.8 to 3.11)
+SUPPORTED = {"1.5.1": (8, 11), "1.6": (11, 11), "1.7.1": (10, 12), "1.8": (10, 12), "1.9": (10, 12)}
+# those of which a bounded run of the interop matrix has a case
+BOUNDED = ("1.7.1", "1.9")
 # tests that compare with the real OpenFL in one process, so that they run in its environment
-IN_ONE_PROCESS = ("test_pipelines.py", "test_aggregation.py", "test_own_functions.py", "test_frameworks.py")
+IN_ONE_PROCESS = (
+    "test_pipelines.py",
+    "test_aggregation.py",
+    "test_own_functions.py",
+    "test_frameworks.py",
+    "test_stragglers.py",
+    "test_assigners.py",
+    "test_delta.py",
+    "test_plans.py",
+)
 
 
 def install(session: nox.Session, *groups: str) -> None:
@@ -51,19 +68,50 @@ def install(session: nox.Session, *groups: str) -> None:
     session.install("-e", ".", *requirements)
 
 
-def peer(session: nox.Session, name: str, *requirements: str) -> str:
+def interpreter(oldest: int, newest: int) -> str | None:
+    """Return a Python from 3.``oldest`` to 3.``newest``: the one that runs nox, else the newest on the PATH that starts."""
+    if oldest <= sys.version_info.minor <= newest:
+        return sys.executable
+    for minor in range(newest, oldest - 1, -1):
+        found = shutil.which(f"python3.{minor}")
+        # what is found may be a launcher of a version that is not there
+        if found and subprocess.run([found, "-c", "import venv, ensurepip"], capture_output=True).returncode == 0:
+            return found
+    return None
+
+
+def peer(session: nox.Session, name: str, *requirements: str, base: str = sys.executable) -> str:
     """Return the Python of an environment of its own with ``requirements`` in it: others' software, as a peer to test with.
 
-    Made once and kept beside nox's own environments; changed requirements make it anew.
+    Made by ``base`` once and kept beside nox's own environments; changed requirements make it anew.
     """
     folder = Path(session.cache_dir).absolute().parent / "peers" / name
     python, stamp = folder / "bin" / "python", folder / "requirements.txt"
-    wanted = "\n".join(requirements)
+    wanted = "\n".join([*requirements, f"# {base}"])
     if not stamp.is_file() or stamp.read_text() != wanted:
-        session.run_install("python", "-m", "venv", "--clear", str(folder), silent=True)
+        session.run_install(base, "-m", "venv", "--clear", str(folder), silent=True, external=True)
         session.run_install(str(python), "-m", "pip", "install", "--quiet", *requirements, external=True)
         stamp.write_text(wanted)
     return str(python)
+
+
+class UnavailableError(Exception):
+    """A release of OpenFL cannot be had on this machine, and why."""
+
+
+def openfl(session: nox.Session, release: str, *more: str, name: str = "openfl") -> str:
+    """Return the Python of an environment with a release of OpenFL, on an interpreter that it supports."""
+    oldest, newest = SUPPORTED[release]
+    base = interpreter(oldest, newest)
+    if base is None:
+        versions = f"3.{oldest} to 3.{newest}" if oldest < newest else f"3.{oldest}"
+        raise UnavailableError(
+            f"no Python for OpenFL {release}: it needs {versions}, and the PATH has none that starts"
+        )
+    try:
+        return peer(session, f"{name}-{release}", *OPENFL[release], *more, base=base)
+    except CommandFailed:
+        raise UnavailableError(f"OpenFL {release} could not be installed with {base}: pip said why") from None
 
 
 def run_tests(session: nox.Session) -> None:
@@ -190,26 +238,49 @@ def interop_grpc(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "tests/interop_grpc", *arguments, env=environment)
 
 
-@nox.session
+@nox.session(venv_backend="none")
 def interop_openfl(session: nox.Session) -> None:
-    """Run ours with the real OpenFL, in one process and between processes; ``-- --bounded`` leaves out what is long."""
-    install(session, "test")
-    session.install("pandas")  # for the privileged functions of a tutorial, which our director runs
-    ours = [*PYPROJECT["project"]["dependencies"], *nox.project.dependency_groups(PYPROJECT, "test")]
-    python = peer(session, "openfl-1.6", *OPENFL["1.6"], *ours)
+    """Run ours with the real OpenFL, print one matrix of all that ran; ``-- --bounded`` leaves out what is long.
+
+    There are two runs: what compares in one process runs in the environment of OpenFL 1.6, the rest between processes,
+    with each release in an environment of its own. A red run does not keep the other from running.
+    """
+    groups = [*PYPROJECT["project"]["dependencies"], *nox.project.dependency_groups(PYPROJECT, "test")]
+    try:
+        real = openfl(session, "1.6", *groups)
+    except UnavailableError as error:
+        session.error(f"{error}; nothing here can run without it")
+    # on the same Python, for what frontends pickle; pandas is for a tutorial's functions, which our director runs
+    ours = peer(session, "openfl-ours", "-e", ".", *groups, "pandas", base=interpreter(*SUPPORTED["1.6"]) or real)
     bounded = "--bounded" in session.posargs
     arguments = [argument for argument in session.posargs if argument != "--bounded"]
+    matrix = Path(session.create_tmp()).absolute() / "matrix.jsonl"
+    matrix.unlink(missing_ok=True)
+    environment = {"INTEROP_MATRIX": str(matrix), "OPENFL16_PYTHON": real}
+    for release in BOUNDED if bounded else [release for release in OPENFL if release != "1.6"]:
+        variable = f"OPENFL{release.replace('.', '')}"
+        try:
+            environment[f"{variable}_PYTHON"] = openfl(session, release)
+        except UnavailableError as error:
+            environment[f"{variable}_MISSING"] = str(error)
     folder = Path("tests/interop_openfl")
-    inside = [str(folder / name) for name in IN_ONE_PROCESS if (folder / name).is_file()]
-    if inside:
-        here = {"PYTHONPATH": str(Path.cwd())}
-        session.run(python, "-m", "pytest", "-W", "ignore", *inside, *arguments, external=True, env=here)
-    outside = [f"--ignore={name}" for name in inside] + (["-m", "not full"] if bounded else [])
-    environment = {"OPENFL16_PYTHON": python}
-    for release in () if bounded else ("1.5.1", "1.7.1", "1.8", "1.9"):
-        variable = f"OPENFL{release.replace('.', '')}_PYTHON"
-        environment[variable] = peer(session, f"openfl-{release}", *OPENFL[release])
-    session.run("python", "-m", "pytest", str(folder), *outside, *arguments, env=environment)
+    inside = [str(folder / name) for name in IN_ONE_PROCESS]
+    outside = [str(folder), *(f"--ignore={name}" for name in inside), *(["-m", "not full"] if bounded else [])]
+    red = []
+    for name, python, where in (
+        ("in one process", real, ["-W", "ignore", *inside]),
+        ("between processes", ours, outside),
+    ):
+        session.log(f"tests {name}")
+        paths = {"PYTHONPATH": str(Path.cwd())} if python == real else {}
+        try:
+            command = (python, "-m", "pytest", *where, *arguments)
+            session.run(*command, external=True, env={**environment, **paths})
+        except CommandFailed:
+            red.append(name)
+    session.run(ours, "-m", "tests.interop_openfl.matrix", str(matrix), external=True)
+    if red:
+        session.error(f"red: tests {' and '.join(red)}")
 
 
 @nox.session
@@ -230,7 +301,7 @@ def bench(session: nox.Session) -> None:
     for script in scripts:
         more = [] if folder is None else ["--json", str(folder / Path(script).with_suffix(".json"))]
         more += ["--peer-python", python] if script in NETWORK else []
-        more += ["--openfl-python", peer(session, "rounds-openfl-1.6", *OPENFL["1.6"])] if script in REAL else []
+        more += ["--openfl-python", openfl(session, "1.6", name="rounds-openfl")] if script in REAL else []
         session.run("python", f"benchmarks/{script}", *options, *more)
 
 
@@ -238,13 +309,9 @@ def bench(session: nox.Session) -> None:
 def bench_peers(session: nox.Session) -> None:
     """Measure rounds beside Flower, NVFlare and OpenFL: ``-- [--small] [--tuned] [--only WORD] [--json FILE]``."""
     install(session)
-    requirements = {
-        "flower": ("flwr==1.42.0", "numpy"),
-        "nvflare": ("nvflare==2.9.0", "numpy"),
-        "openfl-1.6": OPENFL["1.6"],
-        "openfl-1.9": OPENFL["1.9"],
-    }
-    peers = [f"--peer={name}={peer(session, f'rounds-{name}', *wanted)}" for name, wanted in requirements.items()]
+    others = {"flower": ("flwr==1.42.0", "numpy"), "nvflare": ("nvflare==2.9.0", "numpy")}
+    peers = [f"--peer={name}={peer(session, f'rounds-{name}', *wanted)}" for name, wanted in others.items()]
+    peers += [f"--peer=openfl-{release}={openfl(session, release, name='rounds-openfl')}" for release in ("1.6", "1.9")]
     session.run("python", "benchmarks/rounds_of_peers.py", *peers, *session.posargs)
 
 

@@ -256,12 +256,13 @@ class StragglerConfig(Frozen):
     """When a round closes although somebody is missing.
 
     ``wait_for_all``: never. ``cutoff``: after ``cutoff_seconds`` from the first task handed out, with ``minimum_reporting``.
-    ``percentage``: once that share of collaborators is done, and ``minimum_reporting``.
+    ``percentage``: once that share of collaborators is done, and ``minimum_reporting``. With 0 seconds, or a share of 0,
+    the ``minimum_reporting`` first close every round.
     """
 
     kind: Literal["wait_for_all", "cutoff", "percentage"] = "wait_for_all"
-    cutoff_seconds: float | None = Field(default=None, gt=0)
-    percentage: float = Field(default=1.0, gt=0, le=1)
+    cutoff_seconds: float | None = Field(default=None, ge=0)
+    percentage: float = Field(default=1.0, ge=0, le=1)
     minimum_reporting: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
@@ -380,6 +381,7 @@ class DirectorConfig(Frozen):
     envoy_health_check_period: int = Field(default=60, ge=1)
     install_requirements: bool = False
     allow_pickled_code: bool = False  # run assigners and aggregation functions of users' own, in child processes
+    review_experiment: bool = False  # run none that was not reviewed: needs a review function
     public_host: str | None = None  # what served plans name; None: what the frontend wrote
     allow_plaintext_anywhere: bool = False
     workspace: Path | None = None  # None: a temporary directory that ends with the director
@@ -422,6 +424,7 @@ class EnvoyConfig(Frozen):
     shard_params: dict[str, Any] = Field(default_factory=dict)
     shard_path: Path | None = None  # folder that is importable when the template is resolved
     cuda_devices: tuple[int, ...] = ()
+    review_experiment: bool = False  # run none that was not reviewed: needs a review function
     real_openfl: bool = False  # archives of OpenFL's frontend import OpenFL itself, which is installed here
     workspace: Path | None = None
     process_limits: ProcessLimits = ProcessLimits()

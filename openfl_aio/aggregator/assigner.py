@@ -1,5 +1,11 @@
 """Who does which task in which round.
 
+`StaticGrouped` and `RandomGrouped` are OpenFL 1.6's ``StaticGroupedAssigner`` and ``RandomGroupedAssigner``
+(``openfl.component.assigner``), `Table` is what became of a function of a user's own, which OpenFL's interactive frontend
+sends and its ``custom_assigner`` calls for each round beforehand. ``tests/interop_openfl/test_assigners.py`` compares who
+does what, and which groups are refused. Whom a random group gets is drawn from a seed, where OpenFL draws from NumPy's
+global state.
+
 An assigner is a pure function of its configuration: the same collaborator asks twice, or after a restart, and
 gets the same tasks. The order of tasks is that of the group in the plan.
 """

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequen
 from contextlib import AsyncExitStack, aclosing
 from functools import partial
 from types import TracebackType
-from typing import Final, Self, cast
+from typing import Final, Protocol, Self, cast
 
 from openfl_aio.aggregator.api import get_each
 from openfl_aio.config import CollaboratorConfig
@@ -29,11 +29,17 @@ from openfl_aio.wire.incremental import encode_task_results
 from openfl_aio.wire.parts import TensorAssembler
 from openfl_aio.wire.scan import MAX_QUERIES
 
-__all__ = ["AggregatorClient"]
+__all__ = ["AggregatorClient", "Reply"]
 
 logger = logging.getLogger(__name__)
 
 _WORTH_ASKING: Final = 64 * 1024  # bytes: fewer are sent again sooner than a server is asked for them
+
+
+class Reply(Protocol):
+    """Every reply of an aggregator."""
+
+    header: messages.aggregator.MessageHeader | None
 
 
 class _Upload:
@@ -104,7 +110,7 @@ class AggregatorClient:
         reply = await call_with_retries(
             self._config.retry, lambda: self._stub.get_tasks(request), what=self._what("GetTasks")
         )
-        self._check(reply.header)
+        self._check(reply)
         return convert.assignment_from_proto(reply)
 
     async def get_aggregated_tensor(self, query: TensorQuery) -> EncodedTensor:
@@ -128,7 +134,7 @@ class AggregatorClient:
                 )
             except UnsupportedCallError:
                 raise refused from None
-        self._check(reply.header)
+        self._check(reply)
         if reply.tensor is None:
             raise MalformedMessageError(f"the aggregator answered {query.tensor_name!r} without a tensor")
         return convert.tensor_from_proto(reply.tensor)
@@ -155,7 +161,7 @@ class AggregatorClient:
                 queries=[convert.query_to_proto(query) for query in queries],
             )
         )
-        self._check(reply.header)
+        self._check(reply)
         names = [tensor.name for tensor in reply.tensors]
         if names != [query.tensor_name for query in queries[: len(names)]]:
             raise MalformedMessageError(f"the aggregator answered {names} to queries that begin otherwise")
@@ -167,7 +173,11 @@ class AggregatorClient:
             async for part in parts:
                 assembler.feed(part)
         tensor = assembler.finish()
-        self._check(assembler.header)
+        self._check(
+            messages.aggregator.GetAggregatedTensorResponse(
+                header=assembler.header, round_number=request.round_number, tensor=convert.tensor_to_proto(tensor)
+            )
+        )
         return tensor
 
     async def send_local_task_results(
@@ -214,10 +224,10 @@ class AggregatorClient:
                 logger.warning("upload refused at byte %d, and sent as a whole: %s", offset, exc)
                 upload.begin_anew()
             else:
-                self._check(reply.header)
+                self._check(reply)
                 return
         reply = await self._stub.send_local_task_results(upload.chunks(0), metadata=Continuation(upload.id).metadata())
-        self._check(reply.header)
+        self._check(reply)
 
     async def _arrived(self, upload: _Upload) -> messages.v1.UploadOffset:
         """Return how much of an upload the aggregator has: nothing, if it does not know the question."""
@@ -227,14 +237,14 @@ class AggregatorClient:
                 reply = await self._uploads.get_offset(request)
         except UnsupportedCallError:
             return messages.v1.UploadOffset()
-        self._check(reply.header)
+        self._check(reply)
         return reply
 
     def _what(self, call: str) -> str:
         return f"{call} at the aggregator {self._config.endpoint}"
 
-    def _check(self, proto: messages.aggregator.MessageHeader | None) -> None:
-        header = convert.header_from_proto(proto)
+    def _check(self, reply: Reply) -> None:
+        header = convert.header_from_proto(reply.header)
         # 1.6 answers without the certificate name whatever was asked, so that field proves nothing
         got = (header.sender, header.receiver, header.federation_uuid)
         expected = (self._header.receiver, self._header.sender, self._header.federation_uuid)

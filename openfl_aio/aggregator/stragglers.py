@@ -1,4 +1,11 @@
-"""When a round closes although somebody is missing. Time is an argument, in seconds of any monotonic clock."""
+"""When a round closes although somebody is missing. Time is an argument, in seconds of any monotonic clock.
+
+`Cutoff` and `Percentage` are OpenFL 1.6's ``CutoffTimeBasedStragglerHandling`` and ``PercentageBasedStragglerHandling``
+(``openfl.component.straggler_handling_functions``): the same settings close the same rounds, which
+``tests/interop_openfl/test_stragglers.py`` compares. They differ where OpenFL's leave a round open for no reason: that
+nobody is missing is always enough, a cutoff has passed at its very second, a share that divides is not rounded up by
+binary arithmetic, and who was given no task is not waited for.
+"""
 
 from __future__ import annotations
 

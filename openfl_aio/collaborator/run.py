@@ -62,10 +62,10 @@ def load_workspace_runner(plan: Plan, *, data_path: str, root: Path) -> TaskRunn
     template, settings = plan.task_runner.template, plan.task_runner.settings
     cls = import_class(template, path=root, what="task runner")
     if not is_openfl_runner(cls):
-        return load_runner(template, path=root, shard=shard, settings=settings)
+        return load_runner(template, path=root, shard=shard, settings=settings, opt_treatment=plan.opt_treatment)
     try:
         runner = cls(**{**settings, "data_loader": shard})
-        return OpenFLTaskRunner(runner, settings=plan.task_settings, opt_treatment=plan.opt_treatment)
+        return OpenFLTaskRunner(runner, settings=plan.task_settings, opt_treatment=plan.opt_treatment or "RESET")
     except Exception as exc:
         raise ConfigurationError(
             f"task runner {template!r} could not be built with settings {sorted(settings)}: {type(exc).__name__}: {exc}"

@@ -158,11 +158,19 @@ def _check_tensor(name: str, values: object, *, task: Task, shape: tuple[int, ..
         raise TaskError(f"task {task.name!r}: tensor {name!r} has {bad} of {values.size} values that are not finite")
 
 
-def load_runner(template: str, *, path: Path | None, shard: Any, settings: Mapping[str, Any]) -> TaskRunner:
+def load_runner(
+    template: str,
+    *,
+    path: Path | None,
+    shard: Any,
+    settings: Mapping[str, Any],
+    opt_treatment: str | None = None,
+) -> TaskRunner:
     """Import the class ``template`` names (``"module.Class"``, from the folder ``path``) and build it on ``shard``.
 
-    Runs foreign code. Raises `ConfigurationError` if the class cannot be imported, refuses its settings, or is no task
-    runner.
+    ``opt_treatment``, the plan's word, is told to a runner with the method ``set_optimizer_treatment``: all that have a
+    framework's optimizer. Runs foreign code. Raises `ConfigurationError` if the class cannot be imported, refuses its
+    settings, or is no task runner.
     """
     cls = import_class(template, path=path, what="task runner")
     try:
@@ -174,4 +182,7 @@ def load_runner(template: str, *, path: Path | None, shard: Any, settings: Mappi
     for method in ("tensor_names", "run"):
         if not callable(getattr(runner, method, None)):
             raise ConfigurationError(f"task runner {template!r} has no method {method}(); see TaskRunner")
+    told = getattr(runner, "set_optimizer_treatment", None)
+    if opt_treatment is not None and callable(told):
+        told(opt_treatment)
     return cast("TaskRunner", runner)

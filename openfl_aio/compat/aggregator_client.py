@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
-from openfl_aio.aggregator.client import AggregatorClient
-from openfl_aio.compat.arguments import NETWORK_SETTINGS, File, endpoint_of, only
+from openfl_aio.aggregator.client import AggregatorClient, Reply
+from openfl_aio.compat.arguments import PLAN_ARGUMENTS, File, endpoint_of, only
+from openfl_aio.compat.calls import plain
 from openfl_aio.config import CollaboratorConfig, Limits, RetryPolicy, Timeouts, TLSConfig
-from openfl_aio.domain import TensorQuery
+from openfl_aio.domain import Header, TensorQuery
 from openfl_aio.errors import ConfigurationError, HeaderMismatchError
 from openfl_aio.transport.channel import Channel
 from openfl_aio.transport.credentials import Credentials
@@ -25,12 +26,6 @@ logger = logging.getLogger(__name__)
 
 class WrongReplyError(HeaderMismatchError, ValueError):
     """A reply is not from the aggregator that was asked, or not for us. A ValueError, as OpenFL raises it."""
-
-
-class _Reply(Protocol):
-    """Every reply of the aggregator."""
-
-    header: messages.aggregator.MessageHeader | None
 
 
 class AggregatorGRPCClient:
@@ -54,7 +49,7 @@ class AggregatorGRPCClient:
         single_col_cert_common_name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        only(type(self).__name__, kwargs, NETWORK_SETTINGS - {"agg_addr"})
+        only(type(self).__name__, kwargs, PLAN_ARGUMENTS)
         self.uri = f"{agg_addr}:{agg_port}"
         self.tls = tls
         self.disable_client_auth = disable_client_auth
@@ -81,7 +76,10 @@ class AggregatorGRPCClient:
         await self.disconnect()
 
     def create_insecure_channel(self, uri: str) -> Channel:
-        """Return a channel to ``host:port`` without TLS. Nothing connects before the first call."""
+        """Return a channel to ``host:port`` without TLS, with a warning. Nothing connects before the first call."""
+        logger.warning(
+            "no TLS on the channel to %s, which is not recommended: anybody can read and change everything", uri
+        )
         return Channel(endpoint_of(uri), None, Timeouts(), Limits())
 
     async def create_tls_channel(
@@ -118,16 +116,17 @@ class AggregatorGRPCClient:
                 self.uri, self.root_certificate, self.disable_client_auth, self.certificate, self.private_key
             )
 
-    def validate_response(self, reply: _Reply, collaborator_name: str) -> None:
+    def validate_response(self, reply: Reply, collaborator_name: str) -> None:
         """Raise `WrongReplyError`, a ValueError, unless ``reply`` is the aggregator's, for this collaborator."""
-        header = convert.header_from_proto(reply.header)
-        got = (header.sender, header.receiver, header.federation_uuid)
-        expected = (self.aggregator_uuid or "", collaborator_name, self.federation_uuid or "")
+        got = convert.header_from_proto(reply.header)
+        expected = Header(
+            self.aggregator_uuid or "",
+            collaborator_name,
+            self.federation_uuid or "",
+            self.single_col_cert_common_name or "",
+        )
         if got != expected:
-            raise WrongReplyError(
-                f"expected a reply with (sender, receiver, federation) {expected!r}, got {got!r}; "
-                "do both sides have the same plan?"
-            )
+            raise WrongReplyError(f"expected a reply with {expected}, got {got}; do both sides have the same plan?")
 
     async def get_tasks(self, collaborator_name: str) -> tuple[list[messages.aggregator.Task], int, int, bool]:
         """Return the tasks, the round, for how many seconds to sleep before the next time, and whether to quit."""
@@ -190,5 +189,5 @@ class _Validating(AggregatorClient):
         self._facade = facade
         self._name = config.name
 
-    def _check(self, proto: messages.aggregator.MessageHeader | None) -> None:
-        self._facade.validate_response(messages.aggregator.SendLocalTaskResultsResponse(header=proto), self._name)
+    def _check(self, reply: Reply) -> None:
+        plain(self._facade.validate_response(reply, self._name), "validate_response")  # type: ignore[func-returns-value]

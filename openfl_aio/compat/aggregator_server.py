@@ -11,12 +11,28 @@ from typing import Any, Protocol, Self
 
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.aggregator.servicer import AggregatorServicer
-from openfl_aio.compat.arguments import EVERYWHERE, NETWORK_SETTINGS, File, endpoint_of, only, server_host, tls_of
-from openfl_aio.compat.calls import Context, each
+from openfl_aio.compat.arguments import (
+    EVERYWHERE,
+    PLAN_ARGUMENTS,
+    SERVER_ARGUMENTS,
+    File,
+    endpoint_of,
+    only,
+    server_host,
+    tls_of,
+)
+from openfl_aio.compat.calls import Context, each, plain
 from openfl_aio.config import TLSConfig
 from openfl_aio.domain import Header
-from openfl_aio.errors import AuthenticationError, AuthorizationError, HeaderMismatchError, OpenFLAioError
+from openfl_aio.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    HeaderMismatchError,
+    InvalidStateError,
+    OpenFLAioError,
+)
 from openfl_aio.transport.context import COMMON_NAME, CallContext, NamedService
+from openfl_aio.transport.roles import Roles
 from openfl_aio.transport.server import Server
 from openfl_aio.wire import convert, messages
 
@@ -40,11 +56,12 @@ class _Request(Protocol):
 
 
 class AggregatorGRPCServer:
-    """Serves ``aggregator``, ours, on a port of its own; that has none then (``AggregatorConfig.listen`` unset).
+    """Serves ``aggregator``, ours, on a port; that has none of its own then (``AggregatorConfig.listen`` unset).
 
     ``await server.serve()`` as in OpenFL, or ``async with server`` to serve beside other work. What a subclass
-    overrides is what the network calls. ``deny_list`` and ``crl``, files of certificates to deny, are keyword arguments
-    of ours, with which ``network`` sections of plans may come. The three RPCs that OpenFL left out are answered too.
+    overrides is what the network calls. Keyword arguments of ours are ``deny_list`` and ``crl``, files of certificates
+    to deny, and ``allow_plaintext_anywhere``; what else a plan's section ``network`` hands on has no effect. The three
+    RPCs that OpenFL left out are answered too.
     """
 
     def __init__(
@@ -58,7 +75,7 @@ class AggregatorGRPCServer:
         private_key: File = None,
         **kwargs: Any,
     ) -> None:
-        only(type(self).__name__, kwargs, {*NETWORK_SETTINGS, "allow_plaintext_anywhere"})
+        only(type(self).__name__, kwargs, {"agg_addr", *PLAN_ARGUMENTS, *SERVER_ARGUMENTS})
         self._plaintext_anywhere = bool(kwargs.get("allow_plaintext_anywhere", False))
         host = server_host(EVERYWHERE, tls=tls, allow_plaintext_anywhere=self._plaintext_anywhere)
         self.aggregator = aggregator
@@ -78,10 +95,11 @@ class AggregatorGRPCServer:
         return f"{type(self).__name__}({self.uri!r})"
 
     async def __aenter__(self) -> Self:
+        server = self.get_server()
         async with AsyncExitStack() as stack:
             if not self.aggregator.entered:
                 await stack.enter_async_context(self.aggregator)
-            await stack.enter_async_context(self.get_server())
+            await stack.enter_async_context(server)
             self._stack = stack.pop_all()
         return self
 
@@ -94,10 +112,12 @@ class AggregatorGRPCServer:
             await stack.aclose()
 
     def validate_collaborator(self, request: _Request, context: Context | None) -> None:
-        """End the call as UNAUTHENTICATED unless the peer's certificate is that of the sender.
+        """End the call as UNAUTHENTICATED unless the peer's certificate is that of the sender, who takes part.
 
+        Of that status a collaborator of OpenFL 1.6 ends; for any other answer it would ask again for ever.
         Without a certificate (plaintext, ``disable_client_auth``), and without a context, the sender is believed.
-        Raises `AuthenticationError` if ``context.abort`` comes back.
+        Raises `AuthenticationError` if ``context.abort`` comes back. An override may be stricter, and not more lenient
+        over TLS: who shows a certificate that is no collaborator's is refused before it is asked.
         """
         if not self.tls or context is None:
             return
@@ -106,7 +126,8 @@ class AggregatorGRPCServer:
         if not proven and self.disable_client_auth:
             return
         name = proven[0].decode() if proven else ""
-        if name != (self.aggregator.config.single_col_cert_common_name or header.sender):
+        expected = self.aggregator.config.single_col_cert_common_name or header.sender
+        if name != expected or header.sender not in self.aggregator.collaborators:
             details = f"Invalid collaborator. CN: |{name}| collaborator_common_name: |{header.sender}|"
             context.abort("UNAUTHENTICATED", details)
             raise AuthenticationError(details)
@@ -151,8 +172,21 @@ class AggregatorGRPCServer:
         return await _Checked(self, context).send_local_task_results(each(request))
 
     def get_server(self) -> Server:
-        """Return the server, made if there is none yet; it serves while it is entered."""
+        """Return the server, made if there is none yet; it serves while it is entered.
+
+        Raises `InvalidStateError` for an aggregator that listens on a port of its own.
+        """
         if self.server is None:
+            if self.aggregator.config.listen is not None:
+                raise InvalidStateError(
+                    f"the aggregator serves on {self.aggregator.config.listen} by itself, and would on {self.uri} too; "
+                    "leave AggregatorConfig.listen unset"
+                )
+            if self.tls and self.disable_client_auth:
+                logger.warning(
+                    "no client certificates are asked for on %s: callers without one are believed whatever name they give",
+                    self.uri,
+                )
             self.server_credentials = tls_of(
                 self.tls,
                 self.root_certificate,
@@ -163,6 +197,7 @@ class AggregatorGRPCServer:
                 crl=self.crl,
             )
             config = self.aggregator.config
+            collaborators = (*self.aggregator.collaborators, config.single_col_cert_common_name)
             self.server = Server(
                 [NamedService(self, lambda context: _Checked(self, context))],
                 listen=endpoint_of(self.uri),
@@ -170,6 +205,7 @@ class AggregatorGRPCServer:
                 limits=config.limits,
                 timeouts=config.timeouts,
                 allow_plaintext_anywhere=self._plaintext_anywhere,
+                roles=Roles(collaborators=collaborators),
             )
         return self.server
 
@@ -192,9 +228,9 @@ class _Checked(AggregatorServicer):
 
     def _check(self, header: Header) -> tuple[Aggregator, Header]:
         request = messages.aggregator.GetTasksRequest(header=convert.header_to_proto(header))
-        self._server.validate_collaborator(request, self._context)
+        plain(self._server.validate_collaborator(request, self._context), "validate_collaborator")  # type: ignore[func-returns-value]
         try:
-            self._server.check_request(request)
+            plain(self._server.check_request(request), "check_request")  # type: ignore[func-returns-value]
         except OpenFLAioError:
             raise
         except ValueError as exc:  # of an override
@@ -202,7 +238,8 @@ class _Checked(AggregatorServicer):
         return self._server.aggregator, header
 
     def _reply(self, request: Header) -> Header:
-        own, header = super()._reply(request), convert.header_from_proto(self._server.get_header(request.sender))
+        own = super()._reply(request)
+        header = convert.header_from_proto(plain(self._server.get_header(request.sender), "get_header"))
         if header.sender != self._server.aggregator.uuid:
             return header
         # the aggregator has a name in each release's eyes, and answers under the one by which it was called

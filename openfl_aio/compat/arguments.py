@@ -9,14 +9,15 @@ from typing import Any, Final, TypeAlias
 from openfl_aio.config import Endpoint, TLSConfig
 from openfl_aio.errors import ConfigurationError
 
-__all__ = ["NETWORK_SETTINGS", "File", "endpoint_of", "only", "server_host", "tls_of"]
+__all__ = ["EVERYWHERE", "PLAN_ARGUMENTS", "SERVER_ARGUMENTS", "File", "endpoint_of", "only", "server_host", "tls_of"]
 
 File: TypeAlias = str | Path | None
 
-NETWORK_SETTINGS: Final = frozenset(
-    {"agg_addr", "cert_folder", "client_reconnect_interval", "crl", "deny_list", "hash_salt"}
-)
-"""The settings of a plan's section ``network`` that are handed on to the constructors, which have no use for all."""
+PLAN_ARGUMENTS: Final = frozenset({"cert_folder", "client_reconnect_interval", "hash_salt"})
+"""What a plan's section ``network`` hands on to both classes of the aggregator; only the client uses one of them."""
+
+SERVER_ARGUMENTS: Final = frozenset({"allow_plaintext_anywhere", "crl", "deny_list"})
+"""Fields of our configuration that a server may be given."""
 
 EVERYWHERE: Final = "[::]"
 

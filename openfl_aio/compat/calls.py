@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
-__all__ = ["Context", "each"]
+__all__ = ["Context", "each", "plain"]
 
 T = TypeVar("T")
 
@@ -24,6 +25,21 @@ class Context(Protocol):
 
     def abort(self, code: Any, details: str = "") -> Any:
         """End the call with a status."""
+
+
+def plain(answer: T, method: str) -> T:
+    """Return what ``method``, perhaps an override, answered. Raises TypeError for what would have to be awaited.
+
+    A check that nobody awaits would refuse nothing.
+    """
+    if inspect.isawaitable(answer):
+        if inspect.iscoroutine(answer):
+            answer.close()
+        raise TypeError(
+            f"{method}: expected a plain method, got one whose answer has to be awaited; "
+            "write it without 'async', and await in the method of the call that you override"
+        )
+    return answer
 
 
 async def each(stream: AsyncIterable[T] | Iterable[T]) -> AsyncIterator[T]:

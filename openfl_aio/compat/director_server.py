@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import tempfile
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, aclosing
 from pathlib import Path
@@ -13,13 +12,15 @@ from typing import Any, Final, Self, TypeVar, cast
 import anyio
 import anyio.to_thread
 
-from openfl_aio.compat.arguments import File, endpoint_of, only, server_host, tls_of
-from openfl_aio.compat.calls import Context, each
-from openfl_aio.config import DirectorConfig, Endpoint
+from openfl_aio.compat.arguments import SERVER_ARGUMENTS, File, endpoint_of, only, server_host, tls_of
+from openfl_aio.compat.calls import Context, each, plain
+from openfl_aio.config import DirectorConfig, Endpoint, Limits
+from openfl_aio.director.execution import PLAN_MEMBER, Inspection
 from openfl_aio.director.service import Director
 from openfl_aio.director.servicer import DirectorServicer
 from openfl_aio.errors import AuthenticationError, InvalidStateError
 from openfl_aio.plan.plan import Plan
+from openfl_aio.storage.unpack import unpack
 from openfl_aio.transport.context import COMMON_NAME, NamedService
 from openfl_aio.transport.identity import CLIENT_ID, DEFAULT_NAME, Caller, as_caller
 from openfl_aio.wire.messages import director as messages
@@ -30,9 +31,6 @@ T = TypeVar("T")
 
 HEALTH_CHECK_PERIOD: Final = 60  # seconds, of OpenFL's director where none is given
 DIRECTOR_ARGUMENTS: Final = frozenset({"install_requirements", "sample_shape", "target_shape"})
-OWN_ARGUMENTS: Final = frozenset(
-    {"allow_plaintext_anywhere", "crl", "deny_list", "workspace"}
-)  # fields of our configuration
 END: Final = object()
 
 
@@ -40,10 +38,11 @@ class DirectorGRPCServer:
     """Serves a director, made of ``director_cls``: our `Director` or a subclass.
 
     ``await server.start()`` serves until it is cancelled, ``async with server`` beside other work. What a subclass
-    overrides is what the network calls. Keyword arguments are those of OpenFL's ``Director``, and of our
+    overrides is what the network calls. Keyword arguments are those of OpenFL's ``Director``, of which
+    ``install_requirements`` has no effect but a warning, and of our
     `DirectorConfig` ``workspace`` and ``allow_plaintext_anywhere``, of our `TLSConfig` ``deny_list`` and ``crl``.
-    ``review_plan_callback`` is called in a thread with the plan's name and the path of a copy, or awaited with a `Plan`
-    if it is a coroutine function.
+    ``review_plan_callback`` is called in a thread with the experiment's name and the path of ``plan/plan.yaml`` in a
+    copy of its workspace, or awaited with a `Plan` if it is a coroutine function.
     ``envoy_health_check_period=0`` is 60 seconds.
     """
 
@@ -61,7 +60,7 @@ class DirectorGRPCServer:
         envoy_health_check_period: int = 0,
         **kwargs: Any,
     ) -> None:
-        only(type(self).__name__, kwargs, DIRECTOR_ARGUMENTS | OWN_ARGUMENTS)
+        only(type(self).__name__, kwargs, {"workspace", *DIRECTOR_ARGUMENTS, *SERVER_ARGUMENTS})
         anywhere = bool(kwargs.pop("allow_plaintext_anywhere", False))
         host = server_host(listen_host, tls=tls, allow_plaintext_anywhere=anywhere)
         deny_list, crl = kwargs.pop("deny_list", None), kwargs.pop("crl", None)
@@ -80,7 +79,10 @@ class DirectorGRPCServer:
             allow_plaintext_anywhere=anywhere,
             **kwargs,
         )
-        self.director = director_cls(config, review=_review(review_plan_callback))
+        of_plan = review_plan_callback if inspect.iscoroutinefunction(review_plan_callback) else None
+        self.director = director_cls(config, review=of_plan)
+        if review_plan_callback is not None and of_plan is None:
+            self.director.inspection = _inspection(review_plan_callback, config.limits)
         self.director.front = self._front
         self.server: NamedService | None = None
         self._servicer = DirectorServicer(self.director, limits=config.limits)
@@ -118,7 +120,8 @@ class DirectorGRPCServer:
         if context is None:
             return DEFAULT_NAME
         if not self.tls:
-            return str(dict(context.invocation_metadata()).get(CLIENT_ID, DEFAULT_NAME))
+            name = dict(context.invocation_metadata()).get(CLIENT_ID, DEFAULT_NAME)
+            return name.decode() if isinstance(name, bytes) else name
         names = context.auth_context().get(COMMON_NAME)
         if not names:
             raise AuthenticationError(
@@ -140,7 +143,8 @@ class DirectorGRPCServer:
     def _caller(self, context: Context | None) -> Caller:
         # a call without a context is the process's own: it may speak for any envoy, as OpenFL's callers could
         proven = self.tls and context is not None
-        return Caller(self.get_caller(context), authenticated=proven, address="" if context is None else context.peer())
+        name = plain(self.get_caller(context), "get_caller")
+        return Caller(name, authenticated=proven, address="" if context is None else context.peer())
 
     async def _stream(self, context: Context | None, answers: AsyncIterator[T]) -> AsyncGenerator[T]:
         """Yield ``answers``, each asked for in the caller's name."""
@@ -256,18 +260,15 @@ class DirectorGRPCServer:
             return await self._servicer.get_envoys(request)
 
 
-def _review(callback: Callable[..., Any] | None) -> Any:
-    """Return what our director asks, None if nobody is to be asked."""
-    if callback is None or inspect.iscoroutinefunction(callback):
-        return callback
+def _inspection(callback: Callable[..., Any], limits: Limits) -> Inspection:
+    """Return what asks ``callback``, in a thread, about the workspace of an experiment."""
 
-    def ask(plan: Plan) -> bool:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "plan.yaml"
-            path.write_text(plan.dump(), encoding="utf-8")
-            return bool(callback(plan.name, path))
+    async def inspection(name: str, archive: Path, _plan: Plan) -> bool:
+        async with anyio.TemporaryDirectory(prefix="openfl-aio-review-", ignore_cleanup_errors=True) as folder:
+            workspace = Path(folder) / "workspace"
+            await unpack(archive, workspace, limits=limits)
+            path = workspace / PLAN_MEMBER
+            answer = await anyio.to_thread.run_sync(callback, name, path, abandon_on_cancel=True)
+            return bool(await answer if inspect.isawaitable(answer) else answer)
 
-    async def review(plan: Plan) -> bool:
-        return await anyio.to_thread.run_sync(ask, plan, abandon_on_cancel=True)
-
-    return review
+    return inspection

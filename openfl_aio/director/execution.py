@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 import anyio
@@ -42,11 +43,23 @@ from openfl_aio.plan.plan import Plan
 if TYPE_CHECKING:
     from openfl_aio.storage.archives import Archive, Archives
 
-__all__ = ["PLAN_MEMBER", "Assigned", "Execution", "Review", "assigned_tasks", "serve_plan", "served_plan", "stand_in"]
+__all__ = [
+    "PLAN_MEMBER",
+    "Assigned",
+    "Execution",
+    "Inspection",
+    "Review",
+    "assigned_tasks",
+    "serve_plan",
+    "served_plan",
+    "stand_in",
+]
 
 PLAN_MEMBER = "plan/plan.yaml"
 
 Review: TypeAlias = Callable[[Plan], Awaitable[bool]]
+Inspection: TypeAlias = Callable[[str, Path, Plan], Awaitable[bool]]
+"""Asked with an experiment's name, its archive as envoys get it, and the plan in that."""
 
 logger = logging.getLogger(__name__)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,14 +12,21 @@ from typing import Final
 import anyio
 
 from openfl_aio.config import DURABILITIES, DirectorConfig, Durability, TLSConfig
+from openfl_aio.director.execution import Review
 from openfl_aio.director.service import Director
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.exit_codes import report
 from openfl_aio.plan.files import load_director_file
 from openfl_aio.telemetry.logs import configure_logging
+from openfl_aio.terminal import REVIEW_SECONDS, terminal_review
 from openfl_aio.transport.signals import serve_until_signalled
 
-__all__ = ["director_config", "main", "run_director"]
+__all__ = ["director_config", "find_director_file", "main", "run_director"]
+
+logger = logging.getLogger(__name__)
+
+CONFIG_FILES: Final = ("director_config.yaml", "director.yaml")
+"""Ours, which is that of OpenFL's tutorials too, and what its ``fx director start`` reads where none is named."""
 
 STATE_FOLDER: Final = "director_state"
 """Beside the configuration file, where that names no other folder and durability is not ``memory``."""
@@ -43,7 +51,7 @@ def director_config(
     `ConfigurationError` for a wrong file, and unless exactly the certificates that ``tls`` asks for are given.
     """
     file = load_director_file(path)
-    config = file.unattended()
+    config = file.config
     if allow_pickled_code:
         config = config.model_copy(update={"allow_pickled_code": True})
     if durability is not None:
@@ -70,19 +78,35 @@ def director_config(
     return config.model_copy(update={"tls": own})
 
 
-async def run_director(config: DirectorConfig, *, announce: Callable[[Director], None] | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; ``announce`` is called once the director listens.
+async def run_director(
+    config: DirectorConfig, *, announce: Callable[[Director], None] | None = None, review: Review | None = None
+) -> None:
+    """Serve until SIGTERM or SIGINT; ``announce`` is called once the director listens, ``review`` asked for each plan.
 
     At SIGHUP certificates and lists are read again.
     """
-    await serve_until_signalled(Director(config), started=announce, reload=Director.reload_certificates)
+    director = Director(config, review=review)
+    await serve_until_signalled(director, started=announce, reload=Director.reload_certificates)
+
+
+def find_director_file(folder: Path) -> Path:
+    """Return the file in ``folder`` that a director reads where none is named: ours, else the one of OpenFL's ``fx``."""
+    ours, theirs = (folder / name for name in CONFIG_FILES)
+    if ours.exists() and theirs.exists():
+        logger.warning("reading %s; %s, which OpenFL reads, is left alone: name one of them with -c", ours, theirs)
+    return theirs if theirs.exists() and not ours.exists() else ours
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``python -m openfl_aio.director`` and return the exit code: 0 after a signal, else of `openfl_aio.exit_codes`."""
     parser = argparse.ArgumentParser(prog="python -m openfl_aio.director", description="Run a director.")
     parser.add_argument("start", nargs="?", choices=["start"], help="optional, as in OpenFL")
-    parser.add_argument("-c", "--director-config-path", type=Path, default=Path("director_config.yaml"))
+    parser.add_argument(
+        "-c",
+        "--director-config-path",
+        type=Path,
+        help=f"without it {CONFIG_FILES[0]}, or {CONFIG_FILES[1]} if only that is there",
+    )
     parser.add_argument("--tls", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--disable-tls", dest="tls", action="store_false", help="plaintext, on loopback only")
     parser.add_argument("-rc", "--root-cert-path", type=Path, metavar="CA")
@@ -105,12 +129,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         choices=DURABILITIES,
         help="what survives of results: a killed process, the loss of power too, or nothing; instead of the file's",
     )
+    parser.add_argument("--review-seconds", type=float, metavar="N", help=REVIEW_SECONDS)
     parser.add_argument("--debug", action="store_true", help="log more, and show where an error came from")
     options = parser.parse_args(arguments)
     configure_logging("DEBUG" if options.debug else "INFO")
+    path = options.director_config_path or find_director_file(Path())
     try:
         config = director_config(
-            options.director_config_path,
+            path,
             tls=options.tls,
             root_ca=options.root_cert_path,
             private_key=options.private_key_path,
@@ -120,7 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             allow_pickled_code=options.allow_pickled_code,
             durability=options.durability,
         )
-        anyio.run(lambda: run_director(config, announce=announce))
+        review = None
+        if config.review_experiment:
+            review = terminal_review(f"{path}: settings.review_experiment", seconds=options.review_seconds)
+        anyio.run(lambda: run_director(config, announce=announce, review=review))
     except Exception as exc:
         return report(exc, debug=options.debug)
     return 0

@@ -14,7 +14,7 @@ import numpy as np
 
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.config import DirectorConfig, Endpoint
-from openfl_aio.director.execution import Execution, Review, assigned_tasks, serve_plan, served_plan, stand_in
+from openfl_aio.director.execution import Execution, Inspection, assigned_tasks, serve_plan, served_plan, stand_in
 from openfl_aio.director.experiments import Experiment, ExperimentEvent, Experiments
 from openfl_aio.director.foreign import PickledFunctions
 from openfl_aio.director.records import Records
@@ -46,14 +46,14 @@ class Runs:
         records: Records,
         experiments: Experiments,
         waiters: Waiters[tuple[str, str]],
-        review: Review | None,
+        inspection: Inspection | None,
     ) -> None:
         self._config = config
         self._storage = storage
         self._records = records
         self._experiments = experiments
         self._waiters = waiters
-        self._review = review
+        self._inspection = inspection
         self._tasks: anyio.abc.TaskGroup
         self._endpoint: Endpoint
         self._executions: dict[str, Execution] = {}  # by experiment name
@@ -181,8 +181,10 @@ class Runs:
                 self._storage.archives, archive, endpoint=self._endpoint, config=self._config
             )
             self.archives[experiment.name] = archive
-            if self._review is not None and not await self._review(plan):
-                return None
+            if self._inspection is not None:
+                logger.info("experiment %r of %r waits for its review", experiment.name, experiment.owner)
+                if not await self._inspection(experiment.name, archive.path, plan):
+                    return None
         assigned = await assigned_tasks(
             self._storage.archives,
             archive,

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,7 +24,7 @@ from openfl_aio.aggregator.encoded import ModelEncoder
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.aggregator.servicer import AggregatorServicer
 from openfl_aio.config import DirectorConfig, Endpoint
-from openfl_aio.director.execution import Review
+from openfl_aio.director.execution import Inspection, Review
 from openfl_aio.director.experiments import Experiment, ExperimentEvent, Experiments
 from openfl_aio.director.quotas import QuotaKeeper
 from openfl_aio.director.records import Records
@@ -41,7 +42,8 @@ from openfl_aio.domain import (
     ModelKind,
     ShardInfo,
 )
-from openfl_aio.errors import ConfigurationError, ExperimentNotFoundError, StorageError
+from openfl_aio.errors import ConfigurationError, ExperimentNotFoundError, InvalidStateError, StorageError
+from openfl_aio.plan.plan import Plan
 from openfl_aio.storage.director_storage import DirectorStorage
 from openfl_aio.transport.budgets import PeerLogLimiter
 from openfl_aio.transport.identity import Caller, check_speaks_for
@@ -63,17 +65,24 @@ MAX_DESCRIPTION = 4000  # characters kept of a failure report: the end, where a 
 class Director:
     """A director in this event loop: ``async with Director(config) as director``.
 
-    ``review`` is asked for every plan before it runs; False turns the experiment down. No signal handler is set and
-    no folder entered; several directors may share a loop. Leaving the context stops every experiment; with a workspace
-    the next director goes on with them where they were, as it does when this one was killed. What ``front``
-    makes of the director's own service, if it is set before entering, is served instead of that.
+    ``review`` is asked for every plan, which names its ``experiment``, before it runs; False turns that down. No signal
+    handler is set and no folder entered; several directors may share a loop. Leaving the context stops every experiment;
+    with a workspace the next director goes on with them where they were, as it does when this one was killed. What
+    ``front`` makes of the director's own service, if it is set before entering, is served instead of that;
+    ``inspection``, set before entering, is asked instead of ``review``, and may look at the archive.
     """
 
     front: Callable[[DirectorServicer], Any] | None = None
+    inspection: Inspection | None = None
 
     def __init__(self, config: DirectorConfig, *, review: Review | None = None) -> None:
         self.config = config
-        self._review = review
+        if review is not None:
+
+            async def inspection(name: str, _archive: Path, plan: Plan) -> bool:
+                return await review(plan.of(name))
+
+            self.inspection = inspection
         self._experiments = Experiments(operators=config.operators)
         self._quotas = QuotaKeeper(config.quotas)
         self._shards = Shards(
@@ -93,6 +102,8 @@ class Director:
         return f"Director({len(self._experiments)} experiments, {len(self._shards)} envoys)"
 
     async def __aenter__(self) -> Self:
+        if self._stack is not None:
+            raise InvalidStateError(f"{self!r} is entered already; make another one to serve on another port")
         stack = AsyncExitStack()
         try:
             await self._open(stack)
@@ -117,6 +128,10 @@ class Director:
                 "envoys, users, operators: expected TLS, got plaintext, where anybody can claim any name; "
                 "give certificates, or leave the lists out"
             )
+        if config.review_experiment and self.inspection is None:
+            raise ConfigurationError(
+                "review_experiment: expected a review function, got none; give one to the director"
+            )
         if config.install_requirements:
             logger.warning("install_requirements has no effect: a director runs no code of an experiment")
         self._storage = await stack.enter_async_context(DirectorStorage(config.workspace, limits=config.limits))
@@ -127,7 +142,7 @@ class Director:
             records=self._records,
             experiments=self._experiments,
             waiters=self._waiters,
-            review=self._review,
+            inspection=self.inspection,
         )
         for experiment in await self._records.experiments():
             self._experiments.restore(experiment)

@@ -73,7 +73,11 @@ class Service:
         if header["template"] is not None:
             os.chdir(header["path"])
             self._runner = load_runner(
-                header["template"], path=Path(header["path"]), shard=self._shard, settings=header["settings"]
+                header["template"],
+                path=Path(header["path"]),
+                shard=self._shard,
+                settings=header["settings"],
+                opt_treatment=header["opt_treatment"],
             )
         return {}, {}
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 import anyio
 import anyio.to_thread
@@ -23,10 +24,12 @@ from openfl_aio.director.client import DirectorClient
 from openfl_aio.domain import DeviceInfo, ShardInfo, check_name
 from openfl_aio.envoy.process_runner import ProcessTaskRunner, RunnerSpec
 from openfl_aio.envoy.workspace import Run, Workspaces
-from openfl_aio.errors import ConfigurationError, OpenFLAioError, ShardNotFoundError
+from openfl_aio.errors import ConfigurationError, ExperimentFailedError, OpenFLAioError, ShardNotFoundError
 from openfl_aio.plan.plan import Plan
 
-__all__ = ["DirectorAPI", "Envoy"]
+__all__ = ["DirectorAPI", "Envoy", "Review"]
+
+Review: TypeAlias = Callable[[Plan], Awaitable[bool]]
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +74,8 @@ class Envoy:
     """One data site. ``await Envoy(config).run()`` works until it is cancelled.
 
     ``director`` and ``aggregator`` open the connections; ``registered`` is called once the director has accepted the
-    shard.
+    shard. ``review`` is asked for the plan of every experiment, which names its ``experiment``, before any of its code
+    runs here; False is reported as this envoy's failure.
     """
 
     def __init__(
@@ -81,11 +85,15 @@ class Envoy:
         director: Callable[[EnvoyConfig], AbstractAsyncContextManager[DirectorAPI]] | None = None,
         aggregator: Callable[[CollaboratorConfig], AbstractAsyncContextManager[AggregatorAPI]] = AggregatorClient,
         registered: Callable[[ShardInfo], None] | None = None,
+        review: Review | None = None,
     ) -> None:
+        if config.review_experiment and review is None:
+            raise ConfigurationError("review_experiment: expected a review function, got none; give one to the envoy")
         self._config = config
         self._connect = director or _connect
         self._aggregator = aggregator
         self._registered = registered
+        self._review = review
         self._running = ""
         self._failures: dict[str, int] = {}
 
@@ -188,7 +196,7 @@ class Envoy:
         try:
             check_name(name, what="experiment")
             async with workspaces.run(director.get_experiment_data(name, self._config.name)) as run:
-                await self._collaborate(run)
+                await self._collaborate(name, run)
         except Exception as exc:
             self._running = ""
             await self._report_failure(name, exc, director)
@@ -211,10 +219,12 @@ class Envoy:
         self._failures = {name: failures + 1}
         await anyio.sleep(self._pause(failures))
 
-    async def _collaborate(self, run: Run) -> None:
+    async def _collaborate(self, name: str, run: Run) -> None:
         plan = await anyio.to_thread.run_sync(Plan.load, run.source / PLAN)
+        if self._review is not None and not await self._review(plan.of(name)):
+            raise ExperimentFailedError(f"the review of envoy {self._config.name!r} turned the experiment down")
         config = await anyio.to_thread.run_sync(self._collaborator_config, plan)
-        spec = self._spec(*self._runner(plan, run.source))
+        spec = self._task_spec(plan, run.source)
         if await anyio.Path(run.source / REQUIREMENTS).exists():
             logger.info("envoy %s: its %s is not installed: that is the operator's choice", config.name, REQUIREMENTS)
         async with (
@@ -231,6 +241,10 @@ class Envoy:
                 pipeline=config.pipeline,
                 store_rounds=config.store_rounds,
             ).run()
+
+    def _task_spec(self, plan: Plan, path: Path) -> RunnerSpec:
+        """Return what the child loads for the experiment of ``plan``."""
+        return replace(self._spec(*self._runner(plan, path)), opt_treatment=plan.opt_treatment)
 
     def _runner(self, plan: Plan, path: Path) -> tuple[str, Path, dict[str, object]]:
         """Return the class that runs the experiment's tasks, its folder and its settings."""

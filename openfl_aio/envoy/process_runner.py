@@ -49,6 +49,7 @@ class RunnerSpec:
     shard_params: Mapping[str, Any] = field(default_factory=dict)
     cuda_devices: tuple[int, ...] = ()
     real_openfl: bool = False  # OpenFL's names are OpenFL itself, installed in this environment
+    opt_treatment: str | None = None  # what the plan says of the optimizer, for runners that take it
 
 
 class ProcessTaskRunner:
@@ -164,6 +165,7 @@ class ProcessTaskRunner:
             "template": spec.template,
             "path": None if spec.path is None else str(spec.path),
             "settings": dict(spec.settings),
+            "opt_treatment": spec.opt_treatment,
             "shard_template": spec.shard_template,
             "shard_path": None if spec.shard_path is None else str(spec.shard_path),
             "shard_params": dict(spec.shard_params),

@@ -13,9 +13,10 @@ import anyio.to_thread
 from openfl_aio.collaborator.run import run_main
 from openfl_aio.config import Endpoint, EnvoyConfig, TLSConfig
 from openfl_aio.domain import ShardInfo
-from openfl_aio.envoy.envoy import Envoy
+from openfl_aio.envoy.envoy import Envoy, Review
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan.files import load_envoy_config
+from openfl_aio.terminal import REVIEW_SECONDS, terminal_review
 
 __all__ = ["envoy_config", "main", "run_envoy"]
 
@@ -39,10 +40,6 @@ def envoy_config(
     exactly the certificates that ``tls`` asks for are given.
     """
     file = load_envoy_config(path)
-    if file.review_experiment:
-        raise ConfigurationError(
-            f"{path}: params.review_experiment: expected false, got true; nobody can be asked here"
-        )
     if file.install_requirements:
         logger.warning(
             "%s: params.install_requirements has no effect: nothing is installed for an experiment; install what its "
@@ -67,9 +64,14 @@ def envoy_config(
     return file.config(name=name, director=director, tls=chosen, workspace=workspace)
 
 
-async def run_envoy(config: EnvoyConfig, *, announce: Callable[[ShardInfo], None] | None = None) -> None:
-    """Work for the director until cancelled; ``announce`` is called once the shard is registered."""
-    await Envoy(config, registered=announce).run()
+async def run_envoy(
+    config: EnvoyConfig, *, announce: Callable[[ShardInfo], None] | None = None, review: Review | None = None
+) -> None:
+    """Work for the director until cancelled.
+
+    ``announce`` is called once the shard is registered, ``review`` asked for the plan of each experiment.
+    """
+    await Envoy(config, registered=announce, review=review).run()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,6 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="archives of OpenFL's frontend import OpenFL itself, which must be installed here (default: our stand-ins)",
     )
+    parser.add_argument("--review-seconds", type=float, metavar="N", help=REVIEW_SECONDS)
     parser.add_argument("--debug", action="store_true", help="log more, and show where an error came from")
     options = parser.parse_args(arguments)
 
@@ -111,7 +114,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     async def run() -> None:
         config = await anyio.to_thread.run_sync(read)
-        await run_envoy(config, announce=lambda shard: announce(shard, config))
+        review = None
+        if config.review_experiment:
+            setting = f"{options.envoy_config_path}: params.review_experiment"
+            review = terminal_review(setting, seconds=options.review_seconds)
+        await run_envoy(config, announce=lambda shard: announce(shard, config), review=review)
 
     return run_main(run, debug=options.debug)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -68,28 +69,15 @@ _ENVOY_PARAMS: Final = frozenset({"cuda_devices", "install_requirements", "proce
 
 @dataclass(frozen=True, slots=True)
 class DirectorFile:
-    """A director's file: its configuration, and whether somebody is to approve each experiment.
+    """A director's file: its configuration, and what else it names.
 
     ``deny_list`` and ``crl`` are part of the configuration only if the file names certificates too.
     """
 
     path: Path
     config: DirectorConfig
-    review_experiment: bool = False
     deny_list: Path | None = None
     crl: Path | None = None
-
-    def unattended(self) -> DirectorConfig:
-        """Return the configuration. Raises `ConfigurationError` if somebody is to approve experiments.
-
-        Who does is code (`Director(config, review=...)`), and where this is called there is none.
-        """
-        if self.review_experiment:
-            raise ConfigurationError(
-                f"{self.path}: settings.review_experiment: expected false, got true; nobody can be asked here, "
-                "start the director from Python with a review function"
-            )
-        return self.config
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,17 +111,15 @@ class EnvoyFile:
             shard_path=self.shard_path,
             cuda_devices=self.cuda_devices,
             workspace=workspace,
+            review_experiment=self.review_experiment,
             process_limits=self.process_limits,
             tls=tls or self.tls,
         )
 
 
 def load_director_config(path: Path) -> DirectorConfig:
-    """Return the configuration in a director_config.yaml; refuse one that asks for a review of experiments.
-
-    Who can review calls `load_director_file`.
-    """
-    return load_director_file(path).unattended()
+    """Return the configuration in a director_config.yaml."""
+    return load_director_file(path).config
 
 
 def load_director_file(path: Path) -> DirectorFile:
@@ -161,6 +147,7 @@ def load_director_file(path: Path) -> DirectorFile:
         ),
         install_requirements=document.boolean("settings", "install_requirements", default=False),
         allow_pickled_code=document.boolean("settings", "allow_pickled_code", default=False),
+        review_experiment=document.boolean("settings", "review_experiment", default=False),
         public_host=document.string("settings", "public_host", default="") or None,
         allow_plaintext_anywhere=document.boolean("settings", "allow_plaintext_anywhere", default=False),
         envoys=_names(document, "envoys"),
@@ -173,8 +160,7 @@ def load_director_file(path: Path) -> DirectorFile:
         quotas=_changed(document, ("settings", "quotas"), Quotas()),
         tls=None if tls is None else tls.model_copy(update={"deny_list": deny_list, "crl": crl}),
     )
-    review = document.boolean("settings", "review_experiment", default=False)
-    return DirectorFile(path, config, review_experiment=review, deny_list=deny_list, crl=crl)
+    return DirectorFile(path, config, deny_list=deny_list, crl=crl)
 
 
 def load_envoy_config(path: Path) -> EnvoyFile:
@@ -222,15 +208,19 @@ def load_collaborators(path: Path) -> tuple[str, ...]:
 def load_data(path: Path) -> dict[str, str]:
     """Return collaborator name -> data path of a data.yaml: lines ``name,path``, empty lines and ``#`` comments.
 
-    What a path means is the data loader's affair (OpenFL's examples put a shard number there), so it stays text.
+    What a path means is the data loader's affair (OpenFL's examples put a shard number there), so it stays text, and may
+    be empty. Blanks around name and path are dropped: with them no name is anybody's, and ``fx collaborator create``
+    drops those of a path too.
     """
     out: dict[str, str] = {}
-    for number, raw in enumerate(read_text(path).splitlines(), start=1):
+    for number, raw in enumerate(
+        StringIO(read_text(path), newline=None), start=1
+    ):  # as a file: a form feed ends no line
         line = raw.strip()
         if not line or line.startswith("#"):
             continue
         name, comma, value = (part.strip() for part in line.partition(","))
-        if not comma or not name or not value:
+        if not comma or not name:
             raise ConfigurationError(f"{path}, line {number}: expected 'name,path', got {line[:80]!r}")
         if name in out:
             raise ConfigurationError(f"{path}, line {number}: expected each name once, got {name!r} again")

@@ -7,11 +7,11 @@ from typing import Final
 
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan.document import Document
+from openfl_aio.plan.sections import OPT_TREATMENTS, opt_treatment
 from openfl_aio.plan.templates import check_class_path
 
 __all__ = ["InteractiveObjects", "interactive_objects"]
 
-OPT_TREATMENTS: Final = ("RESET", "CONTINUE_LOCAL", "CONTINUE_GLOBAL")
 DEVICE_POLICIES: Final = ("CPU_ONLY", "CUDA_PREFERRED")
 _PLUGINS: Final = "required_plugin_components"
 
@@ -43,7 +43,7 @@ def interactive_objects(document: Document) -> InteractiveObjects | None:
         loader_file=_file(document, "dataloader_interface_file", "loader_obj.pkl"),
         serializer=_class(document, "api_layer", _PLUGINS, "serializer_plugin"),
         adapter=_class(document, "task_runner", _PLUGINS, "framework_adapters"),
-        opt_treatment=_choice(document, "opt_treatment", OPT_TREATMENTS),
+        opt_treatment=opt_treatment(document) or OPT_TREATMENTS[0],
         prefer_cuda=_choice(document, "device_assignment_policy", DEVICE_POLICIES) == "CUDA_PREFERRED",
     )
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha384
@@ -65,13 +65,14 @@ class Plan:
     ``name`` is the file name that goes into the uuids, ``source`` what errors call the text.
     Wrong values raise `ConfigurationError` with source, line, key path and what was expected: the outline (sections,
     keys, rounds, network) when the plan is read, the rest when it is asked for. ``release`` is the release of OpenFL
-    whose default sections were merged into it.
+    whose default sections were merged into it. ``experiment`` is the one in whose archive it came, if `of` named it.
     """
 
     def __init__(
         self, document: Document, *, name: str, release: str = "1.6", written: dict[Any, Any] | None = None
     ) -> None:
         self.name = name
+        self.experiment = ""
         self.release = release
         self._document = document
         self._written = written  # the values before the default sections were merged, if it refers to any
@@ -129,6 +130,12 @@ class Plan:
             settings.pop("use_tls", None)  # the later spelling would contradict
         network = {**data["network"], "settings": settings}
         return Plan(self._document.with_data({**data, "network": network}), name=self.name, release=self.release)
+
+    def of(self, experiment: str) -> Plan:
+        """Return the same plan as that of ``experiment``."""
+        named = copy(self)
+        named.experiment = experiment
+        return named
 
     @cached_property
     def aliases(self) -> tuple[str, ...]:
@@ -223,9 +230,12 @@ class Plan:
         return self._document.boolean("collaborator", "settings", "delta_updates", default=fallback)
 
     @property
-    def opt_treatment(self) -> str:
-        """What becomes of a collaborator's optimizer between rounds: RESET, CONTINUE_LOCAL or CONTINUE_GLOBAL."""
-        return self._document.string("collaborator", "settings", "opt_treatment", default="RESET")
+    def opt_treatment(self) -> str | None:
+        """What becomes of a collaborator's optimizer between rounds: RESET, CONTINUE_LOCAL or CONTINUE_GLOBAL.
+
+        None if the plan does not say: RESET to OpenFL's runners, and to ours whatever they say themselves.
+        """
+        return sections.opt_treatment(self._document)
 
     @property
     def task_runner(self) -> TemplateRef:

@@ -23,11 +23,13 @@ from openfl_aio.tensors.aggregation import describe_aggregation
 from openfl_aio.tensors.pipelines import describe_pipeline
 
 __all__ = [
+    "OPT_TREATMENTS",
     "assigner",
     "check_groups",
     "check_outline",
     "durability",
     "ignored",
+    "opt_treatment",
     "pipeline",
     "single_common_name",
     "store_rounds",
@@ -36,6 +38,9 @@ __all__ = [
     "tasks",
     "upload_rules",
 ]
+
+OPT_TREATMENTS: Final = ("RESET", "CONTINUE_LOCAL", "CONTINUE_GLOBAL")
+"""OpenFL's words for what becomes of a collaborator's optimizer between rounds; without one it is the first."""
 
 # the keys of each section's settings; None: they belong to a class of the user, or to the block that is named
 _SETTINGS: Final[dict[str, frozenset[str] | None]] = {
@@ -139,9 +144,21 @@ def check_outline(document: Document) -> None:
         secure = (section, "settings", "secure_aggregation")
         if document.boolean(*secure, default=False):
             raise document.error(secure, "expected false, got true: OpenFL's secure aggregation is not available here")
+    opt_treatment(document)
     protocol = ("network", "settings", "transport_protocol")
     if document.string(*protocol, default="grpc") != "grpc":
         raise document.error(protocol, f"expected 'grpc', got {document.get(*protocol)!r}")
+
+
+def opt_treatment(document: Document) -> str | None:
+    """Return which of `OPT_TREATMENTS` the plan wants, None if it does not say."""
+    path = ("collaborator", "settings", "opt_treatment")
+    if document.get(*path) is None:
+        return None
+    written = document.string(*path)
+    if written not in OPT_TREATMENTS:
+        raise document.error(path, f"expected one of {', '.join(OPT_TREATMENTS)}, got {written[:60]!r}")
+    return written
 
 
 def ignored(document: Document) -> tuple[str, ...]:
@@ -238,15 +255,15 @@ def stragglers(document: Document) -> StragglerConfig:
     if kind == "percentage":
         document.allow(path, {"percent_collaborators_needed", "minimum_reporting"})
         share = document.number(*path, "percent_collaborators_needed", default=1.0)
-        if not 0 < share <= 1:
+        if not 0 <= share <= 1:
             raise document.error(
-                (*path, "percent_collaborators_needed"), f"expected a share above 0 and at most 1, got {share:g}"
+                (*path, "percent_collaborators_needed"), f"expected a share from 0 to 1, got {share:g}"
             )
         return StragglerConfig(kind="percentage", percentage=share, minimum_reporting=minimum)
     document.allow(path, {"straggler_cutoff_time", "minimum_reporting"})
     cutoff = document.number(*path, "straggler_cutoff_time", default=math.inf)
-    if cutoff <= 0:
-        raise document.error((*path, "straggler_cutoff_time"), f"expected seconds above 0, got {cutoff:g}")
+    if cutoff < 0:
+        raise document.error((*path, "straggler_cutoff_time"), f"expected seconds of at least 0, got {cutoff:g}")
     if math.isinf(cutoff):
         return StragglerConfig(minimum_reporting=minimum)
     return StragglerConfig(kind="cutoff", cutoff_seconds=cutoff, minimum_reporting=minimum)

@@ -1,4 +1,8 @@
-"""Differences between two versions of a tensor."""
+"""Differences between two versions of a tensor.
+
+OpenFL 1.6's ``TensorCodec.generate_delta`` and ``apply_delta`` (``openfl.pipelines.tensor_codec``), to the bit for the
+float32 arrays that travel; ``tests/interop_openfl/test_delta.py`` compares them. Ours refuse what does not fit.
+"""
 
 from __future__ import annotations
 

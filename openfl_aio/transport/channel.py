@@ -28,6 +28,7 @@ from openfl_aio.errors import (
     LocalProtocolError,
     MalformedMessageError,
     OpenFLAioError,
+    RemoteProtocolError,
     StorageFullError,
     TransportError,
 )
@@ -102,6 +103,12 @@ class _Stream(grpclib.client.Stream[Any, Any]):
             if trailers is None or ("grpc-status", "0") not in trailers:
                 raise
 
+    def _check_answered(self) -> None:
+        """Raise if the call is over, well as its status says, and the one message of its answer never came."""
+        well = self._trailers_only or ("grpc-status", "0") in (self._stream.trailers or ())
+        if well and not self._cardinality.server_streaming and not self._messages_received:
+            raise RemoteProtocolError("the peer answered OK without a message")
+
     async def recv_message(self) -> Any:
         """Return the next message, or None after the last; large ``bytes`` in it are views of memory of their own."""
         if not self._recv_initial_metadata_done:
@@ -110,6 +117,7 @@ class _Stream(grpclib.client.Stream[Any, Any]):
             try:
                 data = await self._stream.receive()
                 if data is None:
+                    self._check_answered()
                     return None
                 message = await decode_message(self._codec, data, self._recv_type)
             except MalformedMessageError:

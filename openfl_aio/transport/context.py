@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any, Final, NoReturn, Protocol, cast
+from typing import Any, Final, NamedTuple, NoReturn, Protocol, cast
 
 import grpclib.const
 from betterproto2.grpclib.grpclib_server import ServiceBase
@@ -18,7 +18,7 @@ from grpclib.exceptions import GRPCError
 
 from openfl_aio.transport.identity import Caller, current_caller
 
-__all__ = ["COMMON_NAME", "CallContext", "NamedService", "status_named"]
+__all__ = ["COMMON_NAME", "CallContext", "Metadatum", "NamedService", "status_named"]
 
 COMMON_NAME: Final = "x509_common_name"
 
@@ -33,17 +33,24 @@ def status_named(code: object) -> Status:
     return Status[name]
 
 
+class Metadatum(NamedTuple):
+    """One piece of metadata: a pair, whose halves have names as grpcio's have."""
+
+    key: str
+    value: str | bytes
+
+
 class CallContext:
     """Who makes a call and with what metadata, by the names that grpcio's ``ServicerContext`` has for it."""
 
     def __init__(self, metadata: tuple[tuple[str, str | bytes], ...], caller: Caller) -> None:
-        self._metadata = metadata
+        self._metadata = tuple(Metadatum(key, value) for key, value in metadata)
         self._caller = caller
 
     def __repr__(self) -> str:
         return f"<CallContext {self._caller.name!r} from {self._caller.address}>"
 
-    def invocation_metadata(self) -> tuple[tuple[str, str | bytes], ...]:
+    def invocation_metadata(self) -> tuple[Metadatum, ...]:
         """Return the metadata of the request, as pairs; values of names that end with ``-bin`` are bytes."""
         return self._metadata
 
@@ -64,8 +71,11 @@ class CallContext:
         return f"ipv4:{address}:{port}" if address.version == 4 else f"ipv6:[{address}]:{port}"
 
     def abort(self, code: object, details: str = "") -> NoReturn:
-        """End the call with a status; raises, so ``await context.abort(...)`` does the same."""
-        raise GRPCError(status_named(code), details)
+        """End the call with a status; raises, so ``await context.abort(...)`` does the same. ValueError for OK."""
+        status = status_named(code)
+        if status is Status.OK:
+            raise ValueError("expected a status that says why the call is ended, got OK; return an answer instead")
+        raise GRPCError(status, details)
 
 
 class Mounted(Protocol):

@@ -213,8 +213,8 @@ class Server:
 
     ``tls=None`` is plaintext: on loopback only, unless ``allow_plaintext_anywhere``, and always with a warning.
     Raises `ConfigurationError` on entering: port in use, host that is not this machine's, unusable certificates,
-    plaintext off loopback. On leaving it stops accepting, tells waiting calls UNAVAILABLE, gives others
-    ``timeouts.drain`` seconds and closes every connection.
+    plaintext off loopback; `InvalidStateError` while it is entered already. On leaving it stops accepting, tells
+    waiting calls UNAVAILABLE, gives others ``timeouts.drain`` seconds and closes every connection.
 
     Handlers find who calls with `openfl_aio.transport.identity.current_caller` and raise our errors, which
     become statuses by the table of `openfl_aio.transport.status`. ``roles`` says who may call what; None: everybody.
@@ -240,6 +240,7 @@ class Server:
         self._timeouts = timeouts or Timeouts()
         self._allow_plaintext_anywhere = allow_plaintext_anywhere
         self._endpoint: Endpoint | None = None
+        self._entered = False
         self._reload = asyncio.Event()
         self._renewal: asyncio.Task[None] | None = None
 
@@ -254,6 +255,17 @@ class Server:
         return self._endpoint
 
     async def __aenter__(self) -> Self:
+        if self._entered:
+            raise InvalidStateError(f"{self!r} is entered already; make another one to serve on another port")
+        self._entered = True
+        try:
+            await self._start()
+        except BaseException:
+            self._entered = False
+            raise
+        return self
+
+    async def _start(self) -> None:
         if self._tls is None and not is_loopback(self._host):
             if not self._allow_plaintext_anywhere:
                 raise ConfigurationError(
@@ -277,7 +289,6 @@ class Server:
         if credentials is not None:
             self._renewal = asyncio.create_task(credentials.renew(self._plane.judge, self._reload))
         self._endpoint = Endpoint(host=self._listen.host, port=sockets[0].getsockname()[1])
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
@@ -289,6 +300,7 @@ class Server:
                 await asyncio.wait([self._renewal])
             await self._plane.end(self._timeouts.drain)
             self._watch.stop()
+            self._entered = False
 
     def reload_certificates(self) -> None:
         """Read certificates, key and lists at once, as SIGHUP asks for. By themselves changes are noticed soon."""

@@ -120,7 +120,7 @@ async def test_refusals() -> None:
                 await api.get_tasks()
         stranger = client(service)
         with pytest.raises(HeaderMismatchError, match="expected a reply"):
-            stranger._check(None)
+            stranger._check(aggregator.GetTasksResponse())
 
 
 async def test_a_foreign_certificate(certificates: dict[str, TLSConfig]) -> None:

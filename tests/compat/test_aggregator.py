@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,17 +13,18 @@ import pytest
 
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.compat import AggregatorGRPCClient, AggregatorGRPCServer
-from openfl_aio.config import AggregatorConfig, Timeouts, TLSConfig
+from openfl_aio.config import AggregatorConfig, Endpoint, Limits, Timeouts, TLSConfig
 from openfl_aio.domain import Header
 from openfl_aio.errors import (
     AuthenticationError,
-    AuthorizationError,
     ConfigurationError,
     ConnectionLostError,
     HeaderMismatchError,
+    InvalidStateError,
     LocalProtocolError,
     NotFoundError,
     OpenFLAioError,
+    RemoteProtocolError,
 )
 from openfl_aio.tensors.codec import TensorCodec
 from openfl_aio.tensors.key import TensorKey
@@ -40,8 +42,8 @@ LARGE = 3 * 2**20  # elements: 12 MiB of float32, several chunks
 
 
 def an_aggregator(model: dict[str, Any] | None = None, **more: Any) -> Aggregator:
-    config = AggregatorConfig(collaborators=("one",), rounds=1, timeouts=Timeouts(drain=0.2, long_poll=1), **more)
-    return Aggregator(config, initial_model=model or MODEL)
+    more = {"collaborators": ("one",), "rounds": 1, "timeouts": Timeouts(drain=0.2, long_poll=1)} | more
+    return Aggregator(AggregatorConfig(**more), initial_model=model or MODEL)
 
 
 def files(tls: TLSConfig | None) -> dict[str, Any]:
@@ -50,7 +52,12 @@ def files(tls: TLSConfig | None) -> dict[str, Any]:
     return {"root_certificate": tls.ca, "certificate": tls.certificate, "private_key": tls.private_key}
 
 
-def a_client(server: AggregatorGRPCServer, tls: TLSConfig | None = None, **more: Any) -> AggregatorGRPCClient:
+def a_client(
+    server: AggregatorGRPCServer,
+    tls: TLSConfig | None = None,
+    cls: type[AggregatorGRPCClient] = AggregatorGRPCClient,
+    **more: Any,
+) -> AggregatorGRPCClient:
     assert server.server is not None
     arguments: dict[str, Any] = {
         "agg_addr": "localhost",
@@ -59,7 +66,7 @@ def a_client(server: AggregatorGRPCServer, tls: TLSConfig | None = None, **more:
         "aggregator_uuid": server.aggregator.uuid,
         "federation_uuid": server.aggregator.federation_uuid,
     }
-    return AggregatorGRPCClient(**arguments | files(tls) | more)
+    return cls(**arguments | files(tls) | more)
 
 
 @asynccontextmanager
@@ -67,9 +74,10 @@ async def serving(
     cls: type[AggregatorGRPCServer] = AggregatorGRPCServer,
     tls: TLSConfig | None = None,
     model: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
     **more: Any,
 ) -> AsyncIterator[AggregatorGRPCServer]:
-    async with cls(an_aggregator(model), 0, **files(tls) | more) as server:
+    async with cls(an_aggregator(model, **config or {}), 0, **files(tls) | more) as server:
         yield server
 
 
@@ -77,8 +85,8 @@ async def serving(
 def ca(tmp_path_factory: pytest.TempPathFactory) -> ThrowawayCA:
     ca = ThrowawayCA(tmp_path_factory.mktemp("ca") / "cert")
     ca.server()
-    ca.client("one")
-    ca.client("mallory")
+    for name in ("one", "two", "mallory", "everybody"):
+        ca.client(name)
     return ca
 
 
@@ -133,6 +141,27 @@ async def test_an_aggregator_that_somebody_else_entered_stays_at_work() -> None:
         async with AggregatorGRPCServer(ours, 0, tls=False):
             pass
         assert ours.entered
+
+
+async def test_a_server_that_serves_is_not_entered_again() -> None:
+    async with serving() as server:
+        assert server.server is not None
+        first = server.server.endpoint
+        with pytest.raises(InvalidStateError, match="entered already"):
+            await server.__aenter__()
+        assert server.server.endpoint == first
+        assert server.aggregator.entered
+        async with a_client(server) as client:
+            assert (await client.get_tasks("one"))[0]
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(first.host, first.port)
+
+
+async def test_an_aggregator_with_a_port_of_its_own_is_not_served_on_another() -> None:
+    server = AggregatorGRPCServer(an_aggregator(listen=Endpoint(host="localhost", port=0)), 0, tls=False)
+    with pytest.raises(InvalidStateError, match=r"leave AggregatorConfig\.listen unset"):
+        await server.__aenter__()
+    assert not server.aggregator.entered
 
 
 def header_of(server: AggregatorGRPCServer, sender: str = "one") -> aggregator.MessageHeader:
@@ -204,19 +233,84 @@ async def test_check_request_raises_value_errors() -> None:
         server.check_request(aggregator.GetTasksRequest(header=header_of(server)))
 
 
-async def test_another_name_than_the_certificates_is_refused_through_the_wire(ca: ThrowawayCA) -> None:
+CALLS: dict[str, Callable[[AggregatorGRPCClient, str], Awaitable[Any]]] = {
+    "GetTasks": lambda client, name: client.get_tasks(name),
+    "GetAggregatedTensor": lambda client, name: client.get_aggregated_tensor(name, "w", 0, False, ["model"], True),
+    "SendLocalTaskResults": lambda client, name: client.send_local_task_results(
+        name, 0, "train", 1, [named("w", [5, 5], "trained")]
+    ),
+}
+each_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+
+@each_call
+async def test_another_name_than_the_certificates_is_refused_through_the_wire(
+    ca: ThrowawayCA, call: Callable[[AggregatorGRPCClient, str], Awaitable[Any]]
+) -> None:
+    both = {"collaborators": ("one", "two")}
+    async with serving(tls=ca.server(), config=both) as server, a_client(server, ca.client("two")) as client:
+        with pytest.raises(AuthenticationError, match=r"CN: \|two\| collaborator_common_name: \|one\|"):
+            await call(client, "one")
+        await call(client, "two")
+        assert server.aggregator.upload_counts().accepted == (call is CALLS["SendLocalTaskResults"])
+
+
+@each_call
+async def test_who_takes_no_part_is_told_so_by_the_status_that_ends_a_client_of_openfl(
+    ca: ThrowawayCA, call: Callable[[AggregatorGRPCClient, str], Awaitable[Any]]
+) -> None:
     async with serving(tls=ca.server()) as server, a_client(server, ca.client("mallory")) as client:
-        with pytest.raises(AuthenticationError, match=r"CN: \|mallory\| collaborator_common_name: \|one\|"):
-            await client.get_tasks("one")
-        with pytest.raises(AuthorizationError):
-            await client.get_tasks("mallory")
+        with pytest.raises(AuthenticationError):
+            await call(client, "mallory")
 
 
-async def test_client_certificates_can_be_left_out_on_both_sides(ca: ThrowawayCA) -> None:
-    async with serving(tls=ca.server(), disable_client_auth=True) as server:
-        bare = {"certificate": None, "private_key": None, "disable_client_auth": True}
+async def test_a_matching_certificate_of_who_takes_no_part_is_refused_in_a_direct_call(ca: ThrowawayCA) -> None:
+    async with serving(tls=ca.server()) as server:
+        request = aggregator.GetTasksRequest(header=header_of(server, "mallory"))
+        context = FakeContext("mallory")
+        with pytest.raises(AuthenticationError, match=r"CN: \|mallory\|"):
+            await server.GetTasks(request, context)
+        assert [code for code, _ in context.aborted] == ["UNAUTHENTICATED"]
+
+
+async def test_one_certificate_for_all_collaborators(ca: ThrowawayCA) -> None:
+    name: dict[str, Any] = {"single_col_cert_common_name": "everybody"}
+    config = {"collaborators": ("one", "two"), **name}
+    trained = [named("w", [5, 5], "trained")]
+    async with serving(tls=ca.server(), config=config) as server:
+        async with a_client(server, ca.client("everybody"), **name) as client:
+            for sender in ("one", "two"):
+                await client.send_local_task_results(sender, 0, "train", 1, trained)
+            assert (await client.get_tasks("one"))[0]
+            with pytest.raises(AuthenticationError, match=r"CN: \|everybody\| collaborator_common_name: \|mallory\|"):
+                await client.get_tasks("mallory")
+        assert server.aggregator.upload_counts().accepted == 2
+        assert server.get_header("one").single_col_cert_common_name == "everybody"
+        async with (
+            a_client(server, ca.client("one"), **name) as own,
+            a_client(server, ca.client("everybody")) as silent,
+        ):
+            with pytest.raises(AuthenticationError):  # a certificate of one's own is not the one
+                await own.get_tasks("one")
+            with pytest.raises(LocalProtocolError):  # who does not know of it has another plan
+                await silent.get_tasks("one")
+
+
+async def test_client_certificates_can_be_left_out_on_both_sides(
+    ca: ThrowawayCA, caplog: pytest.LogCaptureFixture
+) -> None:
+    both = {"collaborators": ("one", "two")}
+    async with serving(tls=ca.server(), config=both, disable_client_auth=True) as server:
+        assert "callers without one are believed whatever name they give" in caplog.text
+        for own in (ca.client("one"), ca.client("mallory")):  # which is not shown
+            async with a_client(server, own, disable_client_auth=True) as client:
+                assert (await client.get_tasks("one"))[0]
+        bare: dict[str, Any] = {"certificate": None, "private_key": None, "disable_client_auth": True}
         async with a_client(server, ca.client("one"), **bare) as client:
             assert (await client.get_tasks("one"))[0]
+        async with a_client(server, ca.client("two")) as client:  # whoever shows one is no other
+            with pytest.raises(AuthenticationError, match=r"CN: \|two\|"):
+                await client.get_tasks("one")
 
 
 class Overriding(AggregatorGRPCServer):
@@ -266,6 +360,42 @@ async def test_an_overridden_check_counts_for_every_call() -> None:
                 pass
 
 
+class AsyncCheck(AggregatorGRPCServer):
+    async def check_request(self, request: Any) -> None:  # type: ignore[override]
+        raise ValueError("closed for today")
+
+
+class AsyncValidate(AggregatorGRPCServer):
+    async def validate_collaborator(self, request: Any, context: Any) -> None:  # type: ignore[override]
+        raise AuthenticationError("closed for today")
+
+
+class AsyncHeader(AggregatorGRPCServer):
+    async def get_header(self, collaborator_name: str) -> Any:  # type: ignore[override]
+        return super().get_header(collaborator_name)
+
+
+@each_call
+@pytest.mark.parametrize("cls", [AsyncCheck, AsyncValidate])
+async def test_a_check_that_would_have_to_be_awaited_lets_nobody_in(
+    cls: type[AggregatorGRPCServer], call: Callable[[AggregatorGRPCClient, str], Awaitable[Any]]
+) -> None:
+    async with serving(cls) as server, a_client(server) as client:
+        with pytest.raises(RemoteProtocolError, match="internal error"):
+            await call(client, "one")
+        assert server.aggregator.upload_counts().accepted == 0
+
+
+@pytest.mark.parametrize(
+    ("cls", "method"),
+    [(AsyncCheck, "check_request"), (AsyncValidate, "validate_collaborator"), (AsyncHeader, "get_header")],
+)
+async def test_a_method_that_must_be_plain_says_so(cls: type[AggregatorGRPCServer], method: str) -> None:
+    async with serving(cls) as server:
+        with pytest.raises(TypeError, match=f"{method}: expected a plain method"):
+            await server.GetTasks(aggregator.GetTasksRequest(header=header_of(server)), None)
+
+
 async def test_the_rpcs_that_openfl_left_out_are_answered() -> None:
     async with serving() as server, a_client(server) as client:
         assert client.channel is not None
@@ -290,19 +420,63 @@ async def test_a_reply_of_another_aggregator_is_a_value_error() -> None:
 
 
 async def test_an_overridden_validate_response_counts() -> None:
-    seen: list[str] = []
+    seen: list[Any] = []
 
     class Lenient(AggregatorGRPCClient):
         def validate_response(self, reply: Any, collaborator_name: str) -> None:
-            seen.append(reply.header.receiver)
+            seen.append(reply)
 
-    async with serving() as server:
-        assert server.server is not None
-        port = server.server.endpoint.port
-        uuids = (server.aggregator.uuid, server.aggregator.federation_uuid)
-        async with Lenient("localhost", port, False, None, None, None, False, *uuids) as client:
+    async with serving() as server, a_client(server, cls=Lenient) as client:
+        await client.get_tasks("one")
+        await client.get_aggregated_tensor("one", "w", 0, False, ["model"], True)
+        await client.send_local_task_results("one", 0, "train", 1, [named("w", [5, 5], "trained")])
+    tasks, tensor, taken = seen
+    assert [task.name for task in tasks.tasks][1] == "train"
+    assert tensor.tensor.name == "w"
+    assert isinstance(taken, aggregator.SendLocalTaskResultsResponse)
+    assert {reply.header.receiver for reply in seen} == {"one"}
+
+
+async def test_an_override_sees_a_tensor_that_came_in_parts() -> None:
+    seen: list[Any] = []
+
+    class Looking(AggregatorGRPCClient):
+        def validate_response(self, reply: Any, collaborator_name: str) -> None:
+            super().validate_response(reply, collaborator_name)
+            seen.append(reply)
+
+    limits = {"limits": Limits(max_message_bytes=1024 * 1024)}
+    model = {"w": np.ones(LARGE, np.float32)}
+    async with serving(model=model, config=limits) as server, a_client(server, cls=Looking) as client:
+        tensor = await client.get_aggregated_tensor("one", "w", 0, False, ["model"], True)
+    (reply,) = seen
+    assert isinstance(reply, aggregator.GetAggregatedTensorResponse)
+    assert (reply.round_number, reply.tensor) == (0, tensor)
+
+
+async def test_a_validation_that_would_have_to_be_awaited_takes_no_reply() -> None:
+    class Async(AggregatorGRPCClient):
+        async def validate_response(self, reply: Any, collaborator_name: str) -> None:  # type: ignore[override]
+            raise ValueError("wrong")
+
+    async with serving() as server, a_client(server, cls=Async) as client:
+        with pytest.raises(TypeError, match="validate_response: expected a plain method"):
             await client.get_tasks("one")
-    assert seen == ["one"]
+
+
+def test_a_reply_is_compared_by_all_four_fields_of_its_header() -> None:
+    client = AggregatorGRPCClient("localhost", 1, False, None, None, None, False, "agg", "f", "everybody")
+    right = {
+        "sender": "agg",
+        "receiver": "one",
+        "federation_uuid": "f",
+        "single_col_cert_common_name": "everybody",
+    }
+    client.validate_response(aggregator.GetTasksResponse(header=aggregator.MessageHeader(**right)), "one")
+    for field in right:
+        header = aggregator.MessageHeader(**right | {field: "other"})
+        with pytest.raises(ValueError, match="do both sides have the same plan"):
+            client.validate_response(aggregator.GetTasksResponse(header=header), "one")
 
 
 async def test_a_client_connects_at_its_first_call_and_again_after_it_was_disconnected() -> None:
@@ -324,6 +498,14 @@ async def test_a_client_connects_at_its_first_call_and_again_after_it_was_discon
         await client.disconnect()
 
 
+async def test_a_channel_without_tls_comes_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    client = AggregatorGRPCClient("localhost", 1, False, None, None, None, tls=False)
+    client.create_insecure_channel("host:5").close()
+    assert [record.levelname for record in caplog.records if "no TLS on the channel to host:5" in record.message] == [
+        "WARNING"
+    ]
+
+
 async def test_a_client_waits_for_a_server_that_is_not_there_yet() -> None:
     async with serving() as first:
         client = a_client(first, client_reconnect_interval=0)
@@ -343,6 +525,26 @@ async def test_a_client_waits_for_a_server_that_is_not_there_yet() -> None:
                 while not answers:
                     await anyio.sleep(0.01)
         await client.disconnect()
+
+
+async def test_a_client_tries_again_within_the_interval_it_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    class EnoughError(Exception):
+        pass
+
+    pauses: list[float] = []
+
+    async def no_sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 20:
+            raise EnoughError
+
+    async with serving() as gone:
+        client = a_client(gone, client_reconnect_interval=5)
+    monkeypatch.setattr(anyio, "sleep", no_sleep)
+    with pytest.raises(EnoughError):
+        await client.get_tasks("one")
+    assert 0.5 < max(pauses) <= 5  # each is drawn between nothing and the interval
+    await client.disconnect()
 
 
 @pytest.mark.parametrize(

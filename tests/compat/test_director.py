@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import zipfile
 from collections.abc import AsyncIterator, Callable
@@ -238,6 +239,7 @@ async def test_who_calls(ca: ThrowawayCA) -> None:
         assert server.get_caller(None) == "__default__"
         assert server.get_caller(FakeContext({})) == "__default__"
         assert server.get_caller(FakeContext({"client_id": "alice"}, "mallory")) == "alice"
+        assert server.get_caller(FakeContext({"client_id": b"alice"})) == "alice"
     async with serving(tls=ca.server()) as server:
         assert server.get_caller(FakeContext({"client_id": "mallory"}, "alice")) == "alice"
         with pytest.raises(AuthenticationError):
@@ -248,6 +250,16 @@ async def test_who_calls(ca: ThrowawayCA) -> None:
         data = director.GetExperimentDataRequest(experiment_name="exp", collaborator_name="one")
         with pytest.raises(AuthorizationError):
             await anext(aiter(server.GetExperimentData(data, FakeContext({}, "mallory"))))
+
+
+async def test_a_caller_that_would_have_to_be_awaited_is_nobody() -> None:
+    class Async(DirectorGRPCServer):
+        async def get_caller(self, context: Any) -> str:  # type: ignore[override]
+            return "alice"
+
+    async with serving(Async) as server:
+        with pytest.raises(TypeError, match="get_caller: expected a plain method"):
+            await server.GetDatasetInfo(director.GetDatasetInfoRequest(), None)
 
 
 async def test_the_wire_calls_what_a_subclass_overrides() -> None:
@@ -291,6 +303,7 @@ async def a_review(plan: Any) -> bool:
 
 
 def a_blocking_review(name: str, path: Path) -> bool:
+    assert name == "exp"
     return "rounds_to_train: 1" not in path.read_text()
 
 
@@ -301,6 +314,44 @@ async def test_a_review_turns_a_plan_down(tmp_path: Path, review: Callable[..., 
     async with serving(review_plan_callback=review) as server, frontend(server) as user:
         await user.set_new_experiment("exp", ["one"], str(path), MODEL)
         await until(user, "exp", "rejected")
+
+
+@pytest.mark.parametrize("accepts", [True, False])
+@pytest.mark.parametrize("wrapped", [False, True], ids=["plain", "answers a coroutine"])
+async def test_a_review_is_asked_with_the_experiments_name_inside_its_workspace(
+    tmp_path: Path, accepts: bool, wrapped: bool
+) -> None:
+    seen: list[Any] = []
+
+    def review(name: str, path: Path) -> Any:
+        code = path.parent.parent / "src" / "model.py"
+        seen.append((name, path.relative_to(path.parent.parent), code.read_text(), "agg_addr" in path.read_text()))
+        seen.append(path)
+        return answer() if wrapped else accepts
+
+    async def answer() -> bool:
+        return accepts
+
+    path = tmp_path / "work.zip"
+    path.write_bytes(an_archive(tls=False))
+    with zipfile.ZipFile(path, "a") as zf:
+        zf.writestr("src/model.py", "the user's code")
+    async with serving(review_plan_callback=review) as server, frontend(server) as user:
+        await user.set_new_experiment("my-experiment", ["one"], str(path), MODEL)
+        await until(user, "my-experiment", "in_progress" if accepts else "rejected")
+    arguments, copy = seen
+    assert arguments == ("my-experiment", Path("plan/plan.yaml"), "the user's code", True)
+    assert not copy.exists()
+
+
+async def test_a_server_that_serves_is_not_entered_again() -> None:
+    async with serving() as server:
+        first = server.endpoint
+        with pytest.raises(InvalidStateError, match="entered already"):
+            await server.__aenter__()
+        assert server.endpoint == first
+    with pytest.raises(ConnectionRefusedError):
+        await asyncio.open_connection(first.host, first.port)
 
 
 async def test_start_serves_until_it_is_cancelled() -> None:
@@ -326,6 +377,11 @@ async def test_start_serves_until_it_is_cancelled() -> None:
             assert await user.get_dataset_info() == ([], [])
         group.cancel_scope.cancel()
     assert server.server is None
+
+
+async def test_requirements_are_not_installed_and_a_warning_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(install_requirements=True):
+        assert "install_requirements has no effect" in caplog.text
 
 
 def test_tls_without_certificates_is_refused() -> None:

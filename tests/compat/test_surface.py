@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -196,19 +198,48 @@ def test_without_tls_only_this_machine_is_served_unless_the_caller_insists() -> 
     assert insisting.uri == "[::]:5"
 
 
-def test_keyword_arguments_that_openfl_had_no_use_for_are_refused() -> None:
-    # what a plan's section `network` hands on is taken
-    network: dict[str, Any] = {
-        "cert_folder": "cert",
-        "hash_salt": "auto",
-        "client_reconnect_interval": 5,
-        "crl": "ca.crl",
-    }
-    compat.AggregatorGRPCClient("host", 1, False, "ca", "crt", "key", **network)
-    compat.AggregatorGRPCServer(an_aggregator(), 5, agg_addr="host", **network)
-    with pytest.raises(TypeError, match="'reconnect'"):
-        compat.AggregatorGRPCClient("host", 1, False, "ca", "crt", "key", reconnect=5)
-    with pytest.raises(TypeError, match="'workers'"):
-        compat.AggregatorGRPCServer(an_aggregator(), 5, workers=5)
-    with pytest.raises(TypeError, match="'shape'"):
-        compat.DirectorGRPCServer(director_cls=Director, tls=False, shape=[1])
+# what each class takes beside its documented parameters, as README.md's table says; everything else is a TypeError
+NETWORK = {"client_reconnect_interval", "cert_folder", "hash_salt"}
+EXTRA = {
+    "AggregatorGRPCClient": NETWORK,
+    "AggregatorGRPCServer": {*NETWORK, "agg_addr", "allow_plaintext_anywhere", "crl", "deny_list"},
+    "DirectorGRPCServer": {
+        *{"sample_shape", "target_shape", "install_requirements", "workspace"},
+        *{"allow_plaintext_anywhere", "crl", "deny_list"},
+    },
+}
+MAKE: dict[str, Callable[..., object]] = {
+    "AggregatorGRPCClient": lambda **kwargs: compat.AggregatorGRPCClient(
+        "host", 1, False, "ca", "crt", "key", **kwargs
+    ),
+    "AggregatorGRPCServer": lambda **kwargs: compat.AggregatorGRPCServer(an_aggregator(), 5, **kwargs),
+    "DirectorGRPCServer": lambda **kwargs: compat.DirectorGRPCServer(director_cls=Director, tls=False, **kwargs),
+}
+CASES = [(owner, name) for owner in EXTRA for name in sorted({"reconnect", "workers"}.union(*EXTRA.values()))]
+
+
+@pytest.mark.parametrize(("owner", "name"), [case for case in CASES if case != ("AggregatorGRPCClient", "agg_addr")])
+def test_a_keyword_argument_is_taken_or_refused(owner: str, name: str) -> None:
+    values: dict[str, Any] = {"client_reconnect_interval": 5, "sample_shape": [1], "target_shape": [1]}
+    values["install_requirements"] = True
+    arguments = {name: values.get(name)}
+    if name in EXTRA[owner]:
+        MAKE[owner](**arguments)
+    else:
+        with pytest.raises(TypeError, match=f"{owner}: unexpected keyword argument '{name}'"):
+            MAKE[owner](**arguments)
+
+
+@pytest.mark.parametrize("owner", EXTRA)
+def test_the_readme_names_every_keyword_argument(owner: str) -> None:
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (row,) = [line for line in text.splitlines() if line.startswith(f"| further keyword arguments of `{owner}` |")]
+    assert set(re.findall("`([a-z_]+)`", row)) == EXTRA[owner]
+
+
+def test_what_a_plan_of_openfl_hands_on_is_taken() -> None:
+    network: dict[str, Any] = {"agg_addr": "host", "agg_port": 5, "tls": False, "disable_client_auth": False}
+    network |= {"hash_salt": "auto", "client_reconnect_interval": 5, "cert_folder": "cert"}  # OpenFL's defaults
+    network |= {"root_certificate": "ca", "certificate": "crt", "private_key": "key"}  # which Plan adds
+    compat.AggregatorGRPCClient(**network, aggregator_uuid="aggregator_f", federation_uuid="f")
+    compat.AggregatorGRPCServer(**network, aggregator=an_aggregator())

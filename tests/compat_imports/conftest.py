@@ -27,6 +27,11 @@ class Momentum:
         self.state = {}
 
 
+class Renewed(ModelInterface):
+    def provide_optimizer(self):
+        return Momentum()
+
+
 class Data(DataInterface):
     @property
     def shard_descriptor(self):
@@ -129,6 +134,7 @@ class Shard(ShardDescriptor):
 
 PICKLES = {
     "model_obj.pkl": 'ModelInterface(Weights(), Momentum(), "archive_adapter.Adapter")',
+    "renewed_model_obj.pkl": 'Renewed(Weights(), None, "archive_adapter.Adapter")',
     "tasks_obj.pkl": "tasks",
     "loader_obj.pkl": "Data(scale=2)",
 }

@@ -9,6 +9,7 @@ import pytest
 
 from openfl_aio.compat.imports import install, uninstall
 from openfl_aio.compat.imports.names import MODULES
+from tests.compat_imports.tutorials import ARCHIVES, ELSEWHERE
 
 pytestmark = pytest.mark.usefixtures("names")
 
@@ -23,6 +24,21 @@ def test_every_name_of_the_table_is_there(module: str) -> None:
         if needed is None or importlib.util.find_spec(needed) is not None:
             assert getattr(found, name) is not None
     assert found.__all__ == sorted(MODULES[module])
+
+
+@pytest.mark.parametrize("statement", ARCHIVES)
+def test_the_tutorials_import_what_they_need_at_a_site(statement: str) -> None:
+    if ".torch" in statement:
+        pytest.importorskip("torch")
+    found: dict[str, object] = {}
+    exec(statement, found)
+    assert not [name for name, value in found.items() if value is None]
+
+
+@pytest.mark.parametrize("statement", ELSEWHERE)
+def test_what_no_envoy_runs_is_refused_with_a_remedy(statement: str) -> None:
+    with pytest.raises(ModuleNotFoundError, match="--real-openfl"):
+        exec(statement, {})
 
 
 def test_an_import_statement_and_a_pickle_find_the_same_class() -> None:

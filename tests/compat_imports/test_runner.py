@@ -58,11 +58,19 @@ def test_validation_gets_the_other_loader_and_returns_no_tensors() -> None:
 
 @pytest.mark.usefixtures("archive")
 @pytest.mark.parametrize(
-    ("treatment", "velocity"),
-    [("RESET", 8.0), ("CONTINUE_LOCAL", 8.0), ("CONTINUE_GLOBAL", 104.0)],
+    ("treatment", "model_file", "velocity"),
+    [
+        # RESET asks for an optimizer, and OpenFL's own model interface answers with the same one again
+        ("RESET", "model_obj.pkl", 8.0),
+        ("RESET", "renewed_model_obj.pkl", 4.0),
+        ("CONTINUE_LOCAL", "model_obj.pkl", 8.0),
+        ("CONTINUE_LOCAL", "renewed_model_obj.pkl", 8.0),
+        ("CONTINUE_GLOBAL", "model_obj.pkl", 104.0),
+        ("CONTINUE_GLOBAL", "renewed_model_obj.pkl", 104.0),
+    ],
 )
-def test_what_becomes_of_the_optimizer(treatment: str, velocity: float) -> None:
-    tried = runner(opt_treatment=treatment)
+def test_what_becomes_of_the_optimizer(treatment: str, model_file: str, velocity: float) -> None:
+    tried = runner(opt_treatment=treatment, model_file=model_file)
     first = tried.run(context("train", TaskKind.TRAIN), ZEROS)
     shared = {"velocity": np.full(3, 100.0, np.float32)} if first.state_is_shared else {}
     # validating in between must not touch it

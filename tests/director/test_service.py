@@ -27,6 +27,7 @@ from openfl_aio.domain import DeviceInfo, ExperimentStatus, Header, Metric, Mode
 from openfl_aio.errors import (
     AlreadyExistsError,
     AuthorizationError,
+    ConfigurationError,
     ExperimentNotFoundError,
     MalformedMessageError,
     MalformedStreamError,
@@ -619,11 +620,17 @@ async def test_messages_without_their_parts_are_malformed(director: Director) ->
     assert reply.model_proto is None
 
 
+async def test_a_review_needs_a_reviewer() -> None:
+    director = Director(DirectorConfig(review_experiment=True))
+    with pytest.raises(ConfigurationError, match="review_experiment: expected a review function, got none"):
+        await director.__aenter__()
+
+
 async def test_review_turns_a_plan_down() -> None:
     seen: list[str] = []
 
     async def review(plan: Plan) -> bool:
-        seen.append(plan.federation_uuid)
+        seen.append(plan.experiment)
         return False
 
     async with (
@@ -632,7 +639,7 @@ async def test_review_turns_a_plan_down() -> None:
     ):
         await submit(client)
         await until(client, "exp", ExperimentStatus.REJECTED)
-    assert len(seen) == 1
+    assert seen == ["exp"]
 
 
 async def test_a_review_that_raises_fails_the_experiment_and_nothing_else() -> None:

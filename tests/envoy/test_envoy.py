@@ -14,8 +14,9 @@ import pytest
 from openfl_aio.aggregator.api import get_each
 from openfl_aio.config import CollaboratorConfig, Endpoint, EnvoyConfig, ProcessLimits, RetryPolicy, default_tasks
 from openfl_aio.domain import Assignment, DeviceInfo, ShardInfo, TensorQuery
-from openfl_aio.envoy.envoy import Envoy
+from openfl_aio.envoy.envoy import Envoy, Review
 from openfl_aio.errors import ConfigurationError, ConnectError, ShardNotFoundError
+from openfl_aio.plan.plan import Plan
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.tensors.key import TensorKey
 
@@ -170,8 +171,9 @@ async def run_until_idle(
     settings: EnvoyConfig,
     director: ScriptedDirector,
     aggregator: Callable[[CollaboratorConfig], AbstractAsyncContextManager[Any]] | None = None,
+    review: Review | None = None,
 ) -> Envoy:
-    envoy = Envoy(settings, director=lambda _: opened(director), aggregator=aggregator or opened)
+    envoy = Envoy(settings, director=lambda _: opened(director), aggregator=aggregator or opened, review=review)
     async with anyio.create_task_group() as group:
         group.start_soon(envoy.run)
         with anyio.fail_after(30):
@@ -237,6 +239,25 @@ async def test_failures_are_reported_and_the_envoy_goes_on(tmp_path: Path) -> No
     assert "in train" in told["failing"], "the traceback's last lines"
     assert "is not a plain name" in told["../out"]
     assert "plan.yaml" in told["unreportable"]
+    assert len(uploads[-1].uploads) == 3
+
+
+async def test_a_review_turns_one_experiment_down_and_lets_the_next_run(tmp_path: Path) -> None:
+    director = ScriptedDirector({"bad": archive(), "good": archive()})
+    uploads: list[ScriptedAggregator] = []
+    asked: list[tuple[str, int]] = []
+
+    def connect(config: CollaboratorConfig) -> AbstractAsyncContextManager[Any]:
+        uploads.append(ScriptedAggregator())
+        return opened(uploads[-1])
+
+    async def review(plan: Plan) -> bool:
+        asked.append((plan.experiment, len(uploads)))
+        return plan.experiment == "good"
+
+    await run_until_idle(config(tmp_path, review_experiment=True), director, connect, review)
+    assert director.failures == [("bad", "the review of envoy 'site' turned the experiment down")]
+    assert asked == [("bad", 0), ("good", 0)], "asked before anything of it ran"
     assert len(uploads[-1].uploads) == 3
 
 

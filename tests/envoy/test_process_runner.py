@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -37,6 +38,8 @@ class Runner:
     def __init__(self, shard, *, rate=1):
         self.value = shard.get_dataset("train") if shard else 0
         self.rate = rate
+    def set_optimizer_treatment(self, opt_treatment):
+        print("told", opt_treatment, flush=True)
     def tensor_names(self):
         return ["w"]
     def run(self, context, tensors):
@@ -212,6 +215,16 @@ async def test_leaving_the_context_ends_the_child(spec: RunnerSpec) -> None:
     with pytest.raises(TaskError, match="is not running"):
         await runner.tensor_names()
     assert "pid=None" in repr(runner)
+
+
+@pytest.mark.parametrize(("treatment", "said"), [("RESET", "told RESET"), (None, "")])
+async def test_a_runner_is_told_what_becomes_of_its_optimizer(
+    spec: RunnerSpec, treatment: str | None, said: str
+) -> None:
+    log = folder(spec) / "log"
+    async with ProcessTaskRunner(replace(spec, opt_treatment=treatment), log=log) as runner:
+        await runner.tensor_names()
+    assert log.read_text().strip() == said
 
 
 async def test_a_child_ends_with_its_parent(spec: RunnerSpec) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import socket
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from openfl_aio.config import Endpoint, EnvoyConfig, RetryPolicy, TLSConfig
 from openfl_aio.domain import ShardInfo
+from openfl_aio.envoy.envoy import Envoy
 from openfl_aio.envoy.run import announce, envoy_config, main, run_envoy
 from openfl_aio.errors import ConfigurationError, ConnectError
 
@@ -95,10 +97,17 @@ def test_it_says_that_nothing_is_installed(file: Path, caplog: pytest.LogCapture
     assert "params.install_requirements has no effect: nothing is installed" in caplog.text
 
 
-def test_a_review_needs_somebody_to_ask(file: Path) -> None:
+def test_a_review_needs_somebody_to_ask(
+    file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     file.write_text(FILE.replace("params:\n  cuda", "params:\n  review_experiment: true\n  cuda", 1))
-    with pytest.raises(ConfigurationError, match=r"review_experiment: expected false"):
-        read(file, tls=False)
+    assert read(file, tls=False).review_experiment
+    with pytest.raises(ConfigurationError, match="review_experiment: expected a review function, got none"):
+        Envoy(read(file, tls=False))
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert main(["-ec", str(file), "--disable-tls", "-n", "site", "-dh", "127.0.0.1", "-dp", "1"]) == 2
+    error = capsys.readouterr().err
+    assert f"{file}: params.review_experiment: expected false, got true, but there is no terminal here" in error
 
 
 @pytest.mark.real_time

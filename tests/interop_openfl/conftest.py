@@ -9,7 +9,20 @@ import pytest
 
 from openfl_aio.testing.ca import ThrowawayCA
 from tests.interop_openfl.federations import Federation, MakeFederation, Outline
+from tests.interop_openfl.matrix import (
+    pytest_collection_finish,
+    pytest_collectreport,
+    pytest_runtest_makereport,
+    pytest_sessionfinish,
+)
 from tests.interop_openfl.processes import RELEASES, Programs
+
+__all__ = [  # of the matrix: what pytest calls
+    "pytest_collection_finish",
+    "pytest_collectreport",
+    "pytest_runtest_makereport",
+    "pytest_sessionfinish",
+]
 
 
 @pytest.fixture

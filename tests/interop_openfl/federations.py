@@ -6,8 +6,9 @@ federation's uuids come from it; what differs is the task runner's source: ``rea
 
 from __future__ import annotations
 
+import functools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -45,6 +46,9 @@ class Outline:
     aggregator: Mapping[str, Any] = field(default_factory=dict)
     network: Mapping[str, Any] = field(default_factory=dict)
     runner: Mapping[str, Any] = field(default_factory=dict)
+    assigner: Mapping[str, Any] = field(default_factory=dict)  # the section; empty is OpenFL's default
+    stragglers: Mapping[str, Any] = field(default_factory=dict)  # the section; empty is none
+    aggregation: Mapping[str, Any] = field(default_factory=dict)  # of the training; empty is OpenFL's default
     release: str = "1.6"
     neutral: bool = False  # no key that a release spells in its own way
 
@@ -72,15 +76,18 @@ class Outline:
                 "settings": {"step": 0.5, "seconds": self.seconds, "validating": self.validating, **self.runner},
             },
             "network": {"settings": {**network, **self.network}},
-            "assigner": {},
+            "assigner": dict(self.assigner),
             "compression_pipeline": {"template": self.pipeline},
         }
         for name, section in sections.items():
             section["defaults"] = f"plan/defaults/{name}.yaml"
+        if self.stragglers:
+            sections["straggler_handling_policy"] = dict(self.stragglers)
+        aggregation = {"aggregation_type": dict(self.aggregation)} if self.aggregation else {}
         validate = {"function": "validate", "kwargs": {"apply": "global"}}
         sections["tasks"] = {
             "aggregated_model_validation": validate,
-            "train": {"function": "train", "kwargs": {}},
+            "train": {"function": "train", "kwargs": {}, **aggregation},
             "locally_tuned_model_validation": {"function": "validate", "kwargs": {"apply": "local"}},
         }
         return sections
@@ -159,10 +166,21 @@ class Federation:
             program.succeed(seconds)
         return serving
 
-    def load(self, which: str = "last") -> SavedModel:
-        """Return the model that the aggregator saved, or with ``init`` the one that it began with."""
+    def begin_with(self, tensors: Mapping[str, NDArray[Any]], *, round_number: int) -> None:
+        """Let the federation begin at ``round_number`` with these ``tensors``; called before a member is started."""
         files = ModelFiles(pipeline=pipeline_name(self.outline.pipeline))
-        return anyio.run(files.load, self._folder / "aggregator" / "save" / f"{which}.pbuf")
+        save = functools.partial(files.save, round_number=round_number)
+        anyio.run(save, self._folder / "initial" / "save" / "init.pbuf", tensors)
+
+    def begin_where_ended(self, other: Federation) -> None:
+        """Let the federation begin with the file of the last model of ``other``; called before a member is started."""
+        source = other._folder / "aggregator" / "save" / "last.pbuf"
+        shutil.copy(source, self._folder / "initial" / "save" / "init.pbuf")
+
+    def load(self, which: str = "last", member: str = "aggregator") -> SavedModel:
+        """Return the model that the aggregator saved, or with ``init`` the one that a member has for the beginning."""
+        files = ModelFiles(pipeline=pipeline_name(self.outline.pipeline))
+        return anyio.run(files.load, self._folder / member / "save" / f"{which}.pbuf")
 
     def model(self, which: str = "last") -> dict[str, NDArray[np.float32]]:
         """Return the tensors of `load`; the last model must be that of the last round."""
@@ -174,14 +192,16 @@ class Federation:
 MakeFederation = Callable[[Outline], Federation]
 
 
-def expected_model(federation: Federation, *, rounds: int | None = None) -> dict[str, NDArray[np.float32]]:
+def expected_model(
+    federation: Federation, *, rounds: int | None = None, trained_by: Collection[str] = ()
+) -> dict[str, NDArray[np.float32]]:
     """Return the model after ``rounds`` (all) as it follows from the initial one by the arithmetic of ``workspaces``.
 
-    Computed in double precision.
+    ``trained_by``: whose results counted, if not everybody's. Computed in double precision.
     """
     outline, tensors = federation.outline, federation.model("init")
     out = {name: array.astype(np.float64) for name, array in tensors.items()}
-    weights = {number: 10 * number for number in outline.data.values()}
+    weights = {number: 10 * number for name, number in outline.data.items() if name in (trained_by or outline.data)}
     targets = {}
     for number in weights:
         source = np.random.default_rng(number)

@@ -41,7 +41,7 @@ RELEASES: Final[Mapping[str, str]] = {
     "1.8": "OPENFL18_PYTHON",
     "1.9": "OPENFL19_PYTHON",
 }
-"""The variable that names the Python of each release's environment."""
+"""The variable that names the Python of each release's environment. With ``_MISSING`` for ``_PYTHON``: why there is none."""
 POLL_SECONDS: Final = 0.02
 SHOWN_LINES: Final = 80
 
@@ -59,7 +59,7 @@ def peer_python(release: str = "1.6") -> str:
     found = installed_python(release)
     if found is not None:
         return found
-    message = (
+    message = os.environ.get(RELEASES[release].replace("_PYTHON", "_MISSING")) or (
         f"no environment has OpenFL {release}: {RELEASES[release]} is not set; run this with nox -s interop_openfl"
     )
     if release != "1.6":

@@ -16,6 +16,10 @@ from openfl.utilities.types import LocalTensor as TheirTensor
 
 from openfl_aio.tensors.aggregation import NO_STATE, AggregationContext, LocalTensor, State, get_aggregation
 
+pytestmark = pytest.mark.cell(
+    server="in one process", client="aggregation functions", must="the same model", link="none"
+)
+
 SHAPES = [(), (1,), (7,), (3, 5), (2, 3, 4, 5), (20_000,)]
 ROUNDS = 5
 

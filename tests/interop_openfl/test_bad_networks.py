@@ -16,7 +16,11 @@ from tests.faults.proxy import Network, Proxy, Record
 from tests.interop_openfl.federations import Federation, Outline
 from tests.interop_openfl.processes import Programs
 
-pytestmark = [pytest.mark.real_time, pytest.mark.timeout(280)]
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.timeout(280),
+    pytest.mark.cell(server="our aggregator", client="real collaborators", must="the same model through a bad network"),
+]
 
 ROUNDS, NAMES, TASKS = 6, ("one", "two"), 3
 

@@ -14,7 +14,11 @@ import pytest
 from tests.interop_openfl.federations import Federation, Kind, MakeFederation, Outline
 from tests.interop_openfl.processes import until
 
-pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.timeout(240),
+    pytest.mark.cell(server="our aggregator", client="{kind} collaborators"),
+]
 
 full = pytest.mark.full
 KINDS = pytest.mark.parametrize(
@@ -41,6 +45,7 @@ def assert_as_if_nobody_died(federation: MakeFederation, killed: Federation) -> 
 
 
 @KINDS
+@pytest.mark.cell(must="a server killed while they train")
 def test_an_aggregator_that_is_killed_while_its_collaborators_train(
     federation: MakeFederation, kind: Kind, tls: bool
 ) -> None:
@@ -55,6 +60,7 @@ def test_an_aggregator_that_is_killed_while_its_collaborators_train(
 
 
 @KINDS
+@pytest.mark.cell(must="a server killed in an upload")
 def test_an_aggregator_that_is_killed_while_an_upload_arrives(
     federation: MakeFederation, kind: Kind, tls: bool
 ) -> None:
@@ -85,6 +91,7 @@ def test_an_aggregator_that_is_killed_while_an_upload_arrives(
 
 @full
 @KINDS
+@pytest.mark.cell(must="a server killed while they wait")
 def test_an_aggregator_that_is_killed_while_all_wait_for_the_next_round(
     federation: MakeFederation, kind: Kind, tls: bool
 ) -> None:
@@ -108,6 +115,7 @@ def test_an_aggregator_that_is_killed_while_all_wait_for_the_next_round(
 
 
 @pytest.mark.parametrize("kind", ["real", pytest.param("ours", marks=full)])
+@pytest.mark.cell(must="one killed after its training")
 def test_a_collaborator_that_is_killed_between_its_training_and_its_validation_of_that(
     federation: MakeFederation, kind: Kind
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import combinations
 from pathlib import Path
 
 import anyio
@@ -23,7 +24,11 @@ from tests.interop_openfl.federations import assert_same_model
 from tests.interop_openfl.interactive_sites import Kind, Site, expected_model, initial_model, turns
 from tests.interop_openfl.processes import Programs, expected_tensors, tensors, until
 
-pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.timeout(240),
+    pytest.mark.cell(server="our director", client="real envoys and frontend"),
+]
 
 FULL = pytest.mark.full
 
@@ -46,6 +51,7 @@ def start(programs: Programs, folder: Path, *, cert: Path | None = None, **setti
         pytest.param(True, True, id="mtls-deltas"),
     ],
 )
+@pytest.mark.cell(must="finished, with the model of arithmetic, with and without deltas")
 def test_an_experiment_finishes_with_the_model_that_arithmetic_gives(
     programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool, deltas: bool
 ) -> None:
@@ -61,6 +67,7 @@ def test_an_experiment_finishes_with_the_model_that_arithmetic_gives(
 
 
 @FULL
+@pytest.mark.cell(must="two experiments in a row and at once")
 def test_one_experiment_after_the_other_and_two_in_progress_at_once(programs: Programs, tmp_path: Path) -> None:
     """Of those that are in progress an envoy works at one after the other, in the order in which they came."""
     site = Site(programs, tmp_path)
@@ -87,6 +94,7 @@ def test_one_experiment_after_the_other_and_two_in_progress_at_once(programs: Pr
 
 
 @FULL
+@pytest.mark.cell(must="two experiments that train at once")
 @pytest.mark.parametrize("tls", [False, True], ids=["plaintext", "mtls"])
 def test_two_experiments_train_at_once_where_they_share_no_envoy(
     programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
@@ -109,6 +117,7 @@ def test_two_experiments_train_at_once_where_they_share_no_envoy(
 
 
 @pytest.mark.parametrize("tls", [False, pytest.param(True, marks=FULL)])
+@pytest.mark.cell(must="a director killed in mid-experiment")
 async def test_envoys_come_through_the_death_of_the_director(
     programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
 ) -> None:
@@ -140,6 +149,7 @@ async def test_envoys_come_through_the_death_of_the_director(
 
 
 @pytest.mark.parametrize("tls", [pytest.param(False, marks=FULL), True])
+@pytest.mark.cell(must="a director that forgot an experiment")
 def test_envoys_come_free_of_an_experiment_that_nobody_knows_any_more(
     programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
 ) -> None:
@@ -159,6 +169,7 @@ def test_envoys_come_free_of_an_experiment_that_nobody_knows_any_more(
 
 @FULL
 @pytest.mark.parametrize("tls", [False, True])
+@pytest.mark.cell(must="an envoy that fails")
 def test_a_failing_envoy_fails_the_experiment_and_both_envoys_work_on(
     programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
 ) -> None:
@@ -169,6 +180,7 @@ def test_a_failing_envoy_fails_the_experiment_and_both_envoys_work_on(
     assert_same_model(outcome.model, expected_model(2))
 
 
+@pytest.mark.cell(must="review rejected and accepted")
 def test_a_review_turns_one_experiment_down_and_lets_the_next_run(programs: Programs, tmp_path: Path) -> None:
     site = Site(programs, tmp_path)
     asked: list[int] = []
@@ -206,6 +218,11 @@ def test_a_review_turns_one_experiment_down_and_lets_the_next_run(programs: Prog
         "eden_pipeline.EdenPipeline",
     ],
 )
+@pytest.mark.cell(
+    server="our and real director",
+    client="real and our envoys, real frontend",
+    must="each pipeline loses no more than where all are real",
+)
 def test_each_pipeline(programs: Programs, tmp_path: Path, pipeline: str) -> None:
     """What is lost may not be more than where all are real; neither may it be with our envoys at the real director."""
     programs.traced = True
@@ -241,16 +258,22 @@ def distance(got: Mapping[str, NDArray[np.float32]], expected: Mapping[str, NDAr
 
 @FULL
 @pytest.mark.parametrize("treatment", ["RESET", "CONTINUE_LOCAL", "CONTINUE_GLOBAL"])
+@pytest.mark.cell(must="each treatment of optimizers")
 def test_optimizers_go_on_at_real_envoys(programs: Programs, tmp_path: Path, treatment: str) -> None:
-    """RESET is for model interfaces that make a new optimizer when asked for one; this program's gives the same again."""
     site = start(programs, tmp_path)
     outcome = site.outcome(site.submit("--rounds", "4", "--momentum", "0.7", "--treatment", treatment, "--deltas"))
     assert outcome.status == "finished"
-    local, shared = (expected_model(4, momentum=0.7, shared=shared) for shared in (False, True))
-    assert np.abs(local["matrix"] - shared["matrix"]).max() > 1e-2
-    assert_same_model(outcome.model, shared if treatment == "CONTINUE_GLOBAL" else local)
+    expected = {
+        "RESET": expected_model(4),
+        "CONTINUE_LOCAL": expected_model(4, momentum=0.7),
+        "CONTINUE_GLOBAL": expected_model(4, momentum=0.7, shared=True),
+    }
+    for one, other in combinations(expected.values(), 2):
+        assert np.abs(one["matrix"] - other["matrix"]).max() > 1e-2
+    assert_same_model(outcome.model, expected[treatment])
 
 
+@pytest.mark.cell(must="a user's own aggregation function")
 def test_an_aggregation_function_of_the_users_own_runs_if_the_operator_says_so(
     programs: Programs, tmp_path: Path
 ) -> None:
@@ -270,6 +293,7 @@ def test_an_aggregation_function_of_the_users_own_runs_if_the_operator_says_so(
         "FedAvgM_Selection",
     ],
 )
+@pytest.mark.cell(server="our and real director", must="functions of OpenFL's tutorial give the same")
 def test_functions_of_openfls_tutorial_give_what_they_give_at_its_own_director(
     programs: Programs, tmp_path: Path, function: str
 ) -> None:
@@ -292,6 +316,7 @@ def test_functions_of_openfls_tutorial_give_what_they_give_at_its_own_director(
 
 
 @FULL
+@pytest.mark.cell(must="a user's own assigner")
 def test_an_assigner_of_the_users_own_runs_if_the_operator_says_so(programs: Programs, tmp_path: Path) -> None:
     site = start(programs, tmp_path, allow_pickled_code=True)
     outcome = site.outcome(site.submit("--own-assigner", "--rounds", "3"))
@@ -301,6 +326,7 @@ def test_an_assigner_of_the_users_own_runs_if_the_operator_says_so(programs: Pro
 
 
 @FULL
+@pytest.mark.cell(must="a broken archive and refused code fail alone")
 def test_what_cannot_be_read_fails_alone_and_says_why(programs: Programs, tmp_path: Path) -> None:
     site = Site(programs, tmp_path)
     director = site.director("ours")

@@ -25,7 +25,11 @@ from tests.interop_openfl.federations import assert_same_model
 from tests.interop_openfl.interactive_sites import SOURCES, Kind, Site, expected_model, turns
 from tests.interop_openfl.processes import Program, Programs, expected_tensors, tensors
 
-pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.timeout(240),
+    pytest.mark.cell(server="real director", client="our envoys, real frontend"),
+]
 
 
 FULL = pytest.mark.full
@@ -42,6 +46,7 @@ FULL = pytest.mark.full
         pytest.param("ours", ("ours", "real"), True, id="ours-ours+real-mtls"),
     ],
 )
+@pytest.mark.cell(server="{director} director", client="{envoys} envoys, real frontend", must="the model of arithmetic")
 def test_the_model_is_the_same(
     programs: Programs, tmp_path: Path, ca_folder: Path, director: Kind, envoys: tuple[Kind, Kind], tls: bool
 ) -> None:
@@ -60,6 +65,7 @@ def test_the_model_is_the_same(
 
 
 @FULL
+@pytest.mark.cell(must="an envoy beside OpenFL itself")
 def test_openfl_itself_may_be_beside_ours(programs: Programs, tmp_path: Path) -> None:
     site = Site(programs, tmp_path)
     site.director("real")
@@ -71,6 +77,7 @@ def test_openfl_itself_may_be_beside_ours(programs: Programs, tmp_path: Path) ->
 
 
 @FULL
+@pytest.mark.cell(client="real + our envoys, real frontend", must="an envoy that fails")
 def test_an_envoy_outlives_an_experiment_that_fails(programs: Programs, tmp_path: Path) -> None:
     site = Site(programs, tmp_path)
     site.director("real")
@@ -86,12 +93,12 @@ def test_an_envoy_outlives_an_experiment_that_fails(programs: Programs, tmp_path
 
 
 @FULL
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "mtls"])
+@pytest.mark.cell(must="a broken archive, an assigner of the user's own, experiments in a row", link="mTLS")
 def test_one_experiment_after_the_other_at_the_real_director(
-    programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
+    programs: Programs, tmp_path: Path, ca_folder: Path
 ) -> None:
     """A broken archive first, of which a real envoy of 1.6 dies and is listed as online; then one by an assigner of its own."""
-    site = Site(programs, tmp_path, cert=ca_folder if tls else None)
+    site = Site(programs, tmp_path, cert=ca_folder)
     site.director("real")
     envoys = [site.envoy(name, "ours") for name in ("one", "two")]
     assert site.outcome(site.submit("--name", "broken", "--broken", "--remove")).status == "failed"
@@ -106,6 +113,9 @@ def test_one_experiment_after_the_other_at_the_real_director(
 
 @FULL
 @pytest.mark.parametrize("treatment", ["RESET", "CONTINUE_LOCAL", "CONTINUE_GLOBAL"])
+@pytest.mark.cell(
+    server="our and real director", client="real + our envoys, real frontend", must="each treatment of optimizers"
+)
 def test_an_optimizer_goes_on_as_at_real_envoys(programs: Programs, tmp_path: Path, treatment: str) -> None:
     models = []
     federations: list[tuple[Kind, tuple[Kind, Kind]]] = [
@@ -124,12 +134,15 @@ def test_an_optimizer_goes_on_as_at_real_envoys(programs: Programs, tmp_path: Pa
         models.append(outcome.model)
         for program in started:
             program.kill()
+    if treatment == "RESET":
+        assert_same_model(models[0], expected_model(3))
     for model in models[1:]:
         assert_same_model(model, models[0])
 
 
 @FULL
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "mtls"])
+@pytest.mark.cell(client="our envoys and frontend", must="deltas with a pipeline, a failure, experiments in a row")
 async def test_our_frontend_at_the_real_director(
     programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
 ) -> None:

@@ -24,7 +24,11 @@ from openfl_aio.director.service import Director
 from openfl_aio.storage.keys import CertificateLayout
 from tests.interop_openfl.processes import Programs, peer_python
 
-pytestmark = [pytest.mark.real_time, pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.timeout(120),
+    pytest.mark.cell(client="OpenFL's stubs on grpcio"),
+]
 
 sides = pytest.mark.parametrize(
     ("kind", "security"),
@@ -491,6 +495,7 @@ def files(ca_folder: Path, security: str) -> tuple[TLSConfig | None, list[str] |
 
 
 @sides
+@pytest.mark.cell(server="{kind} aggregator", must="every call, good, bad and hostile, with its status")
 async def test_the_aggregator(
     programs: Programs,
     tmp_path: Path,
@@ -505,6 +510,7 @@ async def test_the_aggregator(
 
 
 @sides
+@pytest.mark.cell(server="{kind} director", must="every call, good, bad and hostile, with its status")
 async def test_the_director(
     programs: Programs,
     tmp_path: Path,
@@ -528,6 +534,7 @@ LATER = [
 
 @pytest.mark.full
 @pytest.mark.parametrize(("release", "rows"), [("1.8", LATER[2:]), ("1.9", LATER)])
+@pytest.mark.cell(server="our aggregator", must="Ping answered, InteropRelay refused with a sentence")
 async def test_the_calls_of_later_releases(programs: Programs, tmp_path: Path, release: str, rows: list[Row]) -> None:
     peer_python(release)  # skips where it is not installed
     async with an_aggregator("ours", None) as port:
@@ -535,6 +542,7 @@ async def test_the_calls_of_later_releases(programs: Programs, tmp_path: Path, r
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.cell(server="our services", client="tables of calls", link="none", must="every call is in a table")
 def test_every_call_of_both_services_is_in_the_tables() -> None:
     from openfl_aio.wire.messages import aggregator, director
 

@@ -31,7 +31,11 @@ from openfl_aio.tensors.key import TensorKey
 from openfl_aio.wire import convert, messages
 from tests.interop_openfl.processes import Program, Programs, free_port
 
-pytestmark = [pytest.mark.real_time, pytest.mark.timeout(60)]
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.timeout(60),
+    pytest.mark.cell(must="calls of each method, with the same outcome"),
+]
 
 LARGE = 3 * 2**20  # elements: 12 MiB of float32, several chunks
 UUIDS: dict[str, Any] = {"aggregator_uuid": "aggregator_plan.yaml_1", "federation_uuid": "plan.yaml_1"}
@@ -107,6 +111,7 @@ def named(name: str, values: Any, *tags: str, report: bool = False) -> messages.
 
 
 @security
+@pytest.mark.cell(server="our AggregatorGRPCServer", client="real AggregatorGRPCClient")
 async def test_the_real_client_with_our_aggregator_server(
     programs: Programs, tmp_path: Path, files: Files, tls: bool
 ) -> None:
@@ -128,7 +133,29 @@ async def test_the_real_client_with_our_aggregator_server(
         assert (await aggregator.wait_complete())["w"].tolist() == [3.0] * LARGE
 
 
+@pytest.mark.parametrize("tls", [True], ids=["mtls"])
+@pytest.mark.cell(server="our AggregatorGRPCServer", client="real AggregatorGRPCClient", must="a stranger ends")
+async def test_a_real_client_that_takes_no_part_ends(
+    programs: Programs, tmp_path: Path, files: Files, tls: bool
+) -> None:
+    config = AggregatorConfig(
+        uuid=UUIDS["aggregator_uuid"],
+        federation_uuid=UUIDS["federation_uuid"],
+        collaborators=("one",),
+        rounds=1,
+        timeouts=Timeouts(drain=0.5),
+    )
+    aggregator = Aggregator(config, initial_model={"w": np.zeros(1, np.float32)})
+    async with AggregatorGRPCServer(aggregator, 0, **files.server()) as server:
+        assert server.server is not None
+        port = server.server.endpoint.port
+        options = {"port": port, "name": "three", "files": files.client("three"), **UUIDS}
+        peer = start(programs, "aggregator-stranger", tmp_path, **options)
+        assert await told(peer) == {"code": "UNAUTHENTICATED"}
+
+
 @security
+@pytest.mark.cell(server="our DirectorGRPCServer", client="real clients of the director")
 async def test_the_real_clients_with_our_director_server(
     programs: Programs, tmp_path: Path, files: Files, tls: bool
 ) -> None:
@@ -175,6 +202,7 @@ async def test_the_real_clients_with_our_director_server(
 
 
 @security
+@pytest.mark.cell(server="real AggregatorGRPCServer", client="our AggregatorGRPCClient")
 async def test_our_client_with_the_real_aggregator_server(
     programs: Programs, tmp_path: Path, files: Files, tls: bool
 ) -> None:
@@ -198,6 +226,7 @@ async def test_our_client_with_the_real_aggregator_server(
 
 
 @security
+@pytest.mark.cell(server="real DirectorGRPCServer", client="our clients of the director")
 async def test_our_clients_with_the_real_director_server(
     programs: Programs, tmp_path: Path, files: Files, tls: bool
 ) -> None:

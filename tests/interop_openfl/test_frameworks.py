@@ -13,7 +13,11 @@ real_adapter: Any = pytest.importorskip("openfl.plugins.frameworks_adapters.pyto
 from openfl.utilities import data_splitters as real_splitters  # noqa: E402
 
 from openfl_aio.collaborator.frameworks.torch import get_tensors, set_tensors  # noqa: E402
-from openfl_aio.compat.imports import fedcurv_torch, fedprox_torch, splitters  # noqa: E402
+from openfl_aio.compat.imports import adapters, fedcurv_torch, fedprox_torch, splitters  # noqa: E402
+
+pytestmark = pytest.mark.cell(
+    server="in one process", client="framework adapters", must="the same tensors, steps and splits", link="none"
+)
 
 LOG_NORMAL = {"mu": 0, "sigma": 2.0, "num_classes": 4, "classes_per_col": 2, "min_samples_per_class": 5}
 ADAPTER = real_adapter.FrameworkAdapterPlugin
@@ -145,3 +149,25 @@ def test_the_same_seed_deals_the_same(name: str, settings: dict[str, Any]) -> No
     theirs = getattr(real_splitters, name)(**settings).split(labels, 8)
     for part, expected in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(part, expected)
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_the_adapter_s_helpers_that_the_tutorials_import_do_the_same(kind: str) -> None:
+    model, other = network(), network()
+    optimizer, received = OPTIMIZERS[kind](model.parameters()), OPTIMIZERS[kind](other.parameters())
+    assert adapters.get_optimizer_state(optimizer) == real_adapter._get_optimizer_state(optimizer)
+    steps(model, optimizer)
+    pairs = [
+        (adapters.to_cpu_numpy(model.state_dict()), real_adapter.to_cpu_numpy(model.state_dict())),
+        (adapters.get_optimizer_state(optimizer), real_adapter._get_optimizer_state(optimizer)),
+    ]
+    for ours, theirs in pairs:
+        assert sorted(ours) == sorted(theirs)
+        for name, values in theirs.items():
+            np.testing.assert_array_equal(ours[name], values, err_msg=name)
+    if "__opt_group_lengths" in pairs[1][1]:
+        adapters.set_optimizer_state(received, "cpu", pairs[1][1])
+        assert str(received.state_dict()) == str(optimizer.state_dict())
+    for to_arrays in (adapters.to_cpu_numpy, real_adapter.to_cpu_numpy):
+        with pytest.raises(ValueError, match="tensors"):
+            to_arrays({"text": "much"})

@@ -18,34 +18,61 @@ from tests.interop_openfl.federations import expected_model as federation_model
 from tests.interop_openfl.interactive_sites import SOURCES, Site, expected_model
 from tests.interop_openfl.processes import Programs
 
-pytestmark = [pytest.mark.real_time, pytest.mark.timeout(400), pytest.mark.full]
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.timeout(400),
+    pytest.mark.cell(
+        server="director moved: real, our, real",
+        client="envoys moved: real to our",
+        must="the same model after each step",
+    ),
+]
 
 
+def trains(site: Site) -> None:
+    outcome = site.outcome(site.submit("--rounds", "2"))
+    assert outcome.status == "finished"
+    assert_same_model(outcome.model, expected_model(2))
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "mtls"])
 def test_a_federation_moves_step_by_step_and_its_model_stays_the_same(
     programs: Programs, tmp_path: Path, ca_folder: Path, tls: bool
 ) -> None:
     site = Site(programs, tmp_path, cert=ca_folder if tls else None)
-
-    def trains() -> None:
-        outcome = site.outcome(site.submit("--rounds", "2"))
-        assert outcome.status == "finished"
-        assert_same_model(outcome.model, expected_model(2))
-
     director = site.director("real")
     envoys = {name: site.envoy(name, "real") for name in ("one", "two")}
-    trains()
+    trains(site)
     director.kill()
     moved = site.director("ours")
-    trains()
+    trains(site)
     for name, envoy in envoys.items():
         envoy.stop()
         site.envoy(name, "ours")
-        trains()
+        trains(site)
     anyio.run(our_frontend_trains, site.port, ca_folder if tls else None)
     moved.kill()
     site.director("real")  # it has never heard of our envoys
-    trains()
+    trains(site)
+
+
+@pytest.mark.cell(server="director moved: real, our", link="mTLS")
+def test_envoys_that_wait_at_the_real_director_work_for_ours_and_move(
+    programs: Programs, tmp_path: Path, ca_folder: Path
+) -> None:
+    """The first steps of the same way over mutual TLS: an experiment at the real director alone takes 40 seconds."""
+    site = Site(programs, tmp_path, cert=ca_folder)
+    director = site.director("real")
+    envoys = {name: site.envoy(name, "real") for name in ("one", "two")}
+    for envoy in envoys.values():
+        envoy.hear("Shard was accepted by director")
+    director.kill()
+    site.director("ours")
+    trains(site)
+    envoys["one"].stop()
+    site.envoy("one", "ours")
+    trains(site)
 
 
 async def our_frontend_trains(port: int, cert: Path | None) -> None:
@@ -63,6 +90,8 @@ async def our_frontend_trains(port: int, cert: Path | None) -> None:
         assert_same_model(await run.last_model(), expected_model(2))
 
 
+@pytest.mark.full
+@pytest.mark.cell(server="aggregator moved: real, our, real", client="collaborators moved: real to our adopting")
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "mtls"])
 def test_a_federation_without_a_director_moves_step_by_step(federation: MakeFederation, tls: bool) -> None:
     """Each member in its workspace as it is, with all that OpenFL's left there; every step a federation from the start."""
@@ -82,6 +111,10 @@ def test_a_federation_without_a_director_moves_step_by_step(federation: MakeFede
         assert_same_model(moving.model(), federation_model(moving))
 
 
+@pytest.mark.full
+@pytest.mark.cell(
+    server="aggregator moved: real, our", client="real collaborators", must="an aggregator replaced in mid-round"
+)
 def test_an_aggregator_that_moves_under_collaborators_that_run(federation: MakeFederation) -> None:
     """They wait for it, and the federation begins at its initial model: OpenFL's aggregator has kept nothing else."""
     moving = federation(Outline(rounds=3, seconds=1.0))

@@ -22,6 +22,10 @@ from openfl_aio.compat.imports import functions, optimizers
 from openfl_aio.compat.imports.tensor_db import TensorDatabase
 from openfl_aio.plan.templates import AGGREGATIONS
 
+pytestmark = pytest.mark.cell(
+    server="in one process", client="functions of users' own", must="the same model and table of tensors", link="none"
+)
+
 SHAPE = (3, 4)
 
 

@@ -17,6 +17,7 @@ from openfl.protocols import base_pb2
 from openfl.protocols.utils import construct_model_proto, construct_named_tensor, deconstruct_model_proto
 from openfl.utilities import TensorKey as TheirKey
 
+from openfl_aio.compat.imports import pipelines as named
 from openfl_aio.storage.models import ModelFiles
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.tensors.key import TensorKey
@@ -27,6 +28,13 @@ from openfl_aio.wire.convert import model_from_proto, tensor_to_proto
 from openfl_aio.wire.messages import ModelProto, NamedTensor
 
 Array = NDArray[np.float32]
+
+pytestmark = pytest.mark.cell(
+    server="in one process",
+    client="pipelines",
+    must="read each other's tensors; the same bits without chance",
+    link="none",
+)
 
 PAIRS: dict[str, Any] = {
     "no_compression": theirs.NoCompressionPipeline(),
@@ -249,3 +257,47 @@ async def test_model_files_go_both_ways(text: str, tmp_path: Path) -> None:
     assert number == 2
     for name in tensors:
         assert np.array_equal(ours.tensors[name], np.asarray(read[name], np.float32))
+
+
+NAMED: dict[str, Any] = {
+    "no_compression": named.NoCompressionPipeline(),
+    "random_shift": named.RandomShiftPipeline(),
+    "kc": named.KCPipeline(),
+    "skc": named.SKCPipeline(),
+    "stc": named.STCPipeline(),
+    "eden:n_bits=4": named.EdenPipeline(n_bits=4),
+}
+
+
+@pytest.mark.parametrize("text", NAMED)
+def test_the_pipelines_that_archives_import_read_each_other(text: str) -> None:
+    ours, theirs_ = NAMED[text], PAIRS[text]
+    assert ours.is_lossy() == theirs_.is_lossy()
+    array = ARRAYS["matrix"]
+    for writer in (ours, theirs_):
+        data, metadata = writer.forward(array)
+        read, read_by_theirs = (pipeline.backward(data, list(metadata)) for pipeline in (ours, theirs_))
+        # a shift that was never float32, as on the wire, is added in float64 by them
+        np.testing.assert_allclose(read, read_by_theirs, rtol=0, atol=3e-7, err_msg=type(writer).__module__)
+
+
+@pytest.mark.parametrize("text", ["no_compression", "stc"])
+@pytest.mark.parametrize("lossless", [False, True])
+def test_the_codec_that_archives_import_names_tensors_alike(text: str, lossless: bool) -> None:
+    key = TheirKey("w", "them", 3, False, ("trained",))
+    ours, theirs_ = named.TensorCodec(NAMED[text]), theirs.TensorCodec(PAIRS[text])
+    (our_key, data, metadata), (their_key, _, _) = (
+        codec.compress(key, ARRAYS["matrix"], require_lossless=lossless) for codec in (ours, theirs_)
+    )
+    assert our_key == their_key
+    assert ours.decompress(our_key, data, metadata)[0] == theirs_.decompress(their_key, data, list(metadata))[0]
+    for model in (key._replace(tags=("model",)), key):
+        assert ours.find_dependencies(model, True) == theirs_.find_dependencies(model, True)
+    (new, delta), (their_new, _) = (
+        codec.generate_delta(key, ARRAYS["matrix"], ARRAYS["matrix"]) for codec in (ours, theirs_)
+    )
+    assert new == their_new
+    for creates in (False, True):
+        for whose in (new, new._replace(origin="aggregator_1")):
+            got, expected = (codec.apply_delta(whose, delta, ARRAYS["matrix"], creates) for codec in (ours, theirs_))
+            assert got[0] == expected[0]

@@ -11,17 +11,34 @@ from tests.interop_openfl.interactive_sites import Site
 from tests.interop_openfl.interactive_sites import expected_model as interactive_model
 from tests.interop_openfl.processes import Programs, installed_python
 
-pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240), pytest.mark.full]
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.timeout(240),
+    pytest.mark.cell(server="our aggregator", client="real collaborators"),
+]
 
 OTHERS = ("1.5.1", "1.7.1", "1.8", "1.9")
 others = pytest.mark.parametrize("release", OTHERS)
-SETTINGS = pytest.mark.parametrize(
-    ("tls", "delta_updates"), [(False, False), (True, True)], ids=["plaintext-whole", "mtls-deltas"]
+full = pytest.mark.full
+BOUNDED = ("1.7.1", "1.9")
+"""A bounded run has each of these once; `noxfile.py` installs no others for it."""
+
+
+@pytest.mark.parametrize(
+    ("release", "tls", "delta_updates"),
+    [
+        pytest.param(
+            release,
+            tls,
+            deltas,
+            id=f"{'mtls-deltas' if tls else 'plaintext-whole'}-{release}",
+            marks=() if release in BOUNDED and not tls else full,
+        )
+        for tls, deltas in ((False, False), (True, True))
+        for release in OTHERS
+    ],
 )
-
-
-@others
-@SETTINGS
+@pytest.mark.cell(must="the model of arithmetic, with and without deltas")
 def test_collaborators_of_a_release_with_our_aggregator(
     federation: MakeFederation, release: str, tls: bool, delta_updates: bool
 ) -> None:
@@ -30,7 +47,9 @@ def test_collaborators_of_a_release_with_our_aggregator(
     assert_same_model(ours.model(), expected_model(ours))
 
 
+@full
 @others
+@pytest.mark.cell(server="real aggregator", client="real + our collaborators", must="the model of arithmetic")
 def test_our_collaborator_beside_one_of_a_release_with_its_aggregator(federation: MakeFederation, release: str) -> None:
     theirs = federation(Outline(rounds=3, release=release, delta_updates=True))
     members: dict[str, Kind] = {"one": "real", "two": "ours"}
@@ -41,6 +60,8 @@ def test_our_collaborator_beside_one_of_a_release_with_its_aggregator(federation
     assert_same_model(saved.tensors, expected_model(theirs, rounds=saved.round_number))
 
 
+@full
+@pytest.mark.cell(client="real + our collaborators", release="all", link="mTLS", must="all releases in one federation")
 def test_collaborators_of_all_releases_in_one_federation(federation: MakeFederation) -> None:
     """The same plan is another federation to each of them; our aggregator goes by all its names."""
     releases = [release for release in ("1.6", *OTHERS) if installed_python(release)]
@@ -56,8 +77,11 @@ def test_collaborators_of_all_releases_in_one_federation(federation: MakeFederat
     assert_same_model(mixed.model(), expected_model(mixed))
 
 
-@pytest.mark.parametrize("release", ["1.5.1", "1.7.1"])
-@pytest.mark.parametrize("tls", [False, True], ids=["plaintext", "mtls"])
+@pytest.mark.parametrize("release", [pytest.param("1.5.1", marks=full), "1.7.1"])
+@pytest.mark.parametrize("tls", [pytest.param(False, marks=full, id="plaintext"), pytest.param(True, id="mtls")])
+@pytest.mark.cell(
+    server="our director", client="real envoys and frontend", must="finished, with the model of arithmetic"
+)
 def test_envoys_and_frontend_of_a_release_with_our_director(
     programs: Programs, tmp_path: Path, ca_folder: Path, release: str, tls: bool
 ) -> None:
@@ -70,7 +94,11 @@ def test_envoys_and_frontend_of_a_release_with_our_director(
     assert_same_model(outcome.model, interactive_model(2))
 
 
+@full
 @pytest.mark.parametrize("release", ["1.5.1", "1.7.1"])
+@pytest.mark.cell(
+    server="our director", client="our envoys, real frontend", must="finished, with the model of arithmetic"
+)
 def test_our_envoys_run_archives_of_a_release(programs: Programs, tmp_path: Path, release: str) -> None:
     site = Site(programs, tmp_path, release=release)
     site.director("ours")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,10 +12,17 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.compat_imports.tutorials import ARCHIVES, ELSEWHERE
 from tests.interop_openfl.interactive_sites import Kind, Site
 from tests.interop_openfl.processes import Programs, peer_python
 
-pytestmark = [pytest.mark.real_time, pytest.mark.timeout(240)]
+pytestmark = [
+    pytest.mark.real_time,
+    pytest.mark.timeout(240),
+    pytest.mark.cell(
+        server="our director", client="our and real envoys, real frontend", must="a notebook of OpenFL gives the same"
+    ),
+]
 FIND = "import importlib.util; print(importlib.util.find_spec('openfl').origin)"
 
 
@@ -55,6 +63,23 @@ def run(programs: Programs, folder: Path, envoys: Kind) -> list[float]:
     assert result["status"] == "finished"
     weights: list[float] = result["model"]
     return weights
+
+
+def statements(folder: Path) -> set[str]:
+    """Return the import statements of OpenFL's names in the notebooks and modules below ``folder``."""
+    texts = [path.read_text() for path in folder.rglob("*.py")]
+    for notebook in folder.rglob("*.ipynb"):
+        texts += ["".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"]]
+    pattern = r"^[ \t]*((?:from openfl[\w.]* import (?:\([^)]*\)|[^\n#]*))|(?:import openfl[\w.]*))"
+    found = {" ".join(text.split()) for source in texts for text in re.findall(pattern, source, re.MULTILINE)}
+    return {text.replace("( ", "").replace("(", "").replace(")", "").strip(" ,") for text in found}
+
+
+@pytest.mark.cell(server="our names of OpenFL", client="imports of tutorials", link="none", must="each is on our list")
+def test_every_import_of_the_tutorials_is_on_our_list() -> None:
+    tutorials = tutorial("")
+    found = statements(tutorials) | statements(tutorials.parents[1] / "openfl-workspace")
+    assert found == {*ARCHIVES, *ELSEWHERE}
 
 
 @pytest.mark.full

@@ -48,7 +48,6 @@ def test_another_plan_has_none() -> None:
 @pytest.mark.parametrize(
     ("collaborator", "api", "message"),
     [
-        ({"opt_treatment": "FORGET"}, {}, r"line \d+: collaborator.settings.opt_treatment: expected one of RESET, "),
         ({}, {"required_plugin_components": {}}, "serializer_plugin: missing"),
         ({}, {"required_plugin_components": {"serializer_plugin": "rm -rf"}}, "serializer_plugin: class: expected"),
     ],

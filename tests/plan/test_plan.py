@@ -195,6 +195,19 @@ def test_a_task_runner_plan_gives_an_aggregator() -> None:
     assert plan.cert_folder == "cert"
 
 
+@pytest.mark.parametrize("treatment", ["RESET", "CONTINUE_LOCAL", "CONTINUE_GLOBAL", None])
+def test_what_becomes_of_the_optimizer(treatment: str | None) -> None:
+    said = "{}" if treatment is None else f"{{opt_treatment: {treatment}}}"
+    assert Plan.parse(f"{MINIMAL_PLAN}\ncollaborator: {{settings: {said}}}").opt_treatment == treatment
+
+
+@pytest.mark.parametrize("written", ["FORGET", "reset", "''", "1"])
+def test_another_word_for_what_becomes_of_the_optimizer_is_refused(written: str) -> None:
+    text = f"{MINIMAL_PLAN}\ncollaborator: {{settings: {{opt_treatment: {written}}}}}"
+    with pytest.raises(ConfigurationError, match=r"line \d+: collaborator.settings.opt_treatment: expected .* got "):
+        Plan.parse(text)
+
+
 def test_a_task_runner_plan_gives_a_collaborator() -> None:
     plan = Plan.parse(TASK_RUNNER_PLAN % "torch")
 
@@ -260,6 +273,8 @@ def test_a_static_assigner_and_own_names_are_read() -> None:
             ("cutoff", 20.0, 1.0, 2),
         ),
         ("PercentageBasedStragglerHandling", "{percent_collaborators_needed: 0.5}", ("percentage", None, 0.5, 1)),
+        ("PercentageBasedStragglerHandling", "{percent_collaborators_needed: 0}", ("percentage", None, 0.0, 1)),
+        ("CutoffTimeBasedStragglerHandling", "{straggler_cutoff_time: 0}", ("cutoff", 0.0, 1.0, 1)),
     ],
 )
 def test_straggler_policies(policy: str, settings: str, expected: tuple[object, ...]) -> None:
@@ -400,10 +415,10 @@ _POLICY = "straggler_handling_policy: {template: %s, settings: {%s}}"
         (_with(_GROUP % "{tasks: [[1]], percentage: 1}"), "tasks[0]: expected text, got a list"),
         (_with(_GROUP % "{tasks: [fly], percentage: 1}"), "unknown task 'fly'; the tasks are train"),
         (_with(_POLICY % ("my.Own", "")), "unknown straggler handling policy 'my.Own'; known are"),
-        (_with(_POLICY % ("cutoff", "straggler_cutoff_time: 0")), "expected seconds above 0, got 0"),
+        (_with(_POLICY % ("cutoff", "straggler_cutoff_time: -1")), "expected seconds of at least 0, got -1"),
         (_with(_POLICY % ("cutoff", "straggler_cutoff_time: .nan")), "expected a number, got nan"),
         (_with(_POLICY % ("cutoff", "minimum_reporting: 0")), "expected a whole number of at least 1, got 0"),
-        (_with(_POLICY % ("percentage", "percent_collaborators_needed: 0")), "expected a share above 0"),
+        (_with(_POLICY % ("percentage", "percent_collaborators_needed: -0.1")), "expected a share from 0 to 1"),
         (_with("  3: {function: f}"), "tasks.3: expected a task's name, got 3"),
         (_with("  t: {}"), "line 5: tasks.t.function: missing; expected text"),
         (_with("  t: {function: f, extra: 1}"), "line 5: tasks.t.extra: unknown key"),

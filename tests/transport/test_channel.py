@@ -6,11 +6,12 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from itertools import pairwise
+from typing import Any
 
 import anyio
 import pytest
 from anyio.abc import SocketAttribute, SocketStream, TaskStatus
-from grpclib.const import Status
+from grpclib.const import Handler, Status
 from grpclib.exceptions import GRPCError, StreamTerminatedError
 from grpclib.exceptions import ProtocolError as GrpclibProtocolError
 from h2.exceptions import StreamClosedError
@@ -27,6 +28,7 @@ from openfl_aio.errors import (
     LocalProtocolError,
     NotFoundError,
     OpenFLAioError,
+    RemoteProtocolError,
     StorageFullError,
 )
 from openfl_aio.transport.channel import call_with_retries, open_channel, translate
@@ -319,6 +321,40 @@ async def test_deadline_is_ours() -> None:
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0  # or scopes and timeouts around the next call would break
+
+
+class Silent(aggregator.AggregatorBase):
+    """Ends calls with OK and without a message, in one block of headers or in two."""
+
+    def __init__(self, *, headers_first: bool) -> None:
+        self.headers_first = headers_first
+
+    def __mapping__(self) -> dict[str, Handler]:
+        return {path: handler._replace(func=self.end) for path, handler in super().__mapping__().items()}
+
+    async def end(self, stream: Any) -> None:
+        await stream.recv_message()
+        if self.headers_first:
+            await stream.send_initial_metadata()
+        raise GRPCError(Status.OK)
+
+
+@pytest.mark.real_time
+@pytest.mark.parametrize("headers_first", [False, True])
+async def test_ok_without_a_message_is_no_answer_and_not_a_lost_connection(headers_first: bool) -> None:
+    policy = RetryPolicy(max_elapsed=None)
+    async with (
+        Server([Silent(headers_first=headers_first)], listen=Endpoint(), tls=None) as server,
+        open_channel(server.endpoint, tls=None) as channel,
+    ):
+        stub = aggregator.AggregatorStub(channel)
+        with pytest.raises(RemoteProtocolError, match="OK without a message"), anyio.fail_after(10):
+            await call_with_retries(policy, lambda: stub.get_tasks(aggregator.GetTasksRequest()), what="call")
+        with pytest.raises(RemoteProtocolError, match="OK without a message"), translate():
+            await upload(stub, 1)
+        # a stream may be empty
+        stream = stub.get_metric_stream(aggregator.GetMetricStreamRequest())
+        assert [metric async for metric in stream] == []
 
 
 def test_codec_refuses_a_message_of_another_type() -> None:

@@ -21,6 +21,12 @@ def test_a_call_is_aborted_with_any_librarys_status(code: object) -> None:
     assert (raised.value.status, raised.value.message) == (Status.NOT_FOUND, "gone")
 
 
+@pytest.mark.parametrize("code", [0, "OK", Status.OK])
+def test_no_call_is_aborted_with_ok(code: object) -> None:
+    with pytest.raises(ValueError, match="got OK; return an answer"):
+        CallContext((), Caller("one", authenticated=False)).abort(code, "fine")
+
+
 @pytest.mark.parametrize("code", [99, "NO_SUCH", None, object()])
 def test_anything_else_is_no_status(code: object) -> None:
     with pytest.raises(ValueError, match=r"99|expected a gRPC status"):
@@ -45,4 +51,9 @@ def test_the_peer_is_written_as_grpcio_does(address: str, peer: str) -> None:
 def test_a_name_is_proven_by_a_certificate_alone() -> None:
     assert CallContext((), Caller("one", authenticated=False)).auth_context() == {}
     assert CallContext((), Caller("one", authenticated=True)).auth_context()["x509_common_name"] == [b"one"]
-    assert CallContext((("a", "b"),), Caller("one", authenticated=True)).invocation_metadata() == (("a", "b"),)
+
+
+def test_metadata_are_pairs_with_names() -> None:
+    metadata = CallContext((("a", "b"), ("c-bin", b"d")), Caller("one", authenticated=True)).invocation_metadata()
+    assert metadata == (("a", "b"), ("c-bin", b"d"))
+    assert [(item.key, item.value) for item in metadata] == list(metadata)

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 import numpy as np
 
 from openfl_aio.collaborator.task_runner import TaskContext, TaskOutput
 from openfl_aio.domain import TaskKind
-from openfl_aio.errors import TaskError
+from openfl_aio.errors import ConfigurationError, TaskError
 
 __all__ = ["ModelTaskRunner"]
 
 _NOT_SENT: Final = "__opt_state_needed"  # PyTorch's mark is a text
+OptimizerState: TypeAlias = Literal["local", "reset", "shared"]
+_TREATMENTS: Final[Mapping[str, OptimizerState]] = {
+    "RESET": "reset",
+    "CONTINUE_LOCAL": "local",
+    "CONTINUE_GLOBAL": "shared",
+}
 Measured = tuple[int, Mapping[str, float]]
 
 
@@ -26,12 +32,13 @@ class ModelTaskRunner(ABC):
 
     ``optimizer_state`` says what becomes of the optimizer from round to round: ``"local"`` goes on here, ``"reset"``
     is built anew, ``"shared"`` is averaged over the sites like the model (OpenFL's CONTINUE_LOCAL, RESET and
-    CONTINUE_GLOBAL). A framework without an optimizer of its own kind, as Flax, keeps it in the model.
+    CONTINUE_GLOBAL). A plan that says ``opt_treatment`` decides it. A framework without an optimizer of its own kind,
+    as Flax, keeps it in the model.
     """
 
     get_tensors: ClassVar[Callable[..., dict[str, Any]]]
     set_tensors: ClassVar[Callable[..., None]]
-    optimizer_state: ClassVar[Literal["local", "reset", "shared"]] = "local"
+    optimizer_state: OptimizerState = "local"
 
     _built: tuple[Any, Any] | None = None
     _mark: str | None = None
@@ -53,6 +60,15 @@ class ModelTaskRunner(ABC):
     def initial_model(cls) -> dict[str, np.ndarray]:
         """Return the tensors of a new model."""
         return {name: np.asarray(values, np.float32) for name, values in cls.get_tensors(cls.build()[0]).items()}
+
+    def set_optimizer_treatment(self, opt_treatment: str) -> None:
+        """Do with the optimizer as a plan says, in OpenFL's words. Raises `ConfigurationError` for another word."""
+        state = _TREATMENTS.get(opt_treatment)
+        if state is None:
+            raise ConfigurationError(
+                f"expected one of {', '.join(_TREATMENTS)} as opt_treatment, got {opt_treatment[:60]!r}"
+            )
+        self.optimizer_state = state
 
     def tensor_names(self) -> Sequence[str]:
         """Return the names of the model's tensors."""

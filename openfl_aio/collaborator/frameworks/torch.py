@@ -17,7 +17,14 @@ import torch
 from openfl_aio.collaborator.frameworks.model import ModelTaskRunner
 from openfl_aio.errors import TensorError
 
-__all__ = ["TorchTaskRunner", "get_tensors", "set_tensors"]
+__all__ = [
+    "TorchTaskRunner",
+    "get_optimizer_tensors",
+    "get_tensors",
+    "set_optimizer_tensors",
+    "set_tensors",
+    "to_arrays",
+]
 
 NEEDED: Final = "__opt_state_needed"
 LENGTHS: Final = "__opt_group_lengths"
@@ -28,13 +35,9 @@ def get_tensors(model: Any, optimizer: Any = None) -> dict[str, Any]:
 
     Raises `TensorError` for a state dictionary with something else in it.
     """
-    out: dict[str, Any] = {}
-    for name, value in model.state_dict().items():
-        if not torch.is_tensor(value):
-            raise TensorError(f"expected only tensors in the module's state, got {name!r} of {type(value).__name__}")
-        out[name] = _array(value)
+    out = to_arrays(model.state_dict())
     if optimizer is not None:
-        out.update(_optimizer_tensors(optimizer))
+        out.update(get_optimizer_tensors(optimizer))
     return out
 
 
@@ -47,7 +50,45 @@ def set_tensors(model: Any, tensors: Mapping[str, Any], optimizer: Any = None, *
     state = {name: torch.tensor(np.asarray(_wanted(tensors, name)), device=device) for name in model.state_dict()}
     model.load_state_dict(state)
     if optimizer is not None and tensors.get(NEEDED) == "true":
-        _set_optimizer(optimizer, tensors)
+        set_optimizer_tensors(optimizer, tensors)
+
+
+def to_arrays(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return copies of the tensors of a module's ``state_dict()``. Raises `TensorError` if something else is in it."""
+    for name, value in state.items():
+        if not torch.is_tensor(value):
+            raise TensorError(f"expected only tensors in the module's state, got {name!r} of {type(value).__name__}")
+    return {name: _array(value) for name, value in state.items()}
+
+
+def get_optimizer_tensors(optimizer: Any) -> dict[str, Any]:
+    """Return copies of the tensors and numbers of ``optimizer``'s state; `NEEDED` alone if it has none yet."""
+    state = optimizer.state_dict()
+    out: dict[str, Any] = {}
+    lengths = [0] * len(state["param_groups"])
+    for group, position, identity in _with_state(state):
+        lengths[group] = position + 1
+        for key, value in state["state"][identity].items():
+            if torch.is_tensor(value):
+                out[f"__opt_state_{group}_{position}_istensor_{key}"] = _array(value)
+            elif value is not None:
+                out[f"__opt_state_{group}_{position}__{key}"] = np.array([value])
+    if not out:
+        return {NEEDED: "false"}
+    return {NEEDED: "true", **out, LENGTHS: np.array(lengths)}
+
+
+def set_optimizer_tensors(optimizer: Any, tensors: Mapping[str, Any]) -> None:
+    """Put the state that ``tensors`` have into ``optimizer``. Raises `TensorError` if it is not this optimizer's."""
+    current = optimizer.state_dict()
+    lengths = [int(length) for length in np.asarray(_wanted(tensors, LENGTHS)).reshape(-1)]
+    if len(lengths) != len(current["param_groups"]):
+        raise TensorError(f"expected a state of {len(current['param_groups'])} parameter groups, got {len(lengths)}")
+    restored: dict[Any, dict[str, Any]] = {}
+    for group, length in enumerate(lengths):
+        for position, identity in enumerate(_parameters(optimizer, current, group, length)):
+            restored[identity] = _state_of(tensors, group, position)
+    optimizer.load_state_dict({"state": restored, "param_groups": current["param_groups"]})
 
 
 class TorchTaskRunner(ModelTaskRunner):
@@ -76,34 +117,6 @@ def _with_state(state: Mapping[str, Any]) -> Iterator[tuple[int, int, Any]]:
         known = sorted(identity for identity in settings["params"] if state["state"].get(identity))
         for position, identity in enumerate(known):
             yield group, position, identity
-
-
-def _optimizer_tensors(optimizer: Any) -> dict[str, Any]:
-    state = optimizer.state_dict()
-    out: dict[str, Any] = {}
-    lengths = [0] * len(state["param_groups"])
-    for group, position, identity in _with_state(state):
-        lengths[group] = position + 1
-        for key, value in state["state"][identity].items():
-            if torch.is_tensor(value):
-                out[f"__opt_state_{group}_{position}_istensor_{key}"] = _array(value)
-            elif value is not None:
-                out[f"__opt_state_{group}_{position}__{key}"] = np.array([value])
-    if not out:
-        return {NEEDED: "false"}
-    return {NEEDED: "true", **out, LENGTHS: np.array(lengths)}
-
-
-def _set_optimizer(optimizer: Any, tensors: Mapping[str, Any]) -> None:
-    current = optimizer.state_dict()
-    lengths = [int(length) for length in np.asarray(_wanted(tensors, LENGTHS)).reshape(-1)]
-    if len(lengths) != len(current["param_groups"]):
-        raise TensorError(f"expected a state of {len(current['param_groups'])} parameter groups, got {len(lengths)}")
-    restored: dict[Any, dict[str, Any]] = {}
-    for group, length in enumerate(lengths):
-        for position, identity in enumerate(_parameters(optimizer, current, group, length)):
-            restored[identity] = _state_of(tensors, group, position)
-    optimizer.load_state_dict({"state": restored, "param_groups": current["param_groups"]})
 
 
 def _parameters(optimizer: Any, current: Mapping[str, Any], group: int, length: int) -> list[Any]:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any, ClassVar
 
 from openfl_aio.compat.imports.plugins import FrameworkAdapterPluginInterface
+from openfl_aio.errors import TensorError
 
-__all__ = ["FlaxAdapter", "KerasAdapter", "TorchAdapter"]
+__all__ = [
+    "FlaxAdapter",
+    "KerasAdapter",
+    "TorchAdapter",
+    "get_optimizer_state",
+    "set_optimizer_state",
+    "to_cpu_numpy",
+]
 
 
 class _Adapter(FrameworkAdapterPluginInterface):
@@ -33,6 +42,26 @@ class TorchAdapter(_Adapter):
     def set_tensor_dict(model: Any, tensor_dict: dict[str, Any], optimizer: Any = None, device: str = "cpu") -> None:
         """Put the tensors into the model and the optimizer."""
         TorchAdapter._ours().set_tensors(model, tensor_dict, optimizer, device=device)
+
+
+def to_cpu_numpy(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return copies of PyTorch's tensors, a module's ``state_dict()``, as arrays. Raises `ValueError` for anything else."""
+    try:
+        arrays: dict[str, Any] = TorchAdapter._ours().to_arrays(state)
+    except TensorError as exc:
+        raise ValueError(str(exc)) from None
+    return arrays
+
+
+def get_optimizer_state(optimizer: Any) -> dict[str, Any]:
+    """Return the state of a PyTorch optimizer by the names that it travels under; ``__opt_state_needed`` says if there is one."""
+    tensors: dict[str, Any] = TorchAdapter._ours().get_optimizer_tensors(optimizer)
+    return tensors
+
+
+def set_optimizer_state(optimizer: Any, device: str, derived_opt_state_dict: dict[str, Any]) -> None:
+    """Put a state into a PyTorch optimizer, which moves it to its parameters' device."""
+    TorchAdapter._ours().set_optimizer_tensors(optimizer, derived_opt_state_dict)
 
 
 class KerasAdapter(_Adapter):

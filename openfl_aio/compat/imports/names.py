@@ -22,6 +22,16 @@ _FUNCTIONS: Final = {
     "yogi_adaptive_aggregation": "YogiAdaptiveAggregation",
 }
 
+_PIPELINES: Final = {
+    "eden_pipeline": "EdenPipeline",
+    "kc_pipeline": "KCPipeline",
+    "no_compression_pipeline": "NoCompressionPipeline",
+    "random_shift_pipeline": "RandomShiftPipeline",
+    "skc_pipeline": "SKCPipeline",
+    "stc_pipeline": "STCPipeline",
+    "tensor_codec": "TensorCodec",
+}
+
 
 def _from(module: str, *names: str, **renamed: str) -> dict[str, str]:
     """Return a table row: names of ``module`` here, under the same name or (theirs=ours) another."""
@@ -47,6 +57,8 @@ def _table() -> dict[str, dict[str, str]]:
     types = _from("utilities", "LocalTensor", "Metric", "SingletonABCMeta", "TaskResultKey", "TensorKey")
     utils = _from("utilities", "change_tags", "tqdm_report_hook", "validate_file_hash")
     optimizers = _from("optimizers", "NumPyAdagrad", "NumPyAdam", "NumPyYogi")
+    pipelines = {path: _from("pipelines", name) for path, name in _PIPELINES.items()}
+    stages = _from("pipelines", "Float32NumpyArrayToBytes", "TransformationPipeline", "Transformer")
     fedcurv = _from("fedcurv_torch", "FedCurv")
     keras = _from("fedprox_keras", "FedProxOptimizer")
     torch = _from("fedprox_torch", "FedProxAdam", "FedProxOptimizer")
@@ -74,10 +86,20 @@ def _table() -> dict[str, dict[str, str]]:
         "interface.interactive_api.shard_descriptor": _from(
             "shards", "DummyShardDataset", "DummyShardDescriptor", "ShardDataset", "ShardDescriptor"
         ),
+        "pipelines": {name: place for names in pipelines.values() for name, place in names.items()},
+        "pipelines.pipeline": stages,
+        **{f"pipelines.{module}": names for module, names in pipelines.items()},
         "plugins.frameworks_adapters.flax_adapter": _from("adapters", FrameworkAdapterPlugin="FlaxAdapter"),
         "plugins.frameworks_adapters.framework_adapter_interface": _from("plugins", "FrameworkAdapterPluginInterface"),
         "plugins.frameworks_adapters.keras_adapter": _from("adapters", FrameworkAdapterPlugin="KerasAdapter"),
-        "plugins.frameworks_adapters.pytorch_adapter": _from("adapters", FrameworkAdapterPlugin="TorchAdapter"),
+        "plugins.frameworks_adapters.pytorch_adapter": _from(
+            "adapters",
+            "to_cpu_numpy",
+            FrameworkAdapterPlugin="TorchAdapter",
+            # private in 1.6, and yet what its own tutorial of several optimizers imports
+            _get_optimizer_state="get_optimizer_state",
+            _set_optimizer_state="set_optimizer_state",
+        ),
         "plugins.interface_serializer.cloudpickle_serializer": _from("plugins", "CloudpickleSerializer"),
         "plugins.interface_serializer.dill_serializer": _from("plugins", "DillSerializer"),
         "plugins.interface_serializer.keras_serializer": _from("plugins", KerasSerializer="CloudpickleSerializer"),

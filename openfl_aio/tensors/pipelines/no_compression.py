@@ -1,4 +1,4 @@
-"""NoCompression: float32, little endian, C order, and nothing else."""
+"""NoCompression: float32, little endian, C order, and nothing else (OpenFL's NoCompressionPipeline)."""
 
 from __future__ import annotations
 

@@ -107,7 +107,7 @@ def test_what_does_not_fit_is_named() -> None:
 
 class Runner(TorchTaskRunner):
     def __init__(self, state: Any = "local") -> None:
-        self.optimizer_state = state  # type: ignore[misc]
+        self.optimizer_state = state
 
     @classmethod
     def build(cls) -> tuple[Any, Any]:
@@ -125,9 +125,22 @@ def context(kind: TaskKind) -> TaskContext:
     return TaskContext(Task("work", "work", kind), 0, "one")
 
 
-@pytest.mark.parametrize(("state", "second_step"), [("reset", 2), ("local", 4), ("shared", 12)])
-def test_a_runner_trains_and_keeps_its_optimizer_as_told(state: str, second_step: int) -> None:
+@pytest.mark.parametrize(
+    ("state", "treatment", "second_step"),
+    [
+        ("reset", None, 2),
+        ("local", None, 4),
+        ("shared", None, 12),
+        # a plan decides, whatever the class says
+        ("shared", "RESET", 2),
+        ("reset", "CONTINUE_LOCAL", 4),
+        ("local", "CONTINUE_GLOBAL", 12),
+    ],
+)
+def test_a_runner_trains_and_keeps_its_optimizer_as_told(state: str, treatment: str | None, second_step: int) -> None:
     runner = Runner(state)
+    if treatment is not None:
+        runner.set_optimizer_treatment(treatment)
     model = Runner.initial_model()
     assert list(model) == list(runner.tensor_names())
     assert all(values.dtype == np.float32 for values in model.values())
@@ -135,7 +148,7 @@ def test_a_runner_trains_and_keeps_its_optimizer_as_told(state: str, second_step
     assert (checked.samples, checked.tensors) == (4, {})
     output = runner.run(context(TaskKind.TRAIN), model)
     assert list(output.tensors) == list(model)
-    assert output.state_is_shared is (state == "shared")
+    assert output.state_is_shared is (second_step == 12)
     assert bool(output.state) is output.state_is_shared
     shared = {
         name: np.full_like(values, 10) if name.endswith("_step") else values for name, values in output.state.items()

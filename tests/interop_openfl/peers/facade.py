@@ -1,7 +1,7 @@
 """The real OpenFL's own transport classes, for tests of the facade: the first argument says which, JSON says how.
 
-``aggregator-client`` and ``director-clients`` call a server and print what came as a line of JSON; ``aggregator-server``
-and ``director-server`` serve until they have nothing more to do, or are killed.
+``aggregator-client``, ``aggregator-stranger`` and ``director-clients`` call a server and print what came as a line of
+JSON; ``aggregator-server`` and ``director-server`` serve until they have nothing more to do, or are killed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import grpc
 import numpy as np
 from openfl.component.aggregator.aggregator import Aggregator
 from openfl.component.assigner.random_grouped_assigner import RandomGroupedAssigner
@@ -41,9 +42,9 @@ def named(name, values, *tags, report=False):
     return utils.construct_named_tensor(key, data, metadata, lossless=True)
 
 
-def aggregator_client():
-    """Do one round as collaborator one, with a tensor of several chunks."""
-    client = AggregatorGRPCClient(
+def a_client():
+    """Return a client of the aggregator."""
+    return AggregatorGRPCClient(
         agg_addr="localhost",
         agg_port=OPTIONS["port"],
         disable_client_auth=False,
@@ -52,6 +53,19 @@ def aggregator_client():
         client_reconnect_interval=1,
         **FILES,
     )
+
+
+def aggregator_stranger():
+    """Ask for tasks as somebody who takes no part, and tell of which refusal that ended."""
+    try:
+        a_client().get_tasks(OPTIONS["name"])
+    except grpc.RpcError as error:
+        tell(code=error.code().name)
+
+
+def aggregator_client():
+    """Do one round as collaborator one, with a tensor of several chunks."""
+    client = a_client()
     tasks, round_number, sleep_time, quits = client.get_tasks("one")
     names = [task.name for task in tasks]
     tensor = client.get_aggregated_tensor("one", "w", 0, False, ["model"], True)
@@ -149,6 +163,7 @@ def director_server():
 {
     "aggregator-client": aggregator_client,
     "aggregator-server": aggregator_server,
+    "aggregator-stranger": aggregator_stranger,
     "director-clients": director_clients,
     "director-server": director_server,
 }[ROLE]()

@@ -62,6 +62,14 @@ class Optimizer:
         self.velocity = {}
 
 
+class Renewed(ModelInterface):
+    """Makes a new optimizer whenever it is asked for one, which is when RESET forgets the velocities."""
+
+    def provide_optimizer(self):
+        """Return an optimizer that has not moved yet."""
+        return Optimizer(self.optimizer.momentum)
+
+
 class Targets(DataInterface):
     """The shard's number is the target of every value, and ten times it the number of samples."""
 
@@ -209,7 +217,7 @@ def sent(**kwargs):
 
 federation.dir_client.set_new_experiment = sent
 experiment.start(
-    model_provider=ModelInterface(Model(), Optimizer(options.momentum), "interactive_adapter.Adapter"),
+    model_provider=Renewed(Model(), Optimizer(options.momentum), "interactive_adapter.Adapter"),
     task_keeper=tasks,
     data_loader=Targets(),
     rounds_to_train=options.rounds,

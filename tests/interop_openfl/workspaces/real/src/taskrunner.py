@@ -12,21 +12,22 @@ class Steps(TaskRunner):
     """Goes a share ``step`` of the way to the data loader's targets, and takes ``seconds`` for it.
 
     ``validating`` is how many it takes to validate what it trained, ``lost`` a collaborator and a round of its in which
-    every metric is NaN.
+    every metric is NaN, ``slow`` a collaborator that takes so many seconds more to train.
     """
 
-    def __init__(self, step=0.5, seconds=0.0, validating=0.0, lost=None, **kwargs):
+    def __init__(self, step=0.5, seconds=0.0, validating=0.0, lost=None, slow=("", 0.0), **kwargs):
         super().__init__(**kwargs)
         self._validating = validating
         self._step = step
         self._lost = lost
+        self._slow = dict([slow])
         self._seconds = seconds
         self._model = model.initial(self.data_loader.shapes)
 
     def train(self, col_name, round_num, input_tensor_dict, **kwargs):
         """Train; the model's tensors and one metric go to the aggregator."""
         print(f"training in round {round_num}", flush=True)  # noqa: T201 - the tests wait for it
-        time.sleep(self._seconds)
+        time.sleep(self._seconds + self._slow.get(col_name, 0.0))
         tensors = model.trained(input_tensor_dict, self.data_loader.targets, self._step)
         sent = {TensorKey(name, col_name, round_num, False, ("trained",)): array for name, array in tensors.items()}
         distance = self._metric(tensors, col_name, round_num)
