@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 import pytest
+from anyio import to_thread
 
 from openfl_aio import experiment as frontend
 from openfl_aio.config import TLSConfig
@@ -76,13 +77,14 @@ def test_envoys_that_wait_at_the_real_director_work_for_ours_and_move(
 
 
 async def our_frontend_trains(port: int, cert: Path | None) -> None:
-    """Submit the experiment of our frontend and compare its model."""
+    """Do as `trains` with our frontend."""
     own = None if cert is None else CertificateLayout(cert).client("three")
     tls = None
     if cert is not None and own is not None:
         tls = TLSConfig(ca=CertificateLayout(cert).chain, certificate=own.certificate, private_key=own.private_key)
-    experiment = frontend.Experiment(
-        name="moved", workspace=SOURCES / "our_frontend", task_runner="steps_task.Steps", rounds=2
+    workspace = SOURCES / "our_frontend"
+    experiment = await to_thread.run_sync(
+        lambda: frontend.Experiment(name="moved", workspace=workspace, task_runner="steps_task.Steps", rounds=2)
     )
     async with frontend.Federation("localhost", port, tls=tls, client_id="three") as federation:
         run = await federation.submit(experiment)

@@ -7,8 +7,8 @@ answer, process = Aggregator.get_aggregated_tensor, Aggregator._process_named_te
 
 
 def tell(what, collaborator, number, name, tags):
-    """Print one tensor's line."""
-    print(what, collaborator, number, name, ",".join(sorted(tags)), flush=True)
+    """Print one tensor's line, in one piece: there are threads."""
+    print(f"{what} {collaborator} {number} {name} {','.join(sorted(tags))}\n", end="", flush=True)
 
 
 def asked(self, collaborator_name, tensor_name, round_number, report, tags, require_lossless):
