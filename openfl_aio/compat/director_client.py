@@ -20,7 +20,7 @@ from openfl_aio.director.client import DirectorClient as OurClient
 from openfl_aio.director.servicer import encode_model
 from openfl_aio.director.upload import decode_model
 from openfl_aio.domain import DeviceInfo, EnvoyInfo, ModelKind, ShardInfo
-from openfl_aio.errors import RemoteProtocolError
+from openfl_aio.errors import OpenFLAioError, RemoteProtocolError, ShardNotFoundError
 from openfl_aio.wire import convert, messages
 from openfl_aio.wire.messages import director
 
@@ -143,13 +143,22 @@ class ShardDirectorClient(_Client):
         envoy_name: str,
         is_experiment_running: bool,
         cuda_devices_info: Sequence[Mapping[str, Any]] | None = None,
-    ) -> int:
-        """Report health; return after how many seconds to do it again. `ShardNotFoundError`: register again."""
+    ) -> int | None:
+        """Report health; return after how many seconds to do it again. `ShardNotFoundError`: register again.
+
+        Of anything else that goes wrong the log tells, and None is returned: health is reported again soon. Devices that
+        cannot be reported are left out, all of them.
+        """
         client = await self._open()
-        devices = [DeviceInfo(**info) for info in cuda_devices_info or ()]
-        period = await client.update_envoy_status(
-            envoy_name, is_experiment_running=is_experiment_running, devices=devices
-        )
+        try:
+            period = await client.update_envoy_status(
+                envoy_name, is_experiment_running=is_experiment_running, devices=_devices(cuda_devices_info or ())
+            )
+        except ShardNotFoundError:
+            raise
+        except OpenFLAioError as exc:
+            logger.error("no health was reported: %s", exc)
+            return None
         return int(period)
 
 
@@ -250,6 +259,17 @@ class DirectorClient(_Client):
         """Return all that is told of an experiment of yours; else `ExperimentNotFoundError`."""
         client = await self._open()
         return convert.description_to_proto(await client.get_experiment_description(name))
+
+
+def _devices(infos: Sequence[Mapping[str, Any]]) -> list[DeviceInfo]:
+    try:
+        devices = [director.CudaDeviceInfo(**info) for info in infos]
+        for device in devices:
+            bytes(device)  # only this looks at the values
+    except Exception as exc:
+        logger.warning("no CUDA device is reported: expected mappings with the fields of CudaDeviceInfo; %s", exc)
+        return []
+    return [convert.device_from_proto(device) for device in devices]
 
 
 def _row(envoy: EnvoyInfo) -> dict[str, Any]:

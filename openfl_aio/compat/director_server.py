@@ -23,6 +23,7 @@ from openfl_aio.plan.plan import Plan
 from openfl_aio.storage.unpack import unpack
 from openfl_aio.transport.context import COMMON_NAME, NamedService
 from openfl_aio.transport.identity import CLIENT_ID, DEFAULT_NAME, Caller, as_caller
+from openfl_aio.transport.server import Server
 from openfl_aio.wire.messages import director as messages
 
 __all__ = ["DirectorGRPCServer"]
@@ -64,12 +65,14 @@ class DirectorGRPCServer:
         anywhere = bool(kwargs.pop("allow_plaintext_anywhere", False))
         host = server_host(listen_host, tls=tls, allow_plaintext_anywhere=anywhere)
         deny_list, crl = kwargs.pop("deny_list", None), kwargs.pop("crl", None)
-        credentials = tls_of(tls, root_certificate, certificate, private_key, deny_list=deny_list, crl=crl)
         self.listen_uri = f"{host}:{listen_port}"
         self.tls = tls
-        self.root_certificate = None if credentials is None else credentials.ca
-        self.private_key = None if credentials is None else credentials.private_key
-        self.certificate = None if credentials is None else credentials.certificate
+        self.root_certificate, self.private_key, self.certificate = (
+            Path(file).absolute() if tls and file else None for file in (root_certificate, private_key, certificate)
+        )
+        credentials = tls_of(
+            tls, self.root_certificate, self.certificate, self.private_key, deny_list=deny_list, crl=crl
+        )
         config = DirectorConfig(
             listen=endpoint_of(self.listen_uri),
             tls=credentials,
@@ -84,7 +87,7 @@ class DirectorGRPCServer:
         if review_plan_callback is not None and of_plan is None:
             self.director.inspection = _inspection(review_plan_callback, config.limits)
         self.director.front = self._front
-        self.server: NamedService | None = None
+        self.server: Server | None = None
         self._servicer = DirectorServicer(self.director, limits=config.limits)
         self._stack: AsyncExitStack | None = None
 
@@ -93,7 +96,7 @@ class DirectorGRPCServer:
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self.director)
+            self.server = (await stack.enter_async_context(self.director)).server
             self._stack = stack.pop_all()
         return self
 
@@ -137,8 +140,7 @@ class DirectorGRPCServer:
             await anyio.sleep_forever()
 
     def _front(self, own: DirectorServicer) -> NamedService:
-        self.server = NamedService(self, lambda _: own)
-        return self.server
+        return NamedService(self, lambda _: own)
 
     def _caller(self, context: Context | None) -> Caller:
         # a call without a context is the process's own: it may speak for any envoy, as OpenFL's callers could

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial, wraps
 from typing import Any, Final
@@ -16,47 +15,54 @@ END: Final = object()
 
 
 class Blocking:
-    """Has the attributes of one object of the facade; its coroutines block, its async generators are iterators."""
+    """Has the attributes of one object of the facade, and sets them there; its methods are called in the loop's thread.
+
+    What has to be awaited is waited for, and what iterates asynchronously is an iterator.
+    """
+
+    _facade: Any
+    _portal: BlockingPortal
 
     def __init__(self, facade: Any, portal: BlockingPortal) -> None:
-        self._facade = facade
-        self._portal = portal
+        self.__dict__.update(_facade=facade, _portal=portal)  # everything else is set at the facade
 
     def __repr__(self) -> str:
         return f"Blocking({self._facade!r})"
 
+    def __dir__(self) -> Iterable[str]:
+        return dir(self._facade)
+
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._facade, name)
-        if inspect.iscoroutinefunction(found):
-            return _waiting(found, self._portal)
-        if inspect.isasyncgenfunction(found):
-            return _iterating(found, self._portal)
-        return found
+        return _waiting(found, self._portal) if callable(found) and not isinstance(found, type) else found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._facade, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self._facade, name)
 
 
 def _waiting(method: Callable[..., Any], portal: BlockingPortal) -> Callable[..., Any]:
     @wraps(method)
     def call(*args: Any, **kwargs: Any) -> Any:
-        return portal.call(partial(method, *args, **kwargs))
+        # the portal awaits an awaitable; a method that was wrapped does not show what it will answer
+        answer = portal.call(partial(method, *args, **kwargs))
+        return _iterating(aiter(answer), portal) if isinstance(answer, AsyncIterable) else answer
 
     return call
 
 
-def _iterating(method: Callable[..., Any], portal: BlockingPortal) -> Callable[..., Iterator[Any]]:
-    @wraps(method)
-    def call(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        answers = method(*args, **kwargs)
+def _iterating(answers: AsyncIterator[Any], portal: BlockingPortal) -> Iterator[Any]:
+    async def step() -> Any:
+        return await anext(answers, END)
 
-        async def step() -> Any:
-            return await anext(answers, END)
-
-        try:
-            while (answer := portal.call(step)) is not END:
-                yield answer
-        finally:
+    try:
+        while (answer := portal.call(step)) is not END:
+            yield answer
+    finally:
+        if hasattr(answers, "aclose"):
             portal.call(answers.aclose)
-
-    return call
 
 
 @contextmanager

@@ -168,6 +168,13 @@ class Director:
         self._runs.begin(self._tasks, self._server.endpoint)
 
     @property
+    def server(self) -> Server:
+        """What this director serves with. Raises `InvalidStateError` unless it is entered."""
+        if self._stack is None:
+            raise InvalidStateError("the director does not serve; enter it first")
+        return self._server
+
+    @property
     def endpoint(self) -> Endpoint:
         """Where this director listens; the port is the bound one."""
         return self._server.endpoint

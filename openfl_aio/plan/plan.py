@@ -41,7 +41,7 @@ from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan import sections
 from openfl_aio.plan.document import Document
 from openfl_aio.plan.interactive import InteractiveObjects, interactive_objects
-from openfl_aio.plan.releases import DEFAULTS, RELEASES, default_section, guess_release
+from openfl_aio.plan.releases import DEFAULTS, RELEASES, default_section, guess_release, keys_of
 from openfl_aio.plan.templates import DATA_LOADERS, TASK_RUNNERS, check_class_path
 
 __all__ = ["Plan", "TemplateRef"]
@@ -125,9 +125,10 @@ class Plan:
         """Return the plan with other network settings; None keeps a value. A new salt gives new uuids."""
         data = self._document.data
         given = {"agg_addr": agg_addr, "agg_port": agg_port, "hash_salt": hash_salt, "tls": tls}
-        settings = {**data["network"]["settings"], **{key: value for key, value in given.items() if value is not None}}
-        if tls is not None:
-            settings.pop("use_tls", None)  # the later spelling would contradict
+        # another release's key for TLS would contradict
+        old = () if tls is None else keys_of("network", "tls")
+        settings = {key: value for key, value in data["network"]["settings"].items() if key not in old}
+        settings.update({key: value for key, value in given.items() if value is not None})
         network = {**data["network"], "settings": settings}
         return Plan(self._document.with_data({**data, "network": network}), name=self.name, release=self.release)
 
@@ -172,14 +173,17 @@ class Plan:
     @property
     def tls(self) -> bool:
         """Whether the plan asks for mutual TLS; it does unless it says otherwise."""
-        fallback = self._document.boolean("network", "settings", "use_tls", default=True)
-        return self._document.boolean("network", "settings", "tls", default=fallback)
+        return sections.switch(self._document, "network", "tls", default=True)[0]
+
+    @property
+    def tls_key(self) -> str:
+        """The key path of what the plan says of TLS, which releases call differently."""
+        return f"network.settings.{sections.switch(self._document, 'network', 'tls', default=True)[1]}"
 
     @property
     def require_client_certificate(self) -> bool:
-        """Whether collaborators prove who they are (OpenFL's ``disable_client_auth``, turned round)."""
-        disabled = self._document.boolean("network", "settings", "disable_client_auth", default=False)
-        return self._document.boolean("network", "settings", "require_client_auth", default=not disabled)
+        """Whether collaborators prove who they are."""
+        return sections.switch(self._document, "network", "require_client_auth", default=True)[0]
 
     @property
     def cert_folder(self) -> str:
@@ -226,8 +230,7 @@ class Plan:
     @property
     def delta_updates(self) -> bool:
         """Whether collaborators send and fetch differences where they can."""
-        fallback = self._document.boolean("collaborator", "settings", "use_delta_updates", default=False)
-        return self._document.boolean("collaborator", "settings", "delta_updates", default=fallback)
+        return sections.switch(self._document, "collaborator", "delta_updates", default=False)[0]
 
     @property
     def opt_treatment(self) -> str | None:

@@ -1,4 +1,4 @@
-"""What differs between the releases of OpenFL: default sections of plans, and by which keys a plan shows its release.
+"""What differs between the releases of OpenFL: default sections of plans, the keys of their settings, names of classes.
 
 On the wire collaborators of all releases speak the same three calls. What divides them is the plan: each release merges
 its own default sections into it, and the federation's uuids are a hash of the result. So the same text is another
@@ -11,12 +11,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from copy import deepcopy
 from itertools import pairwise
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from openfl_aio.plan.defaults import DEFAULTS as OF_1_6
 from openfl_aio.plan.defaults import tasks_section
 
-__all__ = ["DEFAULTS", "RELEASES", "default_section", "guess_release"]
+__all__ = [
+    "DEFAULTS",
+    "LATER_CLASSES",
+    "LATER_FUNCTIONS",
+    "REFUSED_SECTIONS",
+    "RELEASES",
+    "SETTINGS",
+    "Setting",
+    "default_section",
+    "guess_release",
+    "keys_of",
+]
 
 Section = dict[str, Any]
 
@@ -130,23 +141,94 @@ _OF_1_5_1: Final[Mapping[str, Section | None]] = {
         {"function": "train_batches", "kwargs": {"epochs": 1, "metrics": ["loss"]}}, "validate", {"metrics": ["acc"]}
     )
 }
-# the first release that reads a key; earlier ones have another name for it or nothing of the kind
-_FIRST_TO_READ: Final[Mapping[str, Mapping[str, str]]] = {
-    "aggregator": {"persist_checkpoint": "1.8", "persistent_db_path": "1.8", "secure_aggregation": "1.8"},
-    "assigner": {"selected_task_group": "1.8"},
-    "collaborator": {"use_delta_updates": "1.8", "secure_aggregation": "1.8"},
+
+
+class Setting(NamedTuple):
+    """A key of a section's settings: the releases that read it, from ``first`` to ``last``.
+
+    Keys that mean the same have one ``means``; one that is ``negated`` says the opposite. ``ignored`` ones have no effect
+    here.
+    """
+
+    first: str = RELEASES[0]
+    last: str = RELEASES[-1]
+    means: str = ""
+    negated: bool = False
+    ignored: bool = False
+
+
+SETTINGS: Final[Mapping[str, Mapping[str, Setting]]] = {
+    "aggregator": {
+        "callbacks": Setting(ignored=True),
+        "enable_remote_attestation": Setting(ignored=True),
+        "log_memory_usage": Setting(ignored=True),
+        "log_metric_callback": Setting(ignored=True),
+        "persist_checkpoint": Setting("1.8", ignored=True),
+        "persistent_db_path": Setting("1.8", ignored=True),
+        "save_native_model": Setting(ignored=True),
+        "secure_aggregation": Setting("1.8"),
+        "task_group": Setting(ignored=True),
+        "use_delta_updates": Setting(ignored=True),
+    },
+    "assigner": {"selected_task_group": Setting("1.8")},
+    "collaborator": {
+        "callbacks": Setting(ignored=True),
+        "delta_updates": Setting(last="1.7.1", means="delta_updates"),
+        "enable_remote_attestation": Setting(ignored=True),
+        "log_memory_usage": Setting(ignored=True),
+        "secure_aggregation": Setting("1.8"),
+        "use_delta_updates": Setting("1.8", means="delta_updates"),
+        "write_logs": Setting(ignored=True),
+    },
     "network": {
-        "enable_atomic_connections": "1.8",
-        "require_client_auth": "1.7.1",
-        "transport_protocol": "1.9",
-        "use_tls": "1.7.1",
+        "disable_tls": Setting(ignored=True),
+        "enable_atomic_connections": Setting("1.8", ignored=True),
+        "require_client_auth": Setting("1.7.1", means="require_client_auth"),
+        "disable_client_auth": Setting(last="1.6", means="require_client_auth", negated=True),
+        "tls": Setting(last="1.6", means="tls"),
+        "transport_protocol": Setting("1.9", ignored=True),
+        "use_tls": Setting("1.7.1", means="tls"),
     },
 }
-# the last release that reads a key
-_LAST_TO_READ: Final[Mapping[str, Mapping[str, str]]] = {
-    "collaborator": {"delta_updates": "1.7.1"},
-    "network": {"disable_client_auth": "1.6", "tls": "1.6"},
+"""Section -> key -> what is known of it, for those keys that some release does not read, or that have no effect here.
+
+Of two that mean the same the first one counts.
+"""
+
+LATER_CLASSES: Final[Mapping[str, tuple[str, ...]]] = {
+    "cutoff": (
+        "openfl.component.CutoffTimePolicy",
+        "openfl.component.aggregator.straggler_handling.CutoffTimePolicy",
+    ),
+    "percentage": (
+        "openfl.component.PercentagePolicy",
+        "openfl.component.aggregator.straggler_handling.PercentagePolicy",
+    ),
+    "wait_for_all": (
+        "openfl.component.WaitForAllPolicy",
+        "openfl.component.aggregator.straggler_handling.WaitForAllPolicy",
+    ),
 }
+"""Our name -> the paths that 1.8 and 1.9 have for it, where 1.6 has others or nothing of the kind."""
+
+_FUNCTIONS: Final = "openfl.interface.aggregation_functions"
+LATER_FUNCTIONS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(
+        (f"{_FUNCTIONS}.FedBaggingXGBoost", f"{_FUNCTIONS}.fed_bagging.FedBaggingXGBoost"),
+        "its tensor of trees grows from round to round, and here a tensor keeps its shape",
+    ),
+    **dict.fromkeys(
+        (f"{_FUNCTIONS}.SecureWeightedAverage", f"{_FUNCTIONS}.secure_weighted_average.SecureWeightedAverage"),
+        "it is of OpenFL's secure aggregation",
+    ),
+}
+"""Aggregation functions of 1.7.1 to 1.9 that are not available here -> why."""
+
+REFUSED_SECTIONS: Final[Mapping[str, str]] = {
+    "connector": "other frameworks cannot be run inside a federation here; remove the section",
+    "federated_flow": "OpenFL's workflow API is not served here; write the experiment as tasks of a task runner",
+}
+"""Sections of OpenFL's plans that are not served here -> what to say."""
 
 
 def _changed(before: Mapping[str, Section], changes: Mapping[str, Section | None]) -> dict[str, Section]:
@@ -163,6 +245,11 @@ def _all() -> dict[str, dict[str, Section]]:
 
 DEFAULTS: Final[Mapping[str, Mapping[str, Section]]] = _all()
 """Release -> path as plans write it -> section."""
+
+
+def keys_of(section: str, means: str) -> tuple[str, ...]:
+    """Return the keys by which releases say ``means`` in a section's settings; the first one that is written counts."""
+    return tuple(key for key, setting in SETTINGS[section].items() if setting.means == means)
 
 
 def default_section(path: str, release: str) -> Section | None:
@@ -189,7 +276,6 @@ def _misfits(data: Mapping[str, Any], release: str) -> int:
         count += isinstance(path, str) and path not in DEFAULTS[release]
         settings = section.get("settings")
         for key in settings if isinstance(settings, Mapping) else ():
-            first, last = _FIRST_TO_READ.get(name, {}).get(key), _LAST_TO_READ.get(name, {}).get(key)
-            count += first is not None and RELEASES.index(first) > age
-            count += last is not None and RELEASES.index(last) < age
+            known = SETTINGS.get(name, {}).get(key, Setting())
+            count += not RELEASES.index(known.first) <= age <= RELEASES.index(known.last)
     return count

@@ -10,6 +10,7 @@ from openfl_aio.config import DURABILITIES, AssignerConfig, Durability, Straggle
 from openfl_aio.domain import MAX_LABEL, Task, TaskKind, is_label
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.plan.document import Document, Key
+from openfl_aio.plan.releases import REFUSED_SECTIONS, SETTINGS, keys_of
 from openfl_aio.plan.templates import (
     AGGREGATIONS,
     AGGREGATORS,
@@ -34,6 +35,7 @@ __all__ = [
     "single_common_name",
     "store_rounds",
     "stragglers",
+    "switch",
     "task_aggregation",
     "tasks",
     "upload_rules",
@@ -42,7 +44,8 @@ __all__ = [
 OPT_TREATMENTS: Final = ("RESET", "CONTINUE_LOCAL", "CONTINUE_GLOBAL")
 """OpenFL's words for what becomes of a collaborator's optimizer between rounds; without one it is the first."""
 
-# the keys of each section's settings; None: they belong to a class of the user, or to the block that is named
+# the keys of each section's settings, besides those of `releases.SETTINGS`; None: they belong to a class of the user, or to
+# the block that is named
 _SETTINGS: Final[dict[str, frozenset[str] | None]] = {
     "aggregator": frozenset(
         {
@@ -56,7 +59,6 @@ _SETTINGS: Final[dict[str, frozenset[str] | None]] = {
             "max_update_norm",
             "max_value",
             "rounds_to_train",
-            "secure_aggregation",
             "single_col_cert_common_name",
             "write_logs",
         }
@@ -64,14 +66,11 @@ _SETTINGS: Final[dict[str, frozenset[str] | None]] = {
     "collaborator": frozenset(
         {
             "db_store_rounds",
-            "delta_updates",
             "device_assignment_policy",
             "epochs_per_round",
             "opt_treatment",
             "polling_interval",
-            "secure_aggregation",
             "single_col_cert_common_name",
-            "use_delta_updates",
         }
     ),
     "network": frozenset(
@@ -82,12 +81,8 @@ _SETTINGS: Final[dict[str, frozenset[str] | None]] = {
             "client_reconnect_interval",
             "crl",  # ours
             "deny_list",  # ours
-            "disable_client_auth",
             "hash_salt",
-            "require_client_auth",
             "single_col_cert_common_name",
-            "tls",
-            "use_tls",
         }
     ),
     "api_layer": None,
@@ -98,24 +93,6 @@ _SETTINGS: Final[dict[str, frozenset[str] | None]] = {
     "task_runner": None,
     "tasks": None,
 }
-# obeyed by some release of OpenFL, without effect here
-_IGNORED: Final[dict[str, frozenset[str]]] = {
-    "aggregator": frozenset(
-        {
-            "callbacks",
-            "enable_remote_attestation",
-            "log_memory_usage",
-            "log_metric_callback",
-            "persist_checkpoint",
-            "persistent_db_path",
-            "save_native_model",
-            "task_group",
-            "use_delta_updates",
-        }
-    ),
-    "collaborator": frozenset({"callbacks", "enable_remote_attestation", "log_memory_usage", "write_logs"}),
-    "network": frozenset({"disable_tls", "enable_atomic_connections", "transport_protocol"}),
-}
 _SECTION_KEYS: Final = frozenset({"template", "settings", "required_plugin_components"})
 _TASK_KEYS: Final = frozenset({"function", "kwargs", "aggregation_type", "task_type"})
 _FOR_EVER: Final = 2**31 - 1
@@ -124,10 +101,9 @@ _REQUIRED_SECTIONS: Final = ("aggregator", "network")
 
 def check_outline(document: Document) -> None:
     """Refuse unknown sections and keys, and classes of aggregator and collaborator that are not OpenFL's."""
-    if "connector" in document.data:
-        raise document.error(
-            ("connector",), "other frameworks cannot be run inside a federation here; remove the section"
-        )
+    for section, reason in REFUSED_SECTIONS.items():
+        if section in document.data:
+            raise document.error((section,), reason)
     document.allow((), _SETTINGS)
     for section in _REQUIRED_SECTIONS:
         if section not in document.data:
@@ -138,7 +114,7 @@ def check_outline(document: Document) -> None:
         if section != "tasks":
             document.allow((section,), _SECTION_KEYS)
         if known is not None:
-            document.allow((section, "settings"), known | _IGNORED.get(section, frozenset()))
+            document.allow((section, "settings"), {*known, *SETTINGS.get(section, {})})
     for section, family in (("aggregator", AGGREGATORS), ("collaborator", COLLABORATORS)):
         _named(document, family, (section, "template"), default=section)
         secure = (section, "settings", "secure_aggregation")
@@ -165,11 +141,22 @@ def ignored(document: Document) -> tuple[str, ...]:
     """Return the key paths that have no effect here."""
     found = [
         f"{section}.settings.{key}"
-        for section, keys in _IGNORED.items()
-        for key in sorted(keys)
-        if document.get(section, "settings", key) not in (None, False, "grpc")
+        for section, settings in SETTINGS.items()
+        for key in sorted(settings)
+        if settings[key].ignored and document.get(section, "settings", key) not in (None, False, "grpc")
     ]
     return tuple(found)
+
+
+def switch(document: Document, section: str, means: str, *, default: bool) -> tuple[bool, str]:
+    """Return what a section's settings say of ``means``, which releases call differently, and the key that says it."""
+    keys = keys_of(section, means)
+    value, used = default, keys[-1]
+    for key in reversed(keys):  # all of them: a wrong value is told also where another key counts
+        if document.get(section, "settings", key) is not None:
+            value = document.boolean(section, "settings", key) != SETTINGS[section][key].negated
+            used = key
+    return value, used
 
 
 def tasks(document: Document) -> tuple[Task, ...]:
@@ -215,7 +202,7 @@ def assigner(document: Document) -> AssignerConfig:
     if not groups:
         raise document.error((*path, "task_groups"), "missing; expected a list of groups with 'name' and 'tasks'")
     selected = document.string(*path, "selected_task_group", default="")
-    if selected:  # OpenFL 1.8 and later leave the other groups out and give this one everybody
+    if selected:  # OpenFL leaves the other groups out and gives this one everybody
         names = ", ".join(group.name for group in groups)
         groups = tuple(group for group in groups if group.name == selected)
         if kind == "random_grouped":

@@ -1,4 +1,4 @@
-"""What OpenFL 1.6 calls its building blocks, and what we call them.
+"""What OpenFL calls its building blocks, and what we call them.
 
 A plan names classes by dotted path (``template``). Nothing named there is imported by a server: a path is looked up
 here and gives our own name. OpenFL re-exports its classes from several packages, and plans use any of the paths.
@@ -7,10 +7,12 @@ here and gives our own name. OpenFL re-exports its classes from several packages
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Final
 
 from openfl_aio.errors import ConfigurationError
+from openfl_aio.plan.releases import LATER_CLASSES, LATER_FUNCTIONS
 
 __all__ = [
     "AGGREGATIONS",
@@ -32,13 +34,15 @@ _CLASS_PATH: Final = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*[.:][A-Za-z_]\w*"
 class Family:
     """One kind of building block.
 
-    ``names`` maps our name to OpenFL's paths for it, the one we write first. ``elsewhere`` are paths of OpenFL 1.6
-    that are recognised and refused, because nothing here does the same. ``remedy`` says what to do instead of either.
+    ``names`` maps our name to OpenFL's paths for it, the one we write first. ``elsewhere`` are paths of OpenFL that are
+    recognised and refused, because nothing here does the same, and ``reasons`` why, where it is not plain. ``remedy`` says
+    what to do instead of either.
     """
 
     what: str
     names: dict[str, tuple[str, ...]]
     elsewhere: tuple[str, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
     remedy: str = ""
 
     def name_of(self, template: str) -> str:
@@ -48,7 +52,10 @@ class Family:
                 return name
         known = ", ".join(sorted(paths[0] for paths in self.names.values())) + self.remedy
         if template in self.elsewhere:
-            raise ConfigurationError(f"{self.what} {template!r} of OpenFL is not available here; known are {known}")
+            reason = f": {self.reasons[template]}" if template in self.reasons else ""
+            raise ConfigurationError(
+                f"{self.what} {template!r} of OpenFL is not available here{reason}; known are {known}"
+            )
         raise ConfigurationError(f"unknown {self.what} {template[:200]!r}; known are {known}")
 
     def template_of(self, name: str) -> str:
@@ -116,21 +123,16 @@ STRAGGLER_POLICIES: Final = Family(
             "openfl.component.CutoffTimeBasedStragglerHandling",
             "openfl.component.straggler_handling_functions.cutoff_time_based_straggler_handling."
             "CutoffTimeBasedStragglerHandling",
-            "openfl.component.CutoffTimePolicy",  # the names since 1.8
-            "openfl.component.aggregator.straggler_handling.CutoffTimePolicy",
+            *LATER_CLASSES["cutoff"],
         ),
         "percentage": (
             "openfl.component.straggler_handling_functions.PercentageBasedStragglerHandling",
             "openfl.component.PercentageBasedStragglerHandling",
             "openfl.component.straggler_handling_functions.percentage_based_straggler_handling."
             "PercentageBasedStragglerHandling",
-            "openfl.component.PercentagePolicy",
-            "openfl.component.aggregator.straggler_handling.PercentagePolicy",
+            *LATER_CLASSES["percentage"],
         ),
-        "wait_for_all": (
-            "openfl.component.WaitForAllPolicy",
-            "openfl.component.aggregator.straggler_handling.WaitForAllPolicy",
-        ),
+        "wait_for_all": LATER_CLASSES["wait_for_all"],
     },
 )
 
@@ -181,7 +183,9 @@ AGGREGATIONS: Final = Family(
         "multi_krum": (f"{_OWN_FUNCTIONS}.MultiKrum",),
         "trimmed_mean": (f"{_OWN_FUNCTIONS}.TrimmedMean",),
     },
-    elsewhere=(  # the bases of users' own
+    elsewhere=(
+        *LATER_FUNCTIONS,
+        # the bases of users' own
         f"{_FUNCTIONS}.AggregationFunction",
         f"{_FUNCTIONS}.core.AggregationFunction",
         f"{_FUNCTIONS}.core.interface.AggregationFunction",
@@ -190,6 +194,7 @@ AGGREGATIONS: Final = Family(
         f"{_FUNCTIONS}.experimental.PrivilegedAggregationFunction",
         f"{_FUNCTIONS}.experimental.privileged_aggregation.PrivilegedAggregationFunction",
     ),
+    reasons=LATER_FUNCTIONS,
     remedy="; a server imports no class that a plan names: give a function of your own to an embedded "
     "openfl_aio.Aggregator, by the name of its task in functions=",
 )

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -56,3 +60,54 @@ def test_a_stream_is_an_iterator_that_may_be_left() -> None:
             assert next(stream) == {"round": 0}
             stream.close()
             assert metrics.left
+
+
+def traced(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap a method as code that knows nothing of coroutines does."""
+
+    @functools.wraps(method)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return method(*args, **kwargs)
+
+    return call
+
+
+class Traced(DirectorClient):
+    get_dataset_info = traced(DirectorClient.get_dataset_info)
+
+    async def _numbers(self, experiment_name: str) -> AsyncIterator[dict[str, Any]]:
+        for number in range(3):
+            yield {"round": number}
+
+    stream_metrics = traced(_numbers)
+
+
+def test_a_wrapped_method_is_waited_for_too() -> None:
+    with blocking(DirectorGRPCServer(director_cls=Director, tls=False, listen_port=0)) as server:
+        files = {"root_certificate": None, "private_key": None, "certificate": None}
+        port = server.endpoint.port
+        ours = Traced(client_id="alice", director_host="localhost", director_port=port, tls=False, **files)
+        with blocking(ours) as client:
+            assert client.get_dataset_info() == ([], [])
+            assert [metric["round"] for metric in client.stream_metrics("exp")] == [0, 1, 2]
+
+
+def test_attributes_are_the_facades() -> None:
+    ours = AggregatorGRPCClient("localhost", 1, False, None, None, None, tls=False)
+    with blocking(ours) as client:
+        client.aggregator_uuid = "aggregator_f"
+        assert ours.aggregator_uuid == client.aggregator_uuid == "aggregator_f"
+        assert set(dir(client)) == set(dir(ours))
+        client.note = "mine"
+        del client.note
+        assert not hasattr(ours, "note")
+        with pytest.raises(AttributeError, match="nothing"):
+            _ = client.nothing
+
+
+def test_a_plain_method_that_needs_a_loop_has_one() -> None:
+    with blocking(AggregatorGRPCClient("localhost", 1, False, None, None, None, tls=False)) as client:
+        assert client.create_insecure_channel("host:5").endpoint.port == 5
+        client.disconnect()
+        client.reconnect()
+        assert client.channel is not None

@@ -30,6 +30,7 @@ from openfl_aio.errors import (
     ShardNotFoundError,
 )
 from openfl_aio.testing.ca import ThrowawayCA
+from openfl_aio.transport.server import Server
 from openfl_aio.wire import convert
 from openfl_aio.wire.messages import director
 
@@ -170,6 +171,38 @@ async def test_a_director_that_does_not_know_an_envoy_says_so() -> None:
             await worker.send_health_check(envoy_name="one", is_experiment_running=False)
 
 
+@pytest.mark.parametrize("bad", [{"index": 0, "bogus": 1}, {"index": "first"}, 5])
+async def test_health_is_reported_without_devices_that_cannot_be_told(
+    bad: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving() as server, envoy(server) as worker, frontend(server) as user:
+        await worker.report_shard_info(DATA, (0,))
+        devices = [{"index": 1, "name": "gpu"}, bad]
+        assert (
+            await worker.send_health_check(envoy_name="one", is_experiment_running=False, cuda_devices_info=devices)
+            == 60
+        )
+        assert "no CUDA device is reported" in caplog.text
+        envoys = await user.get_envoys()
+        assert isinstance(envoys, dict)
+        assert envoys["one"]["is_online"]
+
+
+@pytest.mark.parametrize("status", ["INTERNAL", "PERMISSION_DENIED", "INVALID_ARGUMENT"])
+async def test_health_that_could_not_be_reported_is_logged(status: str, caplog: pytest.LogCaptureFixture) -> None:
+    class Refusing(DirectorGRPCServer):
+        async def UpdateEnvoyStatus(  # noqa: N802
+            self, request: Any, context: Any
+        ) -> director.UpdateEnvoyStatusResponse:
+            context.abort(status, "not today")
+            raise AssertionError("never")
+
+    async with serving(Refusing) as server, envoy(server) as worker:
+        assert await worker.send_health_check(envoy_name="one", is_experiment_running=False) is None
+        assert "no health was reported" in caplog.text
+        assert "not today" in caplog.text
+
+
 async def test_every_method_called_directly() -> None:
     async with serving() as server:
         shard = director.ShardInfo(
@@ -247,6 +280,8 @@ async def test_who_calls(ca: ThrowawayCA) -> None:
         status = director.UpdateEnvoyStatusRequest(name="one")
         with pytest.raises(AuthorizationError):
             await server.UpdateEnvoyStatus(status, FakeContext({}, "mallory"))
+        with pytest.raises(AuthorizationError):  # a proven name, though it is that of who gives none
+            await server.UpdateEnvoyStatus(status, FakeContext({}, "__default__"))
         data = director.GetExperimentDataRequest(experiment_name="exp", collaborator_name="one")
         with pytest.raises(AuthorizationError):
             await anext(aiter(server.GetExperimentData(data, FakeContext({}, "mallory"))))
@@ -346,7 +381,9 @@ async def test_a_review_is_asked_with_the_experiments_name_inside_its_workspace(
 
 async def test_a_server_that_serves_is_not_entered_again() -> None:
     async with serving() as server:
+        assert isinstance(server.server, Server)
         first = server.endpoint
+        assert server.server.endpoint == first
         with pytest.raises(InvalidStateError, match="entered already"):
             await server.__aenter__()
         assert server.endpoint == first

@@ -173,8 +173,10 @@ def test_the_attributes_of_a_director_server() -> None:
     )
     assert isinstance(server.director, Director)
     assert (server.listen_uri, server.tls, server.server) == ("[::]:50051", True, None)
-    assert server.root_certificate == Path("ca")
-    assert (server.private_key, server.certificate) == (Path("key"), Path("crt"))
+    assert server.root_certificate == Path.cwd() / "ca"
+    assert (server.private_key, server.certificate) == (Path.cwd() / "key", Path.cwd() / "crt")
+    assert server.director.config.tls is not None
+    assert server.director.config.tls.ca == server.root_certificate
     assert server.director.config.sample_shape == ("1", "2")
     assert server.director.config.envoy_health_check_period == 60
 

@@ -542,7 +542,11 @@ async def test_cancelling_is_for_the_owner(director: Director, connect: Connect)
     ("data", "why"),
     [
         (archive(None), "plan/plan.yaml"),
-        (archive(PLAN.replace("tls: false", "tls: true")), "set it to false"),
+        (
+            archive(PLAN.replace("tls: false", "tls: true")),
+            "network.settings.tls is true, but this director serves plaintext; set it to false",
+        ),
+        (archive(PLAN.replace("tls: false", "use_tls: true")), "network.settings.use_tls is true, but"),
         (archive("aggregator: ["), "plan/plan.yaml"),
         (archive(PLAN.replace("rounds_to_train: 1", "rounds_to_train: 0")), "rounds_to_train"),
     ],

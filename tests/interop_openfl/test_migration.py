@@ -93,11 +93,12 @@ async def our_frontend_trains(port: int, cert: Path | None) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.cell(server="aggregator moved: real, our, real", client="collaborators moved: real to our adopting")
-@pytest.mark.parametrize("tls", [False, True], ids=["plain", "mtls"])
-def test_a_federation_without_a_director_moves_step_by_step(federation: MakeFederation, tls: bool) -> None:
+@pytest.mark.cell(
+    server="aggregator moved: real, our, real", client="collaborators moved: real to our adopting", link="mTLS"
+)
+def test_a_federation_without_a_director_moves_step_by_step(federation: MakeFederation) -> None:
     """Each member in its workspace as it is, with all that OpenFL's left there; every step a federation from the start."""
-    moving = federation(Outline(tls=tls, delta_updates=True))
+    moving = federation(Outline(tls=True, delta_updates=True))
     steps: list[tuple[FederationKind, dict[str, FederationKind]]] = [
         ("real", {"one": "real", "two": "real"}),
         ("ours", {"one": "real", "two": "real"}),
@@ -106,7 +107,9 @@ def test_a_federation_without_a_director_moves_step_by_step(federation: MakeFede
         ("real", {"one": "adopted", "two": "adopted"}),
     ]
     for aggregator, members in steps:
-        moving.workspace("aggregator", "real").joinpath("save", "last.pbuf").unlink(missing_ok=True)
+        # ours lays a checksum beside it, which the real one knows nothing of when it writes the file anew
+        for last in moving.workspace("aggregator", "real").glob("save/last.pbuf*"):
+            last.unlink()
         for name in members:
             moving.workspace(name, "real")
         moving.run(aggregator, members)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
+from openfl_aio.errors import ConfigurationError
+from openfl_aio.plan.plan import Plan
 from tests.interop_openfl.federations import Kind, MakeFederation, Outline, assert_same_model, expected_model
 from tests.interop_openfl.interactive_sites import Site
 from tests.interop_openfl.interactive_sites import expected_model as interactive_model
-from tests.interop_openfl.processes import Programs, installed_python
+from tests.interop_openfl.processes import Programs, installed_python, peer_python
 
 pytestmark = [
     pytest.mark.real_time,
@@ -107,3 +112,50 @@ def test_our_envoys_run_archives_of_a_release(programs: Programs, tmp_path: Path
     outcome = site.outcome(site.submit("--rounds", "2", "--deltas"))
     assert outcome.status == "finished"
     assert_same_model(outcome.model, interactive_model(2))
+
+
+def refusal(data: dict[str, Any]) -> str:
+    """Return what is said to a plan that is not served here; nothing if it is."""
+    if "connector" in data:
+        return "other frameworks cannot be run inside a federation here"
+    if "federated_flow" in data:
+        return "workflow API is not served here"
+    if data["aggregator"]["settings"].get("rounds_to_train") == 0:
+        return "expected a whole number of at least 1, got 0"
+    tasks = data.get("tasks", {})
+    if "tasks_xgb" in tasks.get("defaults", ""):
+        return "FedBaggingXGBoost' of OpenFL is not available here"
+    functions = [
+        task.get("aggregation_type", {}).get("template", "openfl.") for task in tasks.values() if isinstance(task, dict)
+    ]
+    return "" if all(name.startswith("openfl.") for name in functions) else "imports no class that a plan names"
+
+
+def said(path: Path, release: str) -> str:
+    """Return what is said to the plan at ``path``; nothing if it can be served."""
+    try:
+        plan = Plan.load(path, release=release)
+        plan.aggregator_config(collaborators=["one", "two"])
+        plan.collaborator_config("one")
+    except ConfigurationError as exc:
+        return str(exc)
+    return ""
+
+
+@full
+@pytest.mark.cell(
+    server="our reading of plans",
+    client="plans of all workspaces",
+    must="read, or refused with the reason",
+    link="none",
+)
+@pytest.mark.parametrize("release", ["1.6", *OTHERS])
+def test_the_plans_of_all_workspaces_are_read_or_refused_as_the_readme_says(release: str) -> None:
+    find = "import importlib.util; print(importlib.util.find_spec('openfl').origin)"
+    found = subprocess.run([peer_python(release), "-c", find], check=True, capture_output=True, text=True).stdout
+    paths = sorted((Path(found.strip()).parents[1] / "openfl-workspace").rglob("plan.yaml"))
+    assert len(paths) > 10
+    for path in paths:
+        expected = refusal(yaml.safe_load(path.read_text()))
+        error = said(path, release)
+        assert (expected in error) if expected else not error, path

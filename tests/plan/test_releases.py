@@ -88,6 +88,52 @@ def test_keys_of_two_sections_tell_together() -> None:
     assert guess_release(data) == "1.8"
 
 
+@pytest.mark.parametrize(
+    ("settings", "key", "tls"),
+    [
+        ({}, "use_tls", True),
+        ({"use_tls": False}, "use_tls", False),
+        ({"tls": False}, "tls", False),
+        ({"tls": True, "use_tls": False}, "tls", True),
+    ],
+)
+def test_the_key_that_says_whether_there_is_tls(settings: dict[str, Any], key: str, tls: bool) -> None:
+    data = yaml.safe_load(WORKSPACE_PLAN) | {"network": {"settings": {"agg_addr": "h", "agg_port": 1, **settings}}}
+    plan = Plan.parse(yaml.safe_dump(data))
+    assert (plan.tls, plan.tls_key) == (tls, f"network.settings.{key}")
+    assert plan.rewritten(tls=not tls).tls is not tls
+
+
+def test_a_wrong_value_is_told_also_where_another_key_counts() -> None:
+    data = yaml.safe_load(WORKSPACE_PLAN)
+    data["network"] = {"settings": {"agg_addr": "h", "agg_port": 1, "tls": True, "use_tls": "yes"}}
+    with pytest.raises(ConfigurationError, match=r"network\.settings\.use_tls: expected true or false, got 'yes'"):
+        _ = Plan.parse(yaml.safe_dump(data)).tls
+
+
+@pytest.mark.parametrize(
+    ("settings", "required"),
+    [
+        ({}, True),
+        ({"disable_client_auth": True}, False),
+        ({"require_client_auth": False}, False),
+        ({"require_client_auth": True, "disable_client_auth": True}, True),
+    ],
+)
+def test_the_keys_that_say_whether_collaborators_prove_who_they_are(settings: dict[str, Any], required: bool) -> None:
+    data = yaml.safe_load(WORKSPACE_PLAN) | {"network": {"settings": {"agg_addr": "h", "agg_port": 1, **settings}}}
+    assert Plan.parse(yaml.safe_dump(data)).require_client_certificate is required
+
+
+@pytest.mark.parametrize("release", ["1.7.1", "1.8", "1.9"])
+def test_the_function_of_openfl_s_xgboost_tasks_is_refused_with_the_reason(release: str) -> None:
+    plan = Plan.parse(WORKSPACE_PLAN.replace("tasks_torch", "tasks_xgb"), release=release)
+    with pytest.raises(
+        ConfigurationError, match="FedBaggingXGBoost' of OpenFL is not available here: its tensor of trees"
+    ):
+        plan.aggregator_config(collaborators=["one"])
+
+
 def test_the_later_spelling_of_tls_is_obeyed() -> None:
     plan = Plan.parse(WORKSPACE_PLAN.replace("network.yaml}", "network.yaml, settings: {use_tls: false}}"))
     assert (plan.release, plan.tls) == ("1.9", False)
@@ -120,6 +166,7 @@ def test_nothing_of_a_release_leaks_into_another() -> None:
         ),
         ("tasks_torch", "tasks_none", None, "has no defaults 'plan/defaults/tasks_none.yaml'; known are"),
         ("network:", "connector: {}\nnetwork:", None, "connector: other frameworks cannot be run"),
+        ("network:", "federated_flow: {}\nnetwork:", None, "federated_flow: OpenFL's workflow API is not served here"),
         (
             "aggregator.yaml, settings: {",
             "aggregator.yaml, settings: {secure_aggregation: true, ",

@@ -25,6 +25,10 @@ def test_what_openfl_has_and_we_have_not_is_told_from_the_unknown() -> None:
         AGGREGATIONS.name_of("Sum")
     with pytest.raises(ConfigurationError, match=r"PrivilegedAggregationFunction' of OpenFL is not.*functions="):
         AGGREGATIONS.name_of("openfl.interface.aggregation_functions.experimental.PrivilegedAggregationFunction")
+    with pytest.raises(
+        ConfigurationError, match=r"SecureWeightedAverage' of OpenFL is not available here: it is of OpenFL's"
+    ):
+        AGGREGATIONS.name_of("openfl.interface.aggregation_functions.SecureWeightedAverage")
     with pytest.raises(ConfigurationError, match=r"'src\.mine\.Sum'.*imports no class that a plan names.*functions="):
         AGGREGATIONS.name_of("src.mine.Sum")
 
