@@ -156,7 +156,7 @@ def _functions(root: object, serializer: str | None) -> Functions:
                 known, found.adaptive[name] = _adaptive(value, budget)
             found.by_function[name] = known
         except _OwnFunction as exc:
-            found.foreign[name] = f"for {name!r:.100} {exc}"
+            found.foreign[name] = f"for {name[:100]!r} {exc}"
     return found
 
 
@@ -235,7 +235,9 @@ def _params(
     for name, value in _pairs(attributes.get("params"), "params").items():
         array = array_of(value)
         if array is None:
-            raise _OwnFunction(f"{described(value)} as the parameter {name!r:.100}, no array of floating-point numbers")
+            raise _OwnFunction(
+                f"{described(value)} as the parameter {name[:100]!r}, no array of floating-point numbers"
+            )
         budget.spend(array.nbytes)
         params[name] = array
     for moment in moments:
@@ -244,7 +246,7 @@ def _params(
             values = array_of(begun.get(name))
             # filled as OpenFL does, in the parameter's own precision
             if values is None or values.shape != array.shape or (values != np.asarray(initial, array.dtype)).any():
-                raise _OwnFunction(f"an optimizer that made steps already ({moment} of {name!r:.100})")
+                raise _OwnFunction(f"an optimizer that made steps already ({moment} of {name[:100]!r})")
     steps = attributes.get("current_step", {})
     if not isinstance(steps, dict) or any(steps.values()):
         raise _OwnFunction("an optimizer that made steps already (current_step)")
