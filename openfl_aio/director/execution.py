@@ -7,7 +7,7 @@ import logging
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
@@ -32,13 +32,13 @@ from openfl_aio.errors import (
 from openfl_aio.plan.assigned import (
     AGGREGATION_FILE,
     ASSIGNER_FILE,
-    MAX_FUNCTIONS_BYTES,
-    ForeignCodeError,
-    Functions,
-    read_functions,
+    MAX_PICKLED_BYTES,
     read_tasks,
+    refusal,
 )
+from openfl_aio.plan.pickled_functions import Functions, read_functions
 from openfl_aio.plan.plan import Plan
+from openfl_aio.tensors.aggregation import AggregationFunction
 
 if TYPE_CHECKING:
     from openfl_aio.storage.archives import Archive, Archives
@@ -127,13 +127,16 @@ def stand_in(experiment: Experiment) -> Aggregator:
 class Assigned:
     """What a frontend put into an archive beside its plan: tasks, who does them when, and how they are aggregated.
 
-    The tensors of ``pickled`` tasks are aggregated by functions of the user's own.
+    ``functions`` aggregate in place of what ``aggregation`` names for a task, and the tensors of ``pickled`` tasks are
+    aggregated by functions of the user's own. ``serializer`` is the class path of what wrote the files.
     """
 
     tasks: tuple[Task, ...]
     assigner: AssignerConfig
     aggregation: dict[str, str]
+    functions: dict[str, AggregationFunction] = field(default_factory=dict)
     pickled: tuple[Task, ...] = ()
+    serializer: str | None = None
 
     def dump(self) -> str:
         """Return as JSON what a user's own assigner said: it may say something else when it is asked again."""
@@ -160,39 +163,61 @@ async def assigned_tasks(
     """
     if plan.interactive is None or plan.tasks:
         return None
-    assigner = await archives.read_member(archive, ASSIGNER_FILE)
-    functions = await _functions(archives, archive, config)
-    table: Table = ()
+    serializer = plan.interactive.serializer
+    functions = await _functions(archives, archive, config, serializer)
+    chosen = AssignerConfig()
     try:
-        tasks = await anyio.to_thread.run_sync(read_tasks, assigner)
-    except ForeignCodeError:
+        data = await _pickled(archives, archive, ASSIGNER_FILE, serializer)
+        tasks = await anyio.to_thread.run_sync(partial(read_tasks, data, serializer=serializer))
+    except ArchiveError:  # also what we cannot read may be run
         if not config.allow_pickled_code:
             raise
         if known:
             said = json.loads(known)
             tasks = tuple(Task(name, function, TaskKind(kind), local) for name, function, kind, local in said["tasks"])
-            chosen = AssignerConfig(kind="table", table=said["table"])
-            return Assigned(tasks, chosen, functions.of(tasks), functions.foreign_tasks(tasks))
-        logger.warning("running an assigner of a user's own in a child process, as allow_pickled_code says")
-        tasks, table = await run_assigner(
-            archive.path, collaborators, plan.rounds, limits=config.limits, process_limits=config.process_limits
-        )
+            table: Table = said["table"]
+        else:
+            logger.warning("running an assigner of a user's own in a child process, as allow_pickled_code says")
+            tasks, table = await run_assigner(
+                archive.path,
+                collaborators,
+                plan.rounds,
+                serializer=serializer,
+                limits=config.limits,
+                process_limits=config.process_limits,
+            )
+        if table:
+            chosen = AssignerConfig(kind="table", table=table)
     await anyio.lowlevel.checkpoint()
-    chosen = AssignerConfig(kind="table", table=table) if table else AssignerConfig()
-    return Assigned(tasks, chosen, functions.of(tasks), functions.foreign_tasks(tasks))
+    return Assigned(
+        tasks,
+        chosen,
+        functions.of(tasks),
+        functions=functions.adaptive_of(tasks),
+        pickled=functions.foreign_tasks(tasks),
+        serializer=serializer,
+    )
 
 
-async def _functions(archives: Archives, archive: Archive, config: DirectorConfig) -> Functions:
+async def _functions(archives: Archives, archive: Archive, config: DirectorConfig, serializer: str) -> Functions:
     allowed = config.allow_pickled_code
     try:
-        data = await archives.read_member(archive, AGGREGATION_FILE, limit=MAX_FUNCTIONS_BYTES)
+        data = await _pickled(archives, archive, AGGREGATION_FILE, serializer)
     except NotFoundError:
         return Functions()
     except ArchiveError:
         if not allowed:
             raise
         return Functions(unreadable=True)  # too large for us; the child reads it from its file
-    return await anyio.to_thread.run_sync(partial(read_functions, data, allow_foreign=allowed))
+    return await anyio.to_thread.run_sync(partial(read_functions, data, serializer=serializer, allow_foreign=allowed))
+
+
+async def _pickled(archives: Archives, archive: Archive, file: str, serializer: str) -> bytes:
+    """Return what the archive has in ``file``. Raises `ForeignCodeError` for what is too large to be read as data."""
+    try:
+        return await archives.read_member(archive, file, limit=MAX_PICKLED_BYTES)
+    except ArchiveError as exc:
+        raise refusal(file, f"is not read ({exc})", serializer) from None
 
 
 def _read(text: str) -> tuple[Plan, str]:

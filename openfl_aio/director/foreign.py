@@ -247,15 +247,25 @@ class PickledFunction(PrivilegedFunction):
 class PickledFunctions:
     """The aggregation functions of users' own in the zip file ``archive``, in a child process as long as the context is open.
 
-    Entering raises `ArchiveError` if they cannot be loaded. They go on from round to round as OpenFL's do, in the child's
+    ``serializer`` is the class path of what reads their file, pickle if None. Entering raises `ArchiveError` if they cannot
+    be loaded. They go on from round to round as OpenFL's do, in the child's
     memory: who starts the child anew starts them anew.
     """
 
-    def __init__(self, archive: Path, tasks: Sequence[Task], *, limits: Limits, process_limits: ProcessLimits) -> None:
+    def __init__(
+        self,
+        archive: Path,
+        tasks: Sequence[Task],
+        *,
+        limits: Limits,
+        process_limits: ProcessLimits,
+        serializer: str | None = None,
+    ) -> None:
         self._archive = archive
         self._tasks = tuple(tasks)
         self._limits = limits
         self._process_limits = process_limits
+        self._serializer = serializer
         self._code: PickledCode | None = None
 
     @property
@@ -273,6 +283,7 @@ class PickledFunctions:
             request = {
                 "op": "load",
                 "file": AGGREGATION_FILE,
+                "serializer": self._serializer,
                 "functions": [task.function_name for task in self._tasks],
             }
             await _in_thread(self._code, lambda code: code.ask(request, what=AGGREGATION_FILE))
@@ -296,14 +307,26 @@ class PickledFunctions:
 
 
 async def run_assigner(
-    archive: Path, collaborators: Sequence[str], rounds: int, *, limits: Limits, process_limits: ProcessLimits
+    archive: Path,
+    collaborators: Sequence[str],
+    rounds: int,
+    *,
+    limits: Limits,
+    process_limits: ProcessLimits,
+    serializer: str | None = None,
 ) -> tuple[tuple[Task, ...], Table]:
     """Run the assigner in the zip file ``archive`` for every round; return the tasks and who does which of them when.
 
-    Raises `ArchiveError`, with the last lines of what the child said, for one that fails, passes one of ``process_limits``
-    or answers what no assigner can.
+    ``serializer`` is the class path of what reads the file, pickle if None. Raises `ArchiveError`, with the last lines of
+    what the child said, for one that fails, passes one of ``process_limits`` or answers what no assigner can.
     """
-    request = {"op": "assign", "file": ASSIGNER_FILE, "collaborators": list(collaborators), "rounds": rounds}
+    request = {
+        "op": "assign",
+        "file": ASSIGNER_FILE,
+        "serializer": serializer,
+        "collaborators": list(collaborators),
+        "rounds": rounds,
+    }
     what = f"{ASSIGNER_FILE}: its assigner"
     async with anyio.TemporaryDirectory(prefix="openfl-aio-assigner-") as folder:
         code = await PickledCode.start(archive, Path(folder), limits=limits, process_limits=process_limits)

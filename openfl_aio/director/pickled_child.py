@@ -24,6 +24,11 @@ __all__ = ["assign", "main"]
 
 _NO_LIMIT: Final = 1 << 62  # the parent is trusted
 _PLACE_LINES: Final = 3
+# what they write pickle reads, without cloudpickle if nothing in the file needs it
+_PICKLES: Final = tuple(
+    f"openfl.plugins.interface_serializer.{name}"
+    for name in ("cloudpickle_serializer.CloudpickleSerializer", "keras_serializer.KerasSerializer")
+)
 
 
 def assign(function: Any, collaborators: list[str], rounds: int) -> dict[str, Any]:
@@ -45,6 +50,25 @@ def assign(function: Any, collaborators: list[str], rounds: int) -> dict[str, An
                 }
         table.append(row)
     return {"tasks": list(tasks.values()), "table": table}
+
+
+def restored(file: str, serializer: str | None) -> Any:
+    """Return the object in ``file``, read by the class that the path ``serializer`` names, or by pickle for None.
+
+    Raises `ImportError` with a sentence if that class is not installed here, nor in the archive.
+    """
+    path = _PICKLES[0] if serializer is None else serializer.replace(":", ".")
+    if path in _PICKLES:
+        return pickle.loads(Path(file).read_bytes())
+    module, _, name = path.rpartition(".")
+    try:
+        reader = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as exc:
+        raise ImportError(
+            f"{file} is to be read by the plan's serializer {path}, which cannot be imported here ({exc}); install it "
+            "beside the director, put it into the workspace, or let the plan name OpenFL's CloudpickleSerializer"
+        ) from None
+    return reader().restore_object(file)
 
 
 class Service:
@@ -73,11 +97,11 @@ class Service:
                 return
 
     def _assign(self, request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        function = pickle.loads(Path(request["file"]).read_bytes())
+        function = restored(request["file"], request["serializer"])
         return assign(function, request["collaborators"], request["rounds"]), {}
 
     def _load(self, request: dict[str, Any]) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
-        functions = pickle.loads(Path(request["file"]).read_bytes())
+        functions = restored(request["file"], request["serializer"])
         average = import_module("openfl_aio.compat.imports.functions").WeightedAverage()
         for name in request["functions"]:
             function = self._functions[name] = functions.get(name, average)

@@ -122,7 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--allow-pickled-code",
         action="store_true",
-        help="run assigners that users of OpenFL's frontend wrote, in a child process that may do what this one may",
+        help="run assigners and aggregation functions that users of OpenFL's frontend wrote, in a child process that may "
+        "do what this one may",
     )
     parser.add_argument(
         "--durability",

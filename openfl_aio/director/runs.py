@@ -209,12 +209,17 @@ class Runs:
                 "last_model_path": self._records.model_path(experiment, ModelKind.LAST),
             }
         )
-        pickled = None
+        functions = {} if assigned is None else dict(assigned.functions)
         if assigned is not None and assigned.pickled:
-            limits, process_limits = self._config.limits, self._config.process_limits
-            pickled = PickledFunctions(archive.path, assigned.pickled, limits=limits, process_limits=process_limits)
+            pickled = PickledFunctions(
+                archive.path,
+                assigned.pickled,
+                serializer=assigned.serializer,
+                limits=self._config.limits,
+                process_limits=self._config.process_limits,
+            )
             await execution.open(pickled)
-        functions = None if pickled is None else pickled.functions
+            functions |= pickled.functions
         if not experiment.federation_uuid:
             # kept before any envoy has the plan: after a restart it finds the same federation
             experiment.federation_uuid = config.federation_uuid

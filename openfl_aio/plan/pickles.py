@@ -1,9 +1,9 @@
 """A pickle read as data: what it would import and call becomes inert records, and nothing of it is ever run.
 
 Archives of OpenFL's interactive frontend hold two pickles for the server. This reads the part of the pickle language that
-cloudpickle writes for functions and plain objects, on Python 3.8 and newer; `Record` stands for every class, function
-and object in it. Python's own unpickler is not used, even with its imports cut off: it hashes whatever is put into a
-dictionary or set, and sixty bytes of nested tuples take for ever to hash, or more than the C stack.
+cloudpickle writes for functions, plain objects and arrays, by protocol 2 and newer, on Python 3.8 and newer; `Record` stands
+for every class, function and object in it. Python's own unpickler is not used, even with its imports cut off: it hashes
+whatever is put into a dictionary or set, and sixty bytes of nested tuples take for ever to hash, or more than the C stack.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from openfl_aio.errors import ArchiveError
 
-__all__ = ["MAX_PICKLE_BYTES", "Record", "read_pickle"]
+__all__ = ["MAX_PICKLE_BYTES", "Nested", "Record", "UnreadablePickleError", "read_pickle"]
 
 MAX_PICKLE_BYTES: Final = 1024 * 1024
 MAX_INSTRUCTIONS: Final = 200_000
@@ -23,12 +23,24 @@ MAX_INSTRUCTIONS: Final = 200_000
 _STATE_SETTERS: Final = frozenset({"_function_setstate", "_class_setstate"})
 
 
+class UnreadablePickleError(ArchiveError):
+    """A pickle that is damaged, too large, or of a kind that is not read here.
+
+    ``reason`` says which; ``begun`` is the outermost object that was being made, as far as it came, None if none was.
+    """
+
+    def __init__(self, name: str, reason: str, begun: Any = None) -> None:
+        super().__init__(f"{name} {reason}")
+        self.reason = reason
+        self.begun = begun
+
+
 @dataclass(slots=True, eq=False)
 class Record:
     """What a pickle names or makes: a class or function by its import ``path``, or what comes of calling one.
 
     ``args`` and ``keywords`` are what it was called with, ``called`` whether it was. ``state`` is what was set afterwards,
-    and ``items`` what was put into it.
+    and ``items`` what was put into it. The path of a class that is in the pickle itself begins with "class ".
     """
 
     path: str
@@ -39,32 +51,45 @@ class Record:
     items: dict[Any, Any] = field(default_factory=dict, repr=False)
 
 
+@dataclass(slots=True, eq=False)
+class Nested:
+    """A key of a dictionary that is no plain value, a tuple for example. Found by nothing, for it is never hashed."""
+
+    value: Any = field(repr=False)
+
+
 def read_pickle(data: bytes, *, name: str, most: int = MAX_PICKLE_BYTES) -> Any:
     """Return what the pickle ``data`` holds: plain values, and a `Record` for everything else. A set is a list.
 
     ``name`` is the file's, for errors, ``most`` how many bytes it may have. Takes a second for a hostile megabyte, so call
     it in a thread. What comes may be nested without end: compare and print nothing of it that is not known to be plain.
 
-    Raises `ArchiveError` for what is no pickle, too large, or not of the kind that cloudpickle writes.
+    Raises `UnreadablePickleError` for what is no pickle, too large, or not of the kind that cloudpickle writes.
     """
     if len(data) > most:
-        raise ArchiveError(f"{name} has {len(data)} bytes; at most {most} are read")
+        raise UnreadablePickleError(name, f"has {len(data)} bytes; at most {most} are read")
     machine = _Machine()
     try:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
             if count >= MAX_INSTRUCTIONS:
-                raise ArchiveError(f"{name} has more than {MAX_INSTRUCTIONS} instructions")
+                raise _Unknown(f"has more than {MAX_INSTRUCTIONS} instructions")
             if opcode.name == "STOP":
                 break
             action = _ACTIONS.get(opcode.name)
             if action is None:
-                raise ArchiveError(f"{name} uses the instruction {opcode.name}, which cloudpickle does not write here")
+                raise _Unknown(f"uses the instruction {opcode.name}, which cloudpickle does not write here")
             action(machine, argument)
         return machine.pop()
-    except ArchiveError:
-        raise
     except Exception as exc:  # a damaged pickle fails in any way there is
-        raise ArchiveError(f"{name} is no pickle that can be read ({type(exc).__name__}: {exc!s:.200})") from None
+        reason = f"is no pickle that can be read ({type(exc).__name__}: {exc!s:.200})"
+        if isinstance(exc, _Unknown):
+            reason = str(exc)
+        begun = next((value for value in machine.stack if value is not _Mark), None)
+        raise UnreadablePickleError(name, reason, begun) from None
+
+
+class _Unknown(Exception):
+    """What is not read, said of the file."""
 
 
 class _Mark:
@@ -76,7 +101,7 @@ class _Machine:
 
     def __init__(self) -> None:
         self.stack: list[Any] = []
-        self.memo: list[Any] = []
+        self.memo: dict[int, Any] = {}  # a pickle may name any index
 
     def push(self, value: Any) -> None:
         self.stack.append(value)
@@ -114,9 +139,7 @@ class _Machine:
         if not isinstance(items, dict):
             raise TypeError(f"a {type(items).__name__} has no keys")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            if not isinstance(key, str | bytes | int | float | None):
-                raise TypeError(f"a key that is a {type(key).__name__}")
-            items[key] = value
+            items[key if isinstance(key, str | bytes | int | float | None) else Nested(key)] = value
 
     def name(self) -> None:
         name, module = self.pop(), self.pop()
@@ -132,9 +155,13 @@ class _Machine:
         if function in _STATE_SETTERS and len(args) == 2 and isinstance(args[0], Record):
             args[0].state = args[1]
         if function == "_make_skeleton_class" and len(args) > 1 and isinstance(args[1], str):
-            self.push(Record(args[1]))  # a class of the user's own, by its name
+            made = args[3] if len(args) > 3 and isinstance(args[3], dict) else {}
+            module = made.get("__module__")
+            self.push(Record(f"class {module}.{args[1]}" if isinstance(module, str) else f"class {args[1]}"))
             return
         path = f"{callee.path}()" if callee.called else callee.path
+        if path.endswith("._builtin_type()") and callee.args and isinstance(callee.args[0], str):
+            path = f"types.{callee.args[0]}"  # cloudpickle's way to write types.MethodType and the like
         if len(path) > 1000:
             raise ValueError("too long a name")
         self.push(Record(path, True, args, keywords or {}))
@@ -147,7 +174,8 @@ class _Machine:
 
 
 _VALUES: Final = (
-    "BININT BININT1 BININT2 LONG1 BINFLOAT SHORT_BINUNICODE BINUNICODE SHORT_BINBYTES BINBYTES".split()  # noqa: SIM905
+    "BININT BININT1 BININT2 LONG1 BINFLOAT "  # noqa: SIM905
+    "SHORT_BINUNICODE BINUNICODE SHORT_BINBYTES BINBYTES BYTEARRAY8".split()
 )
 _ACTIONS: Final[dict[str, Callable[[_Machine, Any], object]]] = {
     **dict.fromkeys(_VALUES, _Machine.push),
@@ -160,7 +188,9 @@ _ACTIONS: Final[dict[str, Callable[[_Machine, Any], object]]] = {
     "POP": lambda machine, _: machine.pop(),
     "POP_MARK": lambda machine, _: machine.group(),
     "DUP": lambda machine, _: machine.push(machine.stack[-1]),
-    "MEMOIZE": lambda machine, _: machine.memo.append(machine.stack[-1]),
+    "MEMOIZE": lambda machine, _: machine.memo.update({len(machine.memo): machine.stack[-1]}),
+    "BINPUT": lambda machine, index: machine.memo.update({index: machine.stack[-1]}),
+    "LONG_BINPUT": lambda machine, index: machine.memo.update({index: machine.stack[-1]}),
     "BINGET": lambda machine, index: machine.push(machine.memo[index]),
     "LONG_BINGET": lambda machine, index: machine.push(machine.memo[index]),
     "EMPTY_TUPLE": lambda machine, _: machine.push(()),
@@ -177,6 +207,7 @@ _ACTIONS: Final[dict[str, Callable[[_Machine, Any], object]]] = {
     "EMPTY_DICT": lambda machine, _: machine.push({}),
     "SETITEM": lambda machine, _: machine.put_pairs([machine.pop(), machine.pop()][::-1]),
     "SETITEMS": lambda machine, _: machine.put_pairs(machine.group()),
+    "GLOBAL": lambda machine, names: machine.push(Record(names.replace(" ", ".", 1))),
     "STACK_GLOBAL": lambda machine, _: machine.name(),
     "REDUCE": lambda machine, _: machine.call(),
     "NEWOBJ": lambda machine, _: machine.call(),

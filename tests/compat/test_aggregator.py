@@ -337,6 +337,20 @@ async def test_the_wire_calls_what_a_subclass_overrides(ca: ThrowawayCA) -> None
             await client.get_tasks("abort")
 
 
+async def test_an_exception_that_nobody_foresaw_is_in_the_log_alone(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(AggregatorGRPCServer):
+        async def GetTasks(self, request: Any, context: Any) -> aggregator.GetTasksResponse:  # noqa: N802
+            raise RuntimeError("boom")
+
+    async with serving(Broken) as server, a_client(server) as client:
+        with pytest.raises(RemoteProtocolError, match=r"INTERNAL: internal error [0-9a-f]{16}$") as raised:
+            await client.get_tasks("one")
+    identity = str(raised.value).split()[-1]
+    (record,) = [record for record in caplog.records if identity in record.message]
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "boom"
+
+
 class Stricter(AggregatorGRPCServer):
     def check_request(self, request: Any) -> None:
         super().check_request(request)

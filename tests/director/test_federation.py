@@ -311,6 +311,9 @@ class Half(AggregationFunction):
 """
 
 
+SERIALIZER = "openfl.plugins.interface_serializer.cloudpickle_serializer.CloudpickleSerializer"
+
+
 def of_openfls_frontend(rounds: int, *, last: int, port: int) -> bytes:
     """Return an archive as OpenFL's frontend makes it, with a function that halves, until the round ``last``."""
     plan = experiment_plan(
@@ -325,7 +328,7 @@ def of_openfls_frontend(rounds: int, *, last: int, port: int) -> bytes:
     config["tasks"] = {"settings": {}}
     config["assigner"]["settings"] = {}
     config["task_runner"]["required_plugin_components"] = {"framework_adapters": "adding.Adapter"}
-    config["api_layer"] = {"required_plugin_components": {"serializer_plugin": "adding.Serializer"}, "settings": {}}
+    config["api_layer"] = {"required_plugin_components": {"serializer_plugin": SERIALIZER}, "settings": {}}
     names: dict[str, Any] = {"__name__": "__main__", "LAST": last}
     install()
     try:

@@ -59,6 +59,12 @@ def test_code_of_an_archive_runs_if_the_file_or_the_command_line_says_so(config_
     assert director_config(config_file, tls=False).allow_pickled_code
 
 
+def test_the_option_says_all_that_it_lets_run(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "assigners and aggregation functions" in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_file_may_name_its_certificates(config_file: Path) -> None:
     with config_file.open("a") as file:
         file.write("root_certificate: ca\nprivate_key: key\ncertificate: crt\n")

@@ -11,10 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 from openfl.interface import aggregation_functions as theirs
-from openfl.utilities.optimizers.numpy import NumPyAdagrad, NumPyAdam
+from openfl.interface.aggregation_functions.core import AdaptiveAggregation as TheirAdaptive
+from openfl.utilities.optimizers.numpy import NumPyAdagrad, NumPyAdam, NumPyYogi
 from openfl.utilities.types import LocalTensor as TheirTensor
 
-from openfl_aio.tensors.aggregation import NO_STATE, AggregationContext, LocalTensor, State, get_aggregation
+from openfl_aio.tensors.aggregation import (
+    NO_STATE,
+    AdaptiveAggregation,
+    AggregationContext,
+    LocalTensor,
+    ServerOptimizer,
+    State,
+    get_aggregation,
+)
 
 pytestmark = pytest.mark.cell(
     server="in one process", client="aggregation functions", must="the same model", link="none"
@@ -151,7 +160,43 @@ def test_what_the_optimizer_does_not_know_is_averaged() -> None:
     np.testing.assert_allclose(result, expected, rtol=3e-7, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("ours_is", "optimizer", "settings"),
+    [
+        ("adagrad:learning_rate=0.3", NumPyAdagrad, {"learning_rate": 0.3}),
+        ("adam:learning_rate=0.3,betas=0.5/0.75", NumPyAdam, {"learning_rate": 0.3, "betas": (0.5, 0.75)}),
+        ("yogi:learning_rate=0.3,shrinking=1", NumPyYogi, {"learning_rate": 0.3}),
+        (
+            "yogi:betas=0.5/0.75,initial_accumulator_value=0.125,epsilon=0.01,shrinking=1",
+            NumPyYogi,
+            {"betas": (0.5, 0.75), "initial_accumulator_value": 0.125, "epsilon": 0.01},
+        ),
+    ],
+)
+@pytest.mark.parametrize("off", [0.0, 2.0], ids=["the model's parameters", "others"])
+def test_adaptive_functions_over_rounds(ours_is: str, optimizer: Any, settings: dict[str, Any], off: float) -> None:
+    """Parameters that are not the initial model's, and a function of its own for what has no parameter."""
+    start = stack((4, 5), 1, seed=9)[0]
+    params = {"w": start + np.float32(off)}
+    ours_inner = get_aggregation(ours_is)
+    assert isinstance(ours_inner, ServerOptimizer)
+    function = AdaptiveAggregation(ours_inner, params=params, otherwise=get_aggregation("median"))
+    their_optimizer = optimizer(params={"w": params["w"].copy()}, **settings)
+    their_function = fresh(TheirAdaptive, optimizer=their_optimizer, agg_func=theirs.Median())
+    our_model, their_model, state = start, start.copy(), NO_STATE
+    for number in range(ROUNDS):
+        moves = stack((4, 5), 3, seed=number, spread=0.1)
+        ours, their_tensors = both([our_model * np.float32(0.9) + move for move in moves], [5, 1, 2])
+        their_model = their_function.call(their_tensors, history(their_model, number), "w", number, ("trained",)).copy()
+        step = function.step(ours, AggregationContext("w", number, ("trained",), our_model), state)
+        our_model, state = step.values, step.state
+        np.testing.assert_allclose(our_model, their_model, rtol=2e-5, atol=2e-6)
+        expected = their_function.call(their_tensors, iter(()), "other", number, ("trained",))
+        other = function.step(ours, AggregationContext("other", number, ("trained",), our_model))
+        np.testing.assert_allclose(other.values, expected, rtol=3e-7, atol=1e-7)
+
+
 def test_theirs_of_yogi_cannot_be_made() -> None:
-    # so there is nothing to compare with: ours is the papers'
+    # by itself: around its optimizer OpenFL's base class can. Ours of that name is the papers' unless it shrinks
     with pytest.raises(TypeError, match="epsilo"):
         fresh(theirs.YogiAdaptiveAggregation, params={"w": np.zeros(1, np.float32)})

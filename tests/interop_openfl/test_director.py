@@ -215,6 +215,26 @@ def test_an_aggregation_function_of_the_users_own_runs_if_the_operator_says_so(
     assert_same_model(outcome.model, expected_model(3, share=0.5))
 
 
+def at_both_directors(
+    programs: Programs, folder: Path, *options: str, pickled: bool = False
+) -> list[dict[str, np.ndarray]]:
+    """Return the models after three rounds at our director, which runs pickled code or not, and at the real one."""
+    models = []
+    kinds: tuple[Kind, ...] = ("ours", "real")
+    for kind in kinds:
+        below = folder / kind
+        below.mkdir()
+        site = Site(programs, below)
+        started = [site.director(kind, **({"allow_pickled_code": True} if pickled and kind == "ours" else {}))]
+        started += [site.envoy(name, "real") for name in ("one", "two")]
+        outcome = site.outcome(site.submit("--rounds", "3", *options))
+        assert outcome.status == "finished"
+        models.append(outcome.model)
+        for program in started:
+            program.kill()
+    return models
+
+
 @FULL
 @pytest.mark.parametrize(
     "function",
@@ -229,22 +249,38 @@ def test_an_aggregation_function_of_the_users_own_runs_if_the_operator_says_so(
 def test_functions_of_openfls_tutorial_give_what_they_give_at_its_own_director(
     programs: Programs, tmp_path: Path, function: str
 ) -> None:
-    models = []
-    kinds: tuple[Kind, ...] = ("ours", "real")
-    for kind in kinds:
-        folder = tmp_path / kind
-        folder.mkdir()
-        site = Site(programs, folder)
-        started = [site.director(kind, **({"allow_pickled_code": True} if kind == "ours" else {}))]
-        started += [site.envoy(name, "real") for name in ("one", "two")]
-        outcome = site.outcome(site.submit("--own-function", function, "--rounds", "3", "--large", "50"))
-        assert outcome.status == "finished"
-        models.append(outcome.model)
-        for program in started:
-            program.kill()
-    assert_same_model(models[0], models[1])
+    ours, real = at_both_directors(programs, tmp_path, "--own-function", function, "--large", "50", pickled=True)
+    assert_same_model(ours, real)
     average = expected_model(3, large=50)["large.weight"]
-    assert np.abs(models[0]["large.weight"] - average).max() > 1e-2, "that is the average"
+    assert np.abs(ours["large.weight"] - average).max() > 1e-2, "that is the average"
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        *(
+            pytest.param(name, marks=FULL)
+            for name in ("WeightedAverage", "Median", "GeometricMedian", "FedCurvWeightedAverage")
+        ),
+        pytest.param("AdamAdaptiveAggregation", marks=FULL),
+        "AdagradAdaptiveAggregation",
+        pytest.param("Yogi", marks=FULL),
+        pytest.param("Adam of some", marks=FULL),
+    ],
+)
+def test_openfls_own_functions_give_what_they_give_at_its_own_director(
+    programs: Programs, tmp_path: Path, function: str
+) -> None:
+    """And ours is asked for nothing: they are read as data. The sites' optimizers are aggregated, and have no parameter."""
+    options = ["--momentum", "0.5", "--treatment", "CONTINUE_GLOBAL", "--stock-function", function]
+    ours, real = at_both_directors(programs, tmp_path, *options)
+    assert sorted(ours) == sorted(real)
+    for name, values in real.items():
+        np.testing.assert_allclose(ours[name], values, rtol=2e-5, atol=2e-6)  # OpenFL's moments are float64
+    if function != "WeightedAverage":
+        average = expected_model(3, momentum=0.5, shared=True)["matrix"]
+        changed = "matrix_u" if function == "FedCurvWeightedAverage" else "matrix"
+        assert np.abs(ours[changed] - average).max() > 1e-2, "that is the average"
 
 
 @FULL

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,13 +40,19 @@ class FLExperiment:
 FUNCTIONS = """
 class WeightedAverage: pass
 class Median: pass
-class NumPyAdam:
-    def __init__(self):
-        self.params, self.learning_rate, self.beta_1, self.beta_2 = {}, 0.5, 0.8, 0.9
-        self.initial_accumulator_value, self.epsilon = 0.0, 1e-06
 class AdamAdaptiveAggregation:
-    def __init__(self):
-        self.optimizer, self.default_agg_func = NumPyAdam(), WeightedAverage()
+    def __init__(self, optimizer, agg_func):
+        self.optimizer, self.default_agg_func = optimizer, agg_func
+"""
+OPTIMIZER = """
+import numpy as np
+class NumPyAdam:
+    def __init__(self, params):
+        self.params, self.learning_rate, self.beta_1, self.beta_2 = params, 0.5, 0.8, 0.9
+        self.initial_accumulator_value, self.epsilon = 0.0, 1e-06
+        self.current_step = {name: 0 for name in params}
+        self.grads_first_moment = {name: np.zeros_like(values) for name, values in params.items()}
+        self.grads_second_moment = {name: np.zeros_like(values) for name, values in params.items()}
 """
 MODULES = {
     "openfl": "",
@@ -57,6 +63,9 @@ MODULES = {
     "openfl.interface.interactive_api": "",
     "openfl.interface.interactive_api.experiment": EXPERIMENT,
     "openfl.interface.aggregation_functions": FUNCTIONS,
+    "openfl.utilities": "",
+    "openfl.utilities.optimizers": "",
+    "openfl.utilities.optimizers.numpy": OPTIMIZER,
 }
 
 
@@ -106,5 +115,17 @@ def stock_functions(**by_function: str) -> bytes:
         table = defaultdict(
             functions.WeightedAverage, {name: getattr(functions, cls)() for name, cls in by_function.items()}
         )
+        pickled: bytes = cloudpickle.dumps(table)
+    return pickled
+
+
+def adaptive_function(change: Callable[[Any], object], params: Mapping[str, object]) -> bytes:
+    """Return the pickle of an adaptive function for the task function ``fit``, after ``change`` was done to it."""
+    with frontend() as modules:
+        functions = modules["openfl.interface.aggregation_functions"]
+        optimizer = modules["openfl.utilities.optimizers.numpy"].NumPyAdam(dict(params))
+        function = functions.AdamAdaptiveAggregation(optimizer, functions.Median())
+        table = {"fit": function}
+        change(table)
         pickled: bytes = cloudpickle.dumps(table)
     return pickled

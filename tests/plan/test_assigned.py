@@ -1,21 +1,25 @@
-"""Tasks and aggregation functions of OpenFL's frontend, from its pickles and without running them."""
+"""Tasks of OpenFL's frontend, from its pickles and without running them."""
 
 from __future__ import annotations
 
 import base64
+import functools
 import json
+import os
 import pickle
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import cloudpickle
+import numpy as np
 import pytest
 
 from openfl_aio.domain import Task, TaskKind
 from openfl_aio.errors import ArchiveError
-from openfl_aio.plan.assigned import ForeignCodeError, Functions, read_functions, read_tasks
-from tests.plan.frontends import frontend, registered, stock_assigner, stock_functions
+from openfl_aio.plan.assigned import MAX_PICKLED_BYTES, ForeignCodeError, read_tasks
+from tests.plan.frontends import frontend, registered, stock_assigner
 
 TRAIN = Task("train", "fit", TaskKind.TRAIN, apply_local=False)
 LOCAL = Task("locally_tuned_model_validate", "check", TaskKind.VALIDATE, apply_local=True)
@@ -41,15 +45,11 @@ def test_what_openfl_itself_pickles_is_read(pickled: dict[str, bytes]) -> None:
     aggregated = Task("aggregated_model_validate", "validate", TaskKind.VALIDATE, apply_local=False)
     assert read_tasks(pickled["both"]) == (train, tuned, aggregated)
     assert read_tasks(pickled["validate"]) == (aggregated,)
-    assert read_functions(pickled["default_aggregation"]) == Functions()
-    assert read_functions(pickled["aggregation"]) == Functions({"train": "geometric_median", "validate": "median"})
 
 
 def test_what_users_pickle_is_refused_on_every_python(pickled: dict[str, bytes]) -> None:
     with pytest.raises(ForeignCodeError, match=r"task_assigner_obj\.pkl holds .*__main__\.own"):
         read_tasks(pickled["own_assigner"])
-    with pytest.raises(ArchiveError, match=r"aggregation_function_obj\.pkl"):
-        read_functions(pickled["own_aggregation"])
 
 
 @pytest.mark.parametrize(
@@ -82,34 +82,11 @@ LAUGHS = b")" + b"2\x86" * 60  # sixty tuples, each twice the one before: printi
 def test_what_is_nested_without_end_is_refused_without_walking_through_it(data: bytes) -> None:
     with pytest.raises(ForeignCodeError, match=r"task_assigner_obj\.pkl"):
         read_tasks(b"\x80\x04" + data)
-    with pytest.raises(ArchiveError, match=r"aggregation_function_obj\.pkl"):
-        read_functions(b"\x80\x04" + data)
 
 
 def test_the_stock_assigner_gives_its_tasks_in_its_order() -> None:
     assert read_tasks(stock_assigner(names=NAMES)) == (TRAIN, LOCAL, GLOBAL)
     assert read_tasks(stock_assigner(train=False, names=NAMES)) == (GLOBAL,)
-
-
-def test_aggregation_functions_are_those_of_the_tasks_functions() -> None:
-    found = read_functions(stock_functions(fit="Median", other="Median"))
-    assert found.of((TRAIN, LOCAL, GLOBAL)) == {
-        "train": "median",
-        "locally_tuned_model_validate": "weighted_average",
-        "aggregated_model_validate": "weighted_average",
-    }
-
-
-def test_an_adaptive_function_keeps_its_settings() -> None:
-    found = read_functions(stock_functions(fit="AdamAdaptiveAggregation"))
-    name, _, settings = found.by_function["fit"].partition(":")
-    assert name == "adam"
-    assert set(settings.split(",")) == {
-        "learning_rate=0.5",
-        "initial_accumulator_value=0.0",
-        "epsilon=1e-06",
-        "betas=0.8/0.9",
-    }
 
 
 def of_its_own(modules: dict[str, Any]) -> Callable[..., object]:
@@ -126,32 +103,6 @@ def test_a_function_of_the_users_own_is_refused_by_its_name_and_with_the_option(
         pickled = cloudpickle.dumps(of_its_own(modules))
     with pytest.raises(ForeignCodeError, match=r"of_its_own\.<locals>\.assigner.*allow_pickled_code"):
         read_tasks(pickled)
-
-
-def test_an_aggregation_function_of_the_users_own_is_refused_by_its_name() -> None:
-    class Mine:
-        pass
-
-    pickled = cloudpickle.dumps({"fit": Mine()})
-    with pytest.raises(ForeignCodeError, match=r"aggregation_function_obj\.pkl.*Mine.*allow_pickled_code"):
-        read_functions(pickled)
-
-
-def test_where_users_functions_may_run_they_are_told_from_openfls(pickled: dict[str, bytes]) -> None:
-    found = read_functions(pickled["own_aggregation"], allow_foreign=True)
-    tasks = [Task(name, name, TaskKind.TRAIN) for name in ("train", "other")]
-    assert found.foreign_tasks(tasks) == (tasks[0],)
-    assert found.of(tasks) == {"other": "weighted_average"}
-
-
-def test_what_cannot_be_read_is_taken_for_the_users_where_it_may_run() -> None:
-    found = read_functions(b"\x80\x04.", allow_foreign=True)
-    assert found.foreign_tasks([TRAIN, LOCAL, GLOBAL]) == (TRAIN,)
-    assert found.of([TRAIN, LOCAL]) == {"locally_tuned_model_validate": "weighted_average"}
-
-
-def test_without_the_file_everything_is_averaged() -> None:
-    assert Functions().of([TRAIN]) == {"train": "weighted_average"}
 
 
 @pytest.mark.parametrize("value", [None, 7, "text", [], {"a": 1}, print, dict])
@@ -171,3 +122,102 @@ def test_a_task_that_is_none_is_refused(name: Any, function: Any, kind: Any) -> 
         pickled = cloudpickle.dumps(experiment.define_task_assigner(tasks))
     with pytest.raises(ArchiveError, match=r"task_assigner_obj\.pkl"):
         read_tasks(pickled)
+
+
+class Ring:
+    """Assigns as an object that is called."""
+
+    def __call__(self, collaborators: list[str], round_number: int, **kwargs: object) -> object:
+        return {name: [] for name in collaborators}
+
+    def turn(self, collaborators: list[str], round_number: int, **kwargs: object) -> object:
+        return {name: [] for name in collaborators}
+
+
+def own(collaborators: list[str], round_number: int, **kwargs: object) -> object:
+    return {(name, round_number): [] for name in collaborators}
+
+
+def sent(value: object) -> bytes:
+    """Return the pickle of something that is defined in this module, with its code, as a notebook's is."""
+    module = sys.modules[__name__]
+    cloudpickle.register_pickle_by_value(module)
+    try:
+        pickled: bytes = cloudpickle.dumps(value)
+    finally:
+        cloudpickle.unregister_pickle_by_value(module)
+    return pickled
+
+
+KEPT: dict[str, object] = {}
+
+
+def keeping(collaborators: list[str], round_number: int, **kwargs: object) -> object:
+    return dict.fromkeys(collaborators, KEPT["x"])
+
+
+@pytest.mark.parametrize(
+    ("value", "name"),
+    [
+        (own, r"test_assigned\.own"),
+        (Ring(), r"an object of class tests\.plan\.test_assigned\.Ring"),
+        (Ring, r"holds class tests\.plan\.test_assigned\.Ring"),
+        (Ring().turn, r"the method tests\.plan\.test_assigned\.Ring\.turn"),
+        (functools.partial(own, x=1), r"functools\.partial of tests\.plan\.test_assigned\.own"),
+        (functools.partial(functools.partial(print), 1), r"functools\.partial of "),
+        (lambda collaborators, round_number: {}, r"<lambda>"),
+        (os.system, r"holds \w+\.system"),
+        ({"a": 1}, r"holds a value of type dict"),
+        ("some text", r"holds a value of type str"),
+    ],
+)
+def test_whatever_stands_there_is_named(value: object, name: str) -> None:
+    with pytest.raises(ForeignCodeError, match=rf"task_assigner_obj\.pkl .*{name}.*allow_pickled_code"):
+        read_tasks(sent(value))
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [{("one", 0): "train"}, bytearray(b"abc"), np.zeros(400_000), b"x" * 3_000_000],
+    ids=["tuple keys", "bytearray", "a large array", "large bytes"],
+)
+def test_what_a_function_holds_does_not_hide_its_name(kept: object) -> None:
+    KEPT["x"] = kept
+    with pytest.raises(ForeignCodeError, match=r"task_assigner_obj\.pkl holds .*test_assigned\.keeping.*allow_pickled"):
+        read_tasks(sent(keeping))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"\x80\x02}(d.", "begins with a value of type dict, and uses the instruction DICT"),
+        (
+            sent(own).partition(b"__qualname__")[0],
+            r"begins with tests\.plan\.test_assigned\.own, and is no pickle that can be read",
+        ),
+        (b"", "is no pickle"),
+        (pickle.dumps(1 << 4000), "LONG4"),
+        (b"x" * (MAX_PICKLED_BYTES + 1), f"{MAX_PICKLED_BYTES} are read"),
+    ],
+    ids=["protocol 0", "cut", "nothing", "a long number", "too long"],
+)
+def test_what_cannot_be_read_is_told_with_the_option(data: bytes, said: str) -> None:
+    with pytest.raises(ForeignCodeError, match=rf"task_assigner_obj\.pkl .*{said}.*allow_pickled_code"):
+        read_tasks(data)
+
+
+SERIALIZERS = "openfl.plugins.interface_serializer"
+
+
+@pytest.mark.parametrize("name", ["keras_serializer.KerasSerializer", "dill_serializer.DillSerializer"])
+def test_openfls_other_serializers_write_pickles_too(name: str) -> None:
+    assert read_tasks(stock_assigner(names=NAMES), serializer=f"{SERIALIZERS}.{name}") == (TRAIN, LOCAL, GLOBAL)
+    with pytest.raises(
+        ForeignCodeError, match=rf"own.*serializer is .*{name}.*CloudpickleSerializer.*allow_pickled_code"
+    ):
+        read_tasks(sent(own), serializer=f"{SERIALIZERS}.{name}")
+
+
+def test_what_a_serializer_of_the_users_own_wrote_is_not_read() -> None:
+    with pytest.raises(ForeignCodeError, match=r"task_assigner.*serializer mine\.Serializer.*allow_pickled_code"):
+        read_tasks(stock_assigner(), serializer="mine.Serializer")

@@ -14,6 +14,7 @@ from typing import Any, Final
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.tensors.aggregation.adagrad import AdagradAdaptiveAggregation
 from openfl_aio.tensors.aggregation.adam import AdamAdaptiveAggregation
+from openfl_aio.tensors.aggregation.adaptive import AdaptiveAggregation
 from openfl_aio.tensors.aggregation.base import (
     NO_STATE,
     AggregationContext,
@@ -31,6 +32,7 @@ from openfl_aio.tensors.aggregation.geometric_median import GeometricMedian
 from openfl_aio.tensors.aggregation.krum import Krum, MultiKrum
 from openfl_aio.tensors.aggregation.median import Median
 from openfl_aio.tensors.aggregation.privileged import History, HistoryRow, PrivilegedFunction
+from openfl_aio.tensors.aggregation.server_optimizer import ServerOptimizer
 from openfl_aio.tensors.aggregation.trimmed_mean import TrimmedMean
 from openfl_aio.tensors.aggregation.weighted_average import WeightedAverage
 from openfl_aio.tensors.aggregation.yogi import YogiAdaptiveAggregation
@@ -40,6 +42,7 @@ __all__ = [
     "NO_STATE",
     "AdagradAdaptiveAggregation",
     "AdamAdaptiveAggregation",
+    "AdaptiveAggregation",
     "AggregationContext",
     "AggregationFunction",
     "Bulyan",
@@ -54,6 +57,7 @@ __all__ = [
     "MultiKrum",
     "PrivilegedFunction",
     "SelectingFunction",
+    "ServerOptimizer",
     "State",
     "StatefulFunction",
     "Step",

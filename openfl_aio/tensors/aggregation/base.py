@@ -91,7 +91,7 @@ class AggregationFunction(ABC):
     name: ClassVar[str]
     """The name the function is configured by."""
 
-    holds_all: ClassVar[bool] = False
+    holds_all: bool = False
     """Whether it holds on to every local tensor until the end, also to those that are not kept."""
 
     @property

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,21 +41,32 @@ class ServerOptimizer(StatefulFunction):
         self._learning_rate = check_share("learning_rate", learning_rate, most=np.inf)
         self._initial = check_share("initial_accumulator_value", initial_accumulator_value, most=np.inf)
 
-    def step(self, tensors: Iterable[LocalTensor], context: AggregationContext, state: State = NO_STATE) -> Step:
-        """Return the moved tensor and the next state. Raises `TensorError` as well for a foreign state."""
+    def step(
+        self,
+        tensors: Iterable[LocalTensor],
+        context: AggregationContext,
+        state: State = NO_STATE,
+        *,
+        start: NDArray[Any] | None = None,
+    ) -> Step:
+        """Return the moved tensor and the next state. Raises `TensorError` as well for a foreign state.
+
+        ``start``: what the first step moves, where that is not the global model; the gradient is still of the model.
+        """
         mean = Mean(tensors, context)
         if context.base is None:
             return Step(mean.array())
         checked_state(state, (*self.moments, "steps"), mean.shape, context)
         base = np.asarray(context.base).reshape(-1)
+        moved = base if start is None or state else np.asarray(start).reshape(-1)
         steps = int(state["steps"]) + 1 if state else 1
         before = {name: state[name].reshape(-1) for name in self.moments} if state else {}
         values = np.empty(mean.shape, np.float32)
         after = {name: np.empty(mean.shape, np.float32) for name in self.moments}
         with np.errstate(over="ignore", invalid="ignore"):
             for part, target in mean.slices():
-                model = base[part].astype(np.float64)
-                gradient = np.subtract(model, target, out=target)
+                gradient = np.subtract(base[part], target, out=target)
+                model = moved[part].astype(np.float64)
                 moments = {
                     name: before[name][part].astype(np.float64) if before else np.full(gradient.shape, self._initial)
                     for name in self.moments

@@ -17,6 +17,7 @@ import numpy as np
 sys.path.insert(0, str(Path.cwd()))
 
 import openfl
+from openfl.interface import aggregation_functions
 from openfl.interface.aggregation_functions import AggregationFunction, WeightedAverage
 from openfl.interface.aggregation_functions.experimental import PrivilegedAggregationFunction  # noqa: F401 - a tutorial's
 from openfl.interface.interactive_api.experiment import DataInterface, FLExperiment, ModelInterface, TaskInterface
@@ -38,6 +39,7 @@ parser.add_argument("--fail-at", type=float, default=0.0)
 parser.add_argument("--remove", action="store_true", help="make the director forget the experiment in the end")
 parser.add_argument("--own-assigner", action="store_true", help="one that lets a single site validate")
 parser.add_argument("--own-function", help="aggregate by a class of this program, or of a tutorial of OpenFL's")
+parser.add_argument("--stock-function", help="aggregate by one of OpenFL's, adaptive ones as its tutorial makes them")
 parser.add_argument("--large", type=int, default=0, help="how many values a third tensor has")
 parser.add_argument("--broken", action="store_true", help="send an archive that is none")
 options = parser.parse_args()
@@ -50,6 +52,8 @@ class Model:
         self.tensors = {"matrix": np.arange(12, dtype=np.float32).reshape(3, 4) / 7, "number": np.array(2, np.float32)}
         if options.large:
             self.tensors["large.weight"] = np.linspace(-3, 3, options.large, dtype=np.float32)
+        if options.stock_function == "FedCurvWeightedAverage":  # it takes the ending for a term of its own
+            self.tensors["matrix_u"] = self.tensors["matrix"] / 5
 
 
 class Optimizer:
@@ -121,14 +125,33 @@ def own_function(name):
     return globals()[name](*arguments.get(name, []))
 
 
+def stock_function(name, model):
+    """Return an aggregation function of OpenFL's; "Yogi" around its optimizer, "Adam of some" with all that it takes."""
+    if name == "Yogi":  # OpenFL's YogiAdaptiveAggregation cannot be made
+        from openfl.interface.aggregation_functions.core import AdaptiveAggregation
+        from openfl.utilities.optimizers.numpy import NumPyYogi
+
+        return AdaptiveAggregation(NumPyYogi(model_interface=model, learning_rate=0.4), WeightedAverage())
+    if name == "Adam of some":
+        elsewhere = {"matrix": np.full((3, 4), 4, np.float32)}
+        settings = {"learning_rate": 0.3, "betas": (0.5, 0.75), "initial_accumulator_value": 0.125, "epsilon": 0.01}
+        return aggregation_functions.AdamAdaptiveAggregation(
+            agg_func=aggregation_functions.Median(), params=elsewhere, **settings
+        )
+    arguments = {"model_interface": model, "learning_rate": 0.4} if "Adaptive" in name else {}
+    return getattr(aggregation_functions, name)(**arguments)
+
+
+model_interface = Renewed(Model(), Optimizer(options.momentum), "interactive_adapter.Adapter")
 tasks = TaskInterface()
+aggregation_function = None
+if options.own_function:
+    aggregation_function = own_function(options.own_function)
+elif options.stock_function:
+    aggregation_function = stock_function(options.stock_function, model_interface)
 
 
-@(
-    tasks.set_aggregation_function(own_function(options.own_function))
-    if options.own_function
-    else lambda function: function
-)
+@(tasks.set_aggregation_function(aggregation_function) if aggregation_function else lambda function: function)
 @tasks.add_kwargs(rate=0.5, fail_at=options.fail_at)
 @tasks.register_fl_task(model="model", data_loader="target", device="device", optimizer="optimizer")
 def train(model, target, device, optimizer, rate, fail_at):
@@ -208,7 +231,7 @@ def sent(**kwargs):
 
 federation.dir_client.set_new_experiment = sent
 experiment.start(
-    model_provider=Renewed(Model(), Optimizer(options.momentum), "interactive_adapter.Adapter"),
+    model_provider=model_interface,
     task_keeper=tasks,
     data_loader=Targets(),
     rounds_to_train=options.rounds,

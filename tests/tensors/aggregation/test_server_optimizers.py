@@ -7,17 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from openfl_aio.errors import TensorError
+from openfl_aio.errors import ConfigurationError, ShapeMismatchError, TensorError
 from openfl_aio.tensors.aggregation import (
     NO_STATE,
     AdagradAdaptiveAggregation,
     AdamAdaptiveAggregation,
+    AdaptiveAggregation,
     AggregationContext,
     FedAvgM,
     LocalTensor,
     Median,
     State,
     StatefulFunction,
+    WeightedAverage,
     YogiAdaptiveAggregation,
     get_aggregation,
 )
@@ -61,6 +63,44 @@ def test_yogis_second_moment_goes_down_by_no_more_than_the_square() -> None:
     assert state["second"][0] == pytest.approx(10 - 0.25 * 1, rel=1e-6)
     _, state = run(YogiAdaptiveAggregation(betas=(0.5, 0.75)), 1)
     assert state["second"][0] == pytest.approx(0.25, rel=1e-6)
+
+
+def test_yogis_second_moment_shrinks_too_if_that_is_wanted() -> None:
+    function = YogiAdaptiveAggregation(betas=(0.5, 0.75), initial_accumulator_value=10.0, shrinking=1)
+    _, state = run(function, 1)
+    assert state["second"][0] == pytest.approx(0.75 * 10 - 0.25 * 1, rel=1e-6)
+    with pytest.raises(ConfigurationError, match="shrinking: expected 0 or 1, got 2"):
+        YogiAdaptiveAggregation(shrinking=2)
+
+
+def adaptive(start: float = 5.0) -> AdaptiveAggregation:
+    optimizer = AdamAdaptiveAggregation(learning_rate=0.25)
+    return AdaptiveAggregation(optimizer, params={"w": np.array([start], np.float32)}, otherwise=Median())
+
+
+def test_an_adaptive_function_moves_its_parameters_from_where_they_are() -> None:
+    assert run(adaptive(), 3) == run(AdamAdaptiveAggregation(learning_rate=0.25), 3)
+    # the first step leaves from the parameter, the second from the model
+    assert run(adaptive(8.0), 1)[0] == pytest.approx(7.75, rel=1e-6)
+    state = run(adaptive(8.0), 1)[1]
+    assert run(adaptive(100.0), 1, state=state, start=7.75)[0] == pytest.approx(7.5, rel=1e-2)
+
+
+def test_an_adaptive_function_leaves_all_other_tensors_to_the_other_function() -> None:
+    tensors = [LocalTensor(str(value), 1, np.array([value], np.float32)) for value in (1, 2, 9)]
+    for base in (None, np.array([5], np.float32)):  # also those that the model has
+        step = adaptive().step(tensors, AggregationContext("x", 0, (), base))
+        assert (float(step.values[0]), dict(step.state)) == (2, {})
+    assert adaptive().holds_all
+    assert not AdaptiveAggregation(AdamAdaptiveAggregation(), params={}, otherwise=WeightedAverage()).holds_all
+
+
+def test_an_adaptive_function_of_another_model_is_refused() -> None:
+    tensors = [LocalTensor("a", 1, np.ones((2, 1), np.float32))]
+    with pytest.raises(TensorError, match="global model does not have"):
+        adaptive().step(tensors, AggregationContext("w", 0, ()))
+    with pytest.raises(ShapeMismatchError, match=r"expected shape \(1,\) for tensor 'w', as in the params of adam"):
+        adaptive().step(tensors, AggregationContext("w", 0, (), np.ones((2, 1), np.float32)))
 
 
 def test_fedavgm_without_momentum_is_the_average_and_with_it_goes_further() -> None:
