@@ -5,9 +5,11 @@ What OpenFL 1.6 does for ``review_experiment: true``: the plan is shown, and not
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import termios
+from contextlib import suppress
 from typing import Final, TextIO
 
 import anyio
@@ -51,7 +53,8 @@ class TerminalReview:
             text = await anyio.to_thread.run_sync(plan.dump)
             with anyio.move_on_after(self._seconds):
                 await self._foreground()
-                termios.tcflush(self._source, termios.TCIFLUSH)  # what was typed before the question answers nothing
+                with suppress(termios.error):  # the terminal is gone, and the end of the input will be the answer
+                    termios.tcflush(self._source, termios.TCIFLUSH)  # what was typed before answers nothing
                 await self._write(f"Please review the plan of {name}:\n\n{text}\n")
                 accepted = await self._answer(f"Accept the plan of {name}? [y/N]: ")
                 await self._write(f"{name} is {'accepted' if accepted else 'rejected'}\n")
@@ -101,18 +104,18 @@ class TerminalReview:
         await anyio.to_thread.run_sync(self._write_now, text, abandon_on_cancel=True)
 
     def _write_now(self, text: str) -> None:
-        try:
+        with suppress(OSError):  # the terminal is gone
             self._sink.write(text)
             self._sink.flush()
-        except OSError:
-            pass  # the terminal is gone; the answer will not come either
 
 
 def terminal_review(setting: str, *, seconds: float | None = None) -> TerminalReview:
     """Return who is asked because ``setting``, which errors name, is true.
 
-    Raises `ConfigurationError` where standard input, or both outputs, are no terminal.
+    Raises `ConfigurationError` where standard input, or both outputs, are no terminal, and for ``seconds`` that are none.
     """
+    if seconds is not None and not 0 < seconds < math.inf:
+        raise ConfigurationError(f"--review-seconds: expected a number above 0, got {seconds:g}")
     outputs = [stream for stream in (sys.stdout, sys.stderr) if stream is not None and stream.isatty()]
     if sys.stdin is None or not sys.stdin.isatty() or not outputs:
         raise ConfigurationError(

@@ -111,10 +111,18 @@ async def test_cancelled_it_asks_no_more() -> None:
 
 async def test_a_terminal_that_is_gone_is_a_no() -> None:
     typist = Typist()
-    async with asked(typist, review_at(typist)) as answers:
+    review = review_at(typist)
+    async with asked(typist, review) as answers:
         await typist.read(QUESTION)
         os.close(typist.far)
     assert answers == [False]
+    assert await review(PLAN) is False, "nor will anybody be there for the next one"
+
+
+@pytest.mark.parametrize("seconds", [0.0, -1.0, float("inf"), float("nan")])
+def test_how_long_to_wait_is_a_number(seconds: float) -> None:
+    with pytest.raises(ConfigurationError, match="--review-seconds: expected a number above 0, got"):
+        terminal_review("f: k", seconds=seconds)
 
 
 def test_without_a_terminal_there_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,7 @@ def load(
         "template": template,
         "path": str(folder),
         "settings": {},
+        "opt_treatment": "RESET",
         "shard_template": shard,
         "shard_path": str(folder),
         "shard_params": {},
