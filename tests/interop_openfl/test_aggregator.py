@@ -204,6 +204,9 @@ def lost(federation: Federation) -> float:
     return sum(float(np.abs(expected[name] - got[name]).sum()) for name in expected) / way
 
 
+@pytest.mark.cell(
+    server="{aggregator} aggregator", client="{members} collaborators", must="{policy} leaves a slow one out"
+)
 @pytest.mark.parametrize(
     ("aggregator", "policy", "settings"),
     [
@@ -213,22 +216,23 @@ def lost(federation: Federation) -> float:
         pytest.param("real", "percentage", {"percent_collaborators_needed": 0.5}, id="share, real", marks=full),
     ],
 )
-@pytest.mark.parametrize("kind", ["real", pytest.param("ours", marks=full)])
+@pytest.mark.parametrize("members", [ALL_REAL, pytest.param(MIXED, marks=full)], ids=["real", "mixed"])
 def test_a_collaborator_that_is_too_slow_for_every_round(
-    federation: MakeFederation, aggregator: Kind, policy: str, settings: dict[str, float], kind: Kind
+    federation: MakeFederation, aggregator: Kind, policy: str, settings: dict[str, float], members: dict[str, Kind]
 ) -> None:
     """The rounds go on without it: what it sends late counts in none, and it is told to quit with the others."""
     section = {"template": STRAGGLER_POLICIES.template_of(policy), "settings": settings}
     left = federation(Outline(delta_updates=True, stragglers=section, runner={"slow": ["two", 20.0]}))
-    left.run(aggregator, {"one": "real", "two": kind})
+    left.run(aggregator, members)
     assert_same_model(left.model(), expected_model(left, trained_by=["one"]))
 
 
+@pytest.mark.cell(server="{aggregator} aggregator", client="{members} collaborators", must="static groups")
 @pytest.mark.parametrize(
     ("aggregator", "members"),
     [
         pytest.param("ours", ALL_REAL, id="real with ours"),
-        pytest.param("ours", {"one": "ours", "two": "real"}, id="mixed with ours", marks=full),
+        pytest.param("ours", {"two": "real", "one": "ours"}, id="mixed with ours", marks=full),
         pytest.param("real", ALL_REAL, id="all real", marks=full),
         pytest.param("real", ALL_OURS, id="ours with the real one", marks=full),
     ],
@@ -247,6 +251,7 @@ def test_static_groups_of_which_one_only_judges(
     assert_same_model(grouped.model(), expected_model(grouped, trained_by=["one"]))
 
 
+@pytest.mark.cell(server="{aggregator} aggregator", client="{members} collaborators", must="begins at a later round")
 @pytest.mark.parametrize("delta_updates", [True, pytest.param(False, marks=full)], ids=["deltas", "whole"])
 @pytest.mark.parametrize(
     ("aggregator", "members"),
@@ -278,6 +283,9 @@ def test_an_initial_model_of_a_later_round_is_where_the_rounds_begin(
     assert_same_model(resumed.model(), expected_model(resumed, rounds=2))
 
 
+@pytest.mark.cell(
+    server="{first}, then {second} aggregator", client="real + our collaborators", must="goes on from a model file"
+)
 @full
 @pytest.mark.parametrize(("first", "second"), [("real", "ours"), ("ours", "real")])
 def test_the_last_model_of_one_is_the_initial_one_of_the_other(
@@ -294,6 +302,7 @@ def test_the_last_model_of_one_is_the_initial_one_of_the_other(
     assert_same_model(went_on.model(), expected_model(began, rounds=4))
 
 
+@pytest.mark.cell(server="{aggregator} aggregator", must="nothing to do after the last round")
 @full
 @pytest.mark.parametrize("aggregator", ["ours", "real"])
 def test_an_initial_model_after_the_last_round_leaves_nothing_to_do(
@@ -307,6 +316,7 @@ def test_an_initial_model_after_the_last_round_leaves_nothing_to_do(
     serving.succeed()
 
 
+@pytest.mark.cell(client="real + our collaborators", must="Krum in a plan")
 @full
 def test_real_collaborators_of_a_federation_with_krum(federation: MakeFederation) -> None:
     """Only the aggregator needs to know the function: OpenFL's collaborators pass over what a task says of it."""
