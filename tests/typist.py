@@ -19,7 +19,7 @@ class Typist:
 
     async def read(self, text: str) -> str:
         """Read until ``text`` is on the screen; return what was before it."""
-        with anyio.fail_after(20):
+        with anyio.fail_after(90):
             while text not in self.seen:
                 await anyio.wait_readable(self.far)
                 self.seen += (await anyio.to_thread.run_sync(os.read, self.far, 4096)).decode()

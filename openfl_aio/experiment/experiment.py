@@ -24,7 +24,9 @@ class Experiment:
     ``workspace`` is the folder that travels to the sites (source files only: no data, keys or pickles);
     ``task_runner`` names a class in it, ``module.Class``, built there with the site's shard and ``settings``.
     ``initial_model`` maps tensor names to arrays; None takes what the class's ``initial_model()`` returns, for which
-    the workspace is imported here. ``collaborators`` None means every envoy that is online at the submission.
+    the workspace is imported here. ``pipeline`` compresses what ``delta_updates`` sends: ``name`` or
+    ``name:setting=value,setting=value``, as for `get_pipeline`. ``collaborators`` None means every envoy that is online
+    at the submission.
 
     Raises `ConfigurationError` for a name that is no plain name, no rounds, or a workspace that is no folder.
     """
@@ -41,6 +43,7 @@ class Experiment:
     collaborators: tuple[str, ...] | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     delta_updates: bool = False
+    pipeline: str = "no_compression"
 
     def __post_init__(self) -> None:
         check_name(self.name, what="experiment name")

@@ -97,6 +97,7 @@ class Federation:
             assigner=experiment.assigner,
             stragglers=experiment.stragglers,
             delta_updates=experiment.delta_updates,
+            pipeline=experiment.pipeline,
             agg_addr=self.endpoint.host,
             tls=self._tls is not None,
         )

@@ -113,7 +113,7 @@ def described(value: object, depth: int = 0) -> str:
         return f"a value of type {type(value).__name__}"
     inner = value.args[0] if value.args and depth < _MAX_DEPTH else None
     last = value.path.rpartition(".")[2]
-    if last == "_make_function":
+    if last in ("_make_function", "_create_function"):  # cloudpickle's and dill's
         return _function_name(value)
     if value.path == "functools.partial" and isinstance(inner, Record):
         return f"functools.partial of {described(inner, depth + 1)}"

@@ -24,6 +24,7 @@ from openfl_aio.plan.templates import (
     check_class_path,
 )
 from openfl_aio.tensors.aggregation import parse_aggregation
+from openfl_aio.tensors.pipelines import parse_pipeline
 
 __all__ = ["experiment_plan"]
 
@@ -40,6 +41,7 @@ def experiment_plan(
     assigner: AssignerConfig | None = None,
     stragglers: StragglerConfig | None = None,
     delta_updates: bool = False,
+    pipeline: str = "no_compression",
     agg_addr: str = "auto",
     agg_port: int | None = None,
     tls: bool = True,
@@ -48,7 +50,8 @@ def experiment_plan(
 
     ``task_runner`` names a class (``package.module.Class`` or ``package.module:Class``), ``settings`` are its keyword
     arguments and must be plain YAML values. ``aggregation`` is for the tensors of every task that does not validate, written as
-    for `get_aggregation`; metrics are always averaged by samples. ``agg_port`` None is derived from the plan's hash.
+    for `get_aggregation`; metrics are always averaged by samples. ``pipeline`` is written as for `get_pipeline`.
+    ``agg_port`` None is derived from the plan's hash.
 
     Raises:
         ConfigurationError: for anything that could not be read back or could not work.
@@ -71,7 +74,7 @@ def experiment_plan(
             "template": COLLABORATORS.template_of("collaborator"),
             "settings": {"db_store_rounds": 1, "delta_updates": delta_updates},
         },
-        "compression_pipeline": {"template": PIPELINES.template_of("no_compression"), "settings": {}},
+        "compression_pipeline": _pipeline(pipeline),
         "data_loader": {"template": DATA_LOADERS.template_of("data_loader"), "settings": {}},
         "network": {
             "template": "openfl.federation.Network",
@@ -99,6 +102,11 @@ def experiment_plan(
     plan = Plan.parse(text, source="the experiment's plan")
     plan.aggregator_config(collaborators=["somebody"])  # refuse here what the director would refuse
     return plan
+
+
+def _pipeline(text: str) -> dict[str, Any]:
+    name, settings = parse_pipeline(text)
+    return {"template": PIPELINES.template_of(name), "settings": settings}
 
 
 def _aggregation(text: str) -> dict[str, Any]:

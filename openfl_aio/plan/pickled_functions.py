@@ -52,6 +52,7 @@ _KNOWN: Final[dict[str, tuple[str, dict[str, int], tuple[str, ...]]]] = {
 _MODULES: Final = {"NumPyAdagrad": "adagrad_optimizer", "NumPyAdam": "adam_optimizer", "NumPyYogi": "yogi_optimizer"}
 _SETTINGS: Final = ("learning_rate", "initial_accumulator_value", "epsilon")
 _BETAS: Final = ("beta_1", "beta_2")
+_NAME_BYTES: Final = 1024
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,10 @@ class _OwnFunction(Exception):
 
 
 class _Budget:
-    """How many bytes of parameters are looked at: a hostile pickle names the same ones over and over."""
+    """How many bytes of parameters are looked at: a hostile pickle names the same ones over and over.
+
+    A name counts for `_NAME_BYTES`, so that empty arrays are not for nothing.
+    """
 
     def __init__(self) -> None:
         self._left = MAX_PICKLED_BYTES
@@ -156,7 +160,7 @@ def _functions(root: object, serializer: str | None) -> Functions:
                 known, found.adaptive[name] = _adaptive(value, budget)
             found.by_function[name] = known
         except _OwnFunction as exc:
-            found.foreign[name] = f"for {name!r:.100} {exc}"
+            found.foreign[name] = f"for {name[:100]!r} {exc}"
     return found
 
 
@@ -232,27 +236,31 @@ def _params(
 ) -> dict[str, NDArray[Any]]:
     """Return the parameters of an optimizer that has made no step. Raises `_OwnFunction`."""
     params = {}
-    for name, value in _pairs(attributes.get("params"), "params").items():
+    for name, value in _pairs(attributes.get("params"), "params", budget).items():
         array = array_of(value)
         if array is None:
-            raise _OwnFunction(f"{described(value)} as the parameter {name!r:.100}, no array of floating-point numbers")
+            raise _OwnFunction(
+                f"{described(value)} as the parameter {name[:100]!r}, no array of floating-point numbers"
+            )
         budget.spend(array.nbytes)
         params[name] = array
     for moment in moments:
-        begun = _pairs(attributes.get(moment), moment)
+        begun = _pairs(attributes.get(moment), moment, budget)
         for name, array in params.items():
             values = array_of(begun.get(name))
             # filled as OpenFL does, in the parameter's own precision
             if values is None or values.shape != array.shape or (values != np.asarray(initial, array.dtype)).any():
-                raise _OwnFunction(f"an optimizer that made steps already ({moment} of {name!r:.100})")
+                raise _OwnFunction(f"an optimizer that made steps already ({moment} of {name[:100]!r})")
     steps = attributes.get("current_step", {})
     if not isinstance(steps, dict) or any(steps.values()):
         raise _OwnFunction("an optimizer that made steps already (current_step)")
     return params
 
 
-def _pairs(value: object, name: str) -> dict[str, Any]:
+def _pairs(value: object, name: str, budget: _Budget) -> dict[str, Any]:
     items = value.items if isinstance(value, Record) and value.path == "collections.OrderedDict" else value
+    if isinstance(items, dict):
+        budget.spend(_NAME_BYTES * len(items))
     if not isinstance(items, dict) or not all(isinstance(key, str) for key in items):
         raise _OwnFunction(f"{described(value)} as its {name}")
     return items

@@ -19,6 +19,7 @@ __all__ = ["MAX_PICKLE_BYTES", "Nested", "Record", "UnreadablePickleError", "rea
 
 MAX_PICKLE_BYTES: Final = 1024 * 1024
 MAX_INSTRUCTIONS: Final = 200_000
+MAX_PATH: Final = 1000
 # cloudpickle gives a function or class its state by calling one of these with it
 _STATE_SETTERS: Final = frozenset({"_function_setstate", "_class_setstate"})
 
@@ -92,6 +93,13 @@ class _Unknown(Exception):
     """What is not read, said of the file."""
 
 
+def _joined(*names: str) -> str:
+    """Return the path of ``names``. A long one is refused: a pickle can name a text that it has once as often as it likes."""
+    if sum(map(len, names)) > MAX_PATH:
+        raise ValueError(f"a name of more than {MAX_PATH} characters")
+    return ".".join(names)
+
+
 class _Mark:
     """Where a group of operands begins on the stack."""
 
@@ -145,7 +153,7 @@ class _Machine:
         name, module = self.pop(), self.pop()
         if not isinstance(name, str) or not isinstance(module, str):
             raise TypeError("a name that is no text")
-        self.push(Record(f"{module}.{name}"))
+        self.push(Record(_joined(module, name)))
 
     def call(self, keywords: dict[Any, Any] | None = None) -> None:
         args, callee = self.pop(), self.pop()
@@ -157,14 +165,13 @@ class _Machine:
         if function == "_make_skeleton_class" and len(args) > 1 and isinstance(args[1], str):
             made = args[3] if len(args) > 3 and isinstance(args[3], dict) else {}
             module = made.get("__module__")
-            self.push(Record(f"class {module}.{args[1]}" if isinstance(module, str) else f"class {args[1]}"))
+            named = _joined(module, args[1]) if isinstance(module, str) else _joined(args[1])
+            self.push(Record(f"class {named}"))
             return
         path = f"{callee.path}()" if callee.called else callee.path
         if path.endswith("._builtin_type()") and callee.args and isinstance(callee.args[0], str):
-            path = f"types.{callee.args[0]}"  # cloudpickle's way to write types.MethodType and the like
-        if len(path) > 1000:
-            raise ValueError("too long a name")
-        self.push(Record(path, True, args, keywords or {}))
+            path = _joined("types", callee.args[0])  # cloudpickle's way to write types.MethodType and the like
+        self.push(Record(_joined(path), True, args, keywords or {}))
 
     def set_state(self) -> None:
         state, target = self.pop(), self.stack[-1]
@@ -207,7 +214,7 @@ _ACTIONS: Final[dict[str, Callable[[_Machine, Any], object]]] = {
     "EMPTY_DICT": lambda machine, _: machine.push({}),
     "SETITEM": lambda machine, _: machine.put_pairs([machine.pop(), machine.pop()][::-1]),
     "SETITEMS": lambda machine, _: machine.put_pairs(machine.group()),
-    "GLOBAL": lambda machine, names: machine.push(Record(names.replace(" ", ".", 1))),
+    "GLOBAL": lambda machine, names: machine.push(Record(_joined(*names.split(" ", 1)))),
     "STACK_GLOBAL": lambda machine, _: machine.name(),
     "REDUCE": lambda machine, _: machine.call(),
     "NEWOBJ": lambda machine, _: machine.call(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import Any
 
 import anyio
@@ -277,6 +277,26 @@ async def test_who_takes_no_part_is_told_so_by_the_status_that_ends_a_client_of_
     async with serving(tls=ca.server()) as server, a_client(server, ca.client("mallory")) as client:
         with pytest.raises(AuthenticationError):
             await call(client, "mallory")
+
+
+async def test_who_takes_no_part_is_refused_before_anything_is_asked_or_read(ca: ThrowawayCA) -> None:
+    class Asked(AggregatorGRPCServer):
+        calls = 0
+
+        async def GetTasks(self, request: Any, context: Any) -> aggregator.GetTasksResponse:  # noqa: N802
+            self.calls += 1
+            return await super().GetTasks(request, context)
+
+    name = {"single_col_cert_common_name": "everybody"}
+    for config, certificate in (({}, "one"), (name, "everybody")):
+        async with serving(Asked, tls=ca.server(), config=config) as server:
+            assert isinstance(server, Asked)
+            for own, answered in (("mallory", 0), (certificate, 1)):
+                more: dict[str, Any] = config
+                async with a_client(server, ca.client(own), **more) as client:
+                    with pytest.raises(AuthenticationError) if not answered else nullcontext():
+                        await client.get_tasks("one")
+                assert server.calls == answered
 
 
 async def test_a_matching_certificate_of_who_takes_no_part_is_refused_in_a_direct_call(ca: ThrowawayCA) -> None:

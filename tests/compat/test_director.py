@@ -280,6 +280,8 @@ async def test_who_calls(ca: ThrowawayCA) -> None:
         status = director.UpdateEnvoyStatusRequest(name="one")
         with pytest.raises(AuthorizationError):
             await server.UpdateEnvoyStatus(status, FakeContext({}, "mallory"))
+        with pytest.raises(AuthorizationError):  # a proven name, though it is that of who gives none
+            await server.UpdateEnvoyStatus(status, FakeContext({}, "__default__"))
         data = director.GetExperimentDataRequest(experiment_name="exp", collaborator_name="one")
         with pytest.raises(AuthorizationError):
             await anext(aiter(server.GetExperimentData(data, FakeContext({}, "mallory"))))

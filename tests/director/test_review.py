@@ -42,6 +42,7 @@ async def port_of(typist: Typist) -> int:
 
 
 @pytest.mark.real_time
+@pytest.mark.timeout(180)
 async def test_its_operator_decides_and_it_serves_meanwhile(program: subprocess.Popen[bytes], typist: Typist) -> None:
     async with DirectorClient(Endpoint(host="localhost", port=await port_of(typist)), client_id="ada") as client:
         for name, typed, status in (
@@ -56,7 +57,7 @@ async def test_its_operator_decides_and_it_serves_meanwhile(program: subprocess.
         await submit(client, "unanswered")
         await typist.read("Accept the plan of unanswered?")
         program.send_signal(signal.SIGTERM)
-    with anyio.fail_after(20):
+    with anyio.fail_after(90):
         assert await anyio.to_thread.run_sync(program.wait) == 0
 
 

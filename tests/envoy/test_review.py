@@ -20,6 +20,7 @@ from tests.typist import Typist
 
 
 @pytest.mark.real_time
+@pytest.mark.timeout(180)
 async def test_its_operator_turns_an_experiment_down(tmp_path: Path) -> None:
     (tmp_path / "shard_source.py").write_text(SHARD)
     (tmp_path / "envoy_config.yaml").write_text(FILE.replace("params:\n", "params:\n  review_experiment: true\n", 1))

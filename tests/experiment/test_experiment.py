@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+from collections.abc import AsyncIterable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
 import pytest
+from anyio import to_thread
 
+from openfl_aio.director.client import DirectorClient
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.experiment.experiment import Experiment
+from openfl_aio.experiment.federation import Federation
+from openfl_aio.plan.plan import Plan
 
 RUNNER = """
 import numpy as np
@@ -79,3 +86,22 @@ def test_a_model_that_cannot_start_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(ConfigurationError, match=sentence):
         make(workspace, **changes).model()
+
+
+async def test_deltas_and_their_pipeline_stand_in_the_plan_that_is_sent(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent = bytearray()
+
+    async def take(self: DirectorClient, name: str, *, archive: AsyncIterable[bytes], **others: object) -> bool:
+        async for chunk in archive:
+            sent.extend(chunk)
+        return True
+
+    monkeypatch.setattr(DirectorClient, "set_new_experiment", take)
+    changes = {"collaborators": ("one",), "delta_updates": True, "pipeline": "kc:n_clusters=16"}
+    experiment = await to_thread.run_sync(lambda: make(workspace, **changes))
+    await Federation("localhost", 1).submit(experiment)
+    with ZipFile(BytesIO(sent)) as archive:
+        plan = Plan.parse(archive.read("plan/plan.yaml").decode())
+    assert (plan.delta_updates, plan.pipeline) == (True, "kc:n_clusters=16")

@@ -155,12 +155,16 @@ class Federation:
         python = peer_python() if kind == "adopted" else None
         return self._programs.ours("collaborator", "start", "-n", name, *told, cwd=root, python=python)
 
-    def run(self, aggregator: Kind, collaborators: Mapping[str, Kind], *, seconds: float = RUN_SECONDS) -> None:
-        """Start all and wait until each has ended with code 0."""
-        serving = self.aggregator(aggregator)
-        started = [self.collaborator(name, kind) for name, kind in collaborators.items()]
-        for program in (*started, serving):
+    def start(self, aggregator: Kind, collaborators: Mapping[str, Kind]) -> list[Program]:
+        """Start all; the aggregator is the first."""
+        return [self.aggregator(aggregator), *(self.collaborator(name, kind) for name, kind in collaborators.items())]
+
+    def run(self, aggregator: Kind, collaborators: Mapping[str, Kind], *, seconds: float = RUN_SECONDS) -> Program:
+        """Start all, wait until each has ended with code 0, and return the aggregator."""
+        serving, *members = self.start(aggregator, collaborators)
+        for program in (*members, serving):
             program.succeed(seconds)
+        return serving
 
     def begin_with(self, tensors: Mapping[str, NDArray[Any]], *, round_number: int) -> None:
         """Let the federation begin at ``round_number`` with these ``tensors``; called before a member is started."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from tests.interop_openfl.processes import Program, Programs, free_port
 
-__all__ = ["Outcome", "Site", "expected_model", "initial_model"]
+__all__ = ["Outcome", "Site", "expected_model", "initial_model", "turns"]
 
 Kind = Literal["ours", "real"]
 SOURCES: Final = Path(__file__).parent / "workspaces"
@@ -27,6 +28,7 @@ NUMBERS: Final = {"one": 1, "two": 2}
 class Outcome:
     """How the frontend saw an experiment end: its status, the last model, how many metrics came.
 
+    ``done`` is who told metrics of which task in which round, but for the aggregator.
     ``seconds``: from the submission's first byte until the frontend saw the end, for which it asks ten times a second.
     """
 
@@ -34,6 +36,7 @@ class Outcome:
     metrics: int
     model: dict[str, NDArray[np.float32]]
     seconds: float
+    done: frozenset[tuple[str, str, int]]
 
 
 class Site:
@@ -115,7 +118,8 @@ class Site:
         """Wait for the frontend's end and return what it saw."""
         said: dict[str, Any] = json.loads(frontend.succeed(seconds).splitlines()[-1])
         model = {name: np.asarray(values, np.float32) for name, values in said["model"].items()}
-        return Outcome(said["status"], said["metrics"], model, said["seconds"])
+        done = frozenset((who, task, number) for who, task, number in said["done"] if who != "aggregator")
+        return Outcome(said["status"], said["metrics"], model, said["seconds"], done)
 
     def _certificates(self, folder: str, name: str) -> list[str]:
         if self._cert is None:
@@ -133,22 +137,36 @@ def initial_model(large: int = 0) -> dict[str, NDArray[np.float32]]:
 
 
 def expected_model(
-    rounds: int, *, momentum: float = 0.0, shared: bool = False, large: int = 0, share: float = 1.0
+    rounds: int,
+    *,
+    momentum: float = 0.0,
+    shared: bool = False,
+    large: int = 0,
+    share: float = 1.0,
+    sites: Collection[str] = tuple(NUMBERS),
 ) -> dict[str, NDArray[np.float32]]:
     """Return the last model as it follows from the frontend's program, in double precision.
 
     ``shared``: the sites go on with the mean of their velocities. ``share``: how far the model moves to the average.
+    ``sites``: those that take part.
     """
     out = {name: values.astype(float) for name, values in initial_model(large).items()}
-    weights = [10 * number for number in NUMBERS.values()]
-    velocities = {name: [np.zeros_like(values)] * len(NUMBERS) for name, values in out.items()}
+    numbers = [NUMBERS[site] for site in sites]
+    weights = [10 * number for number in numbers]
+    velocities = {name: [np.zeros_like(values)] * len(numbers) for name, values in out.items()}
     for _ in range(rounds):
         for name, values in out.items():
             moved = [
                 momentum / number * before + 0.5 * (number - values)
-                for before, number in zip(velocities[name], NUMBERS.values(), strict=True)
+                for before, number in zip(velocities[name], numbers, strict=True)
             ]
             average = np.average([values + velocity for velocity in moved], axis=0, weights=weights)
             out[name] = values + share * (average - values)
-            velocities[name] = [np.average(moved, axis=0, weights=weights)] * len(NUMBERS) if shared else moved
+            velocities[name] = [np.average(moved, axis=0, weights=weights)] * len(numbers) if shared else moved
     return {name: values.astype(np.float32) for name, values in out.items()}
+
+
+def turns(*names: str) -> frozenset[tuple[str, str, int]]:
+    """Who does what in three rounds by the frontend's own assigner, if the director's order of envoys is that of ``names``."""
+    train = {(name, "train", number) for name in names for number in range(3)}
+    return frozenset(train | {(names[number % 2], "aggregated_model_validate", number) for number in range(3)})

@@ -14,13 +14,23 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
 import pytest
 
-__all__ = ["RELEASES", "Program", "Programs", "free_port", "installed_python", "peer_python"]
+__all__ = [
+    "RELEASES",
+    "Program",
+    "Programs",
+    "expected_tensors",
+    "free_port",
+    "installed_python",
+    "peer_python",
+    "tensors",
+    "until",
+]
 
 ROOT: Final = Path(__file__).parents[2]
 PEERS: Final = Path(__file__).parent / "peers"
@@ -63,6 +73,43 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     return port
+
+
+Passing = tuple[str, str, int, str]
+"""One kind of tensor as `tensors` returns it."""
+
+
+def tensors(server: Program) -> set[Passing]:
+    """Return what a traced aggregator was asked for and was sent: which, by whom, of which round, with which tags.
+
+    Metrics are left out, and what optimizers remember, to which no model is a base.
+    """
+    lines = re.findall(r"^(asked|sent) (\S+) (\d+) (\S+) (\S+)$", server.said(), re.MULTILINE)
+    return {
+        (what, who, int(number), tags)
+        for what, who, number, name, tags in lines
+        if "metric" not in tags.split(",") and not name.startswith("velocity_")
+    }
+
+
+def expected_tensors(
+    members: Mapping[str, str], rounds: int, *, deltas: bool = True, lossy: bool = False, interactive: bool = False
+) -> set[Passing]:
+    """Return what `tensors` returns of a federation of ``members``, name and kind: "real" or one of ours.
+
+    Whatever the plan says, a real collaborator sends deltas in the first round only, and a real envoy (``interactive``),
+    which remembers of its optimizer what the next round needs, is never sent one: they forget what deltas are added to.
+    """
+    coded = "lossy_compressed" if lossy else "compressed"
+    out: set[Passing] = set()
+    for name, kind in members.items():
+        for number in range(rounds):
+            down = deltas and number > 0 and not (kind == "real" and interactive)
+            up = deltas and (kind != "real" or interactive or not number)
+            asked = ["aggregated", "delta", coded] if down else ["model"]
+            sent = ["delta", "trained", coded] if up else ["compressed", "trained"]
+            out |= {(what, name, number, ",".join(sorted(tags))) for what, tags in (("asked", asked), ("sent", sent))}
+    return out
 
 
 class Program:
@@ -163,11 +210,13 @@ class Program:
 class Programs:
     """Starts programs; all end with the context. ``folder`` gets their logs and a home that is nobody's.
 
-    ``release`` is the release of OpenFL that real ones have unless another is named.
+    ``release`` is the release of OpenFL that real ones have unless another is named. Those that are started while
+    ``traced`` is set print what `tensors` reads.
     """
 
     def __init__(self, folder: Path) -> None:
         self.release = "1.6"
+        self.traced = False
         self._folder = folder
         self._home = folder / "home"
         self._home.mkdir(parents=True)
@@ -182,7 +231,8 @@ class Programs:
         python: str | None = None,
     ) -> Program:
         """Start ``python -m openfl_aio.<role>`` of this source tree with the tests' own Python, or another."""
-        command = [python or sys.executable, "-m", f"openfl_aio.{role}", *map(str, arguments)]
+        module = ["tests.interop_openfl.traced", role] if self.traced else [f"openfl_aio.{role}"]
+        command = [python or sys.executable, "-m", *module, *map(str, arguments)]
         return self._start(f"our {role}", command, cwd=cwd, env={"PYTHONPATH": str(ROOT), **(env or {})})
 
     def fx(
@@ -190,7 +240,8 @@ class Programs:
     ) -> Program:
         """Start ``fx`` of a release of OpenFL."""
         python = peer_python(release or self.release)
-        command = [python, str(Path(python).parent / "fx"), *map(str, arguments)]
+        script = PEERS / "traced_fx.py" if self.traced else Path(python).parent / "fx"
+        command = [python, str(script), *map(str, arguments)]
         return self._start(" ".join(["fx", *map(str, arguments[:4])]), command, cwd=cwd, env=env or {})
 
     def peer(
@@ -224,3 +275,13 @@ class Programs:
         program = Program(name, command, cwd=cwd, log=log, env={**inherited, **fixed, **env})
         self._all.append(program)
         return program
+
+
+def until(condition: Callable[[], object], *programs: Program, seconds: float = 90.0) -> None:
+    """Return once ``condition`` holds; fails when one of ``programs`` ends before, or after a while."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        for program in programs:
+            assert program.code is None, f"it ended too early\n{program.ending()}"
+        assert time.monotonic() < deadline, "\n".join(program.ending() for program in programs)
+        time.sleep(0.001)

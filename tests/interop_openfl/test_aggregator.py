@@ -18,6 +18,7 @@ from tests.interop_openfl.federations import (
     assert_same_model,
     expected_model,
 )
+from tests.interop_openfl.processes import Programs, expected_tensors, tensors
 
 pytestmark = [
     pytest.mark.real_time,
@@ -43,10 +44,14 @@ SETTINGS = pytest.mark.parametrize(
 
 @SETTINGS
 @pytest.mark.cell(must="the model of arithmetic, with and without deltas")
-def test_real_collaborators_with_our_aggregator(federation: MakeFederation, tls: bool, delta_updates: bool) -> None:
+def test_real_collaborators_with_our_aggregator(
+    federation: MakeFederation, programs: Programs, tls: bool, delta_updates: bool
+) -> None:
     ours = federation(Outline(rounds=3, tls=tls, delta_updates=delta_updates))
-    ours.run("ours", ALL_REAL)
+    programs.traced = True
+    serving = ours.run("ours", ALL_REAL)
     assert_same_model(ours.model(), expected_model(ours))
+    assert tensors(serving) == expected_tensors(ALL_REAL, 3, deltas=delta_updates)
 
 
 @SETTINGS
@@ -54,10 +59,14 @@ def test_real_collaborators_with_our_aggregator(federation: MakeFederation, tls:
 @pytest.mark.cell(
     server="real aggregator", client="our collaborators", must="the model of arithmetic, with and without deltas"
 )
-def test_our_collaborators_with_the_real_aggregator(federation: MakeFederation, tls: bool, delta_updates: bool) -> None:
+def test_our_collaborators_with_the_real_aggregator(
+    federation: MakeFederation, programs: Programs, tls: bool, delta_updates: bool
+) -> None:
     theirs = federation(Outline(tls=tls, delta_updates=delta_updates))
-    theirs.run("real", ALL_OURS)
+    programs.traced = True
+    serving = theirs.run("real", ALL_OURS)
     assert_same_model(theirs.model(), expected_model(theirs))
+    assert tensors(serving) == expected_tensors(ALL_OURS, 2, deltas=delta_updates)
 
 
 @pytest.mark.parametrize(
@@ -163,16 +172,29 @@ def test_one_certificate_for_all_collaborators(federation: MakeFederation, ca_fo
 )
 @pytest.mark.cell(
     server="our and real aggregator",
-    client="real + our and real collaborators",
+    client="real, our, and real + our collaborators",
     must="each pipeline loses no more than at the real one",
 )
-def test_each_pipeline(federation: MakeFederation, pipeline: str) -> None:
-    """What a pipeline loses differs from run to run where it draws at random: ours may lose no more than the real ones."""
+def test_each_pipeline(federation: MakeFederation, programs: Programs, pipeline: str) -> None:
+    """What a pipeline loses differs from run to run where it draws at random: ours may lose no more than the real ones.
+
+    But for our collaborators at the real aggregator, which compress what they send in both rounds, and not in one.
+    """
     outline = Outline(delta_updates=True, pipeline=f"openfl.pipelines.{pipeline}")
-    ours, theirs = federation(outline), federation(outline)
-    ours.run("ours", MIXED)
-    theirs.run("real", ALL_REAL)
-    assert lost(ours) <= 1.25 * lost(theirs) + 1e-6
+    programs.traced = True
+    mixtures: list[tuple[Kind, dict[str, Kind]]]
+    mixtures = [("real", ALL_REAL), ("ours", ALL_REAL), ("ours", MIXED), ("real", ALL_OURS)]
+    # all at once, since the real aggregator lets everybody wait most of the time
+    played = [
+        (members, made, made.start(kind, members)) for kind, members in mixtures for made in [federation(outline)]
+    ]
+    for members, _, started in played:
+        for program in started:
+            program.succeed()
+        assert tensors(started[0]) == expected_tensors(members, 2, lossy=pipeline != "RandomShiftPipeline")
+    theirs, *others, all_ours = [lost(made) for _, made, _ in played]
+    assert max(others) <= 1.25 * theirs + 1e-6, [theirs, *others]
+    assert all_ours <= 2 * theirs + 1e-6, [theirs, all_ours]
 
 
 @pytest.mark.parametrize(
@@ -205,6 +227,9 @@ def lost(federation: Federation) -> float:
     return sum(float(np.abs(expected[name] - got[name]).sum()) for name in expected) / way
 
 
+@pytest.mark.cell(
+    server="{aggregator} aggregator", client="{members} collaborators", must="{policy} leaves a slow one out"
+)
 @pytest.mark.parametrize(
     ("aggregator", "policy", "settings"),
     [
@@ -214,22 +239,23 @@ def lost(federation: Federation) -> float:
         pytest.param("real", "percentage", {"percent_collaborators_needed": 0.5}, id="share, real", marks=full),
     ],
 )
-@pytest.mark.parametrize("kind", ["real", pytest.param("ours", marks=full)])
+@pytest.mark.parametrize("members", [ALL_REAL, pytest.param(MIXED, marks=full)], ids=["real", "mixed"])
 def test_a_collaborator_that_is_too_slow_for_every_round(
-    federation: MakeFederation, aggregator: Kind, policy: str, settings: dict[str, float], kind: Kind
+    federation: MakeFederation, aggregator: Kind, policy: str, settings: dict[str, float], members: dict[str, Kind]
 ) -> None:
     """The rounds go on without it: what it sends late counts in none, and it is told to quit with the others."""
     section = {"template": STRAGGLER_POLICIES.template_of(policy), "settings": settings}
     left = federation(Outline(delta_updates=True, stragglers=section, runner={"slow": ["two", 20.0]}))
-    left.run(aggregator, {"one": "real", "two": kind})
+    left.run(aggregator, members)
     assert_same_model(left.model(), expected_model(left, trained_by=["one"]))
 
 
+@pytest.mark.cell(server="{aggregator} aggregator", client="{members} collaborators", must="static groups")
 @pytest.mark.parametrize(
     ("aggregator", "members"),
     [
         pytest.param("ours", ALL_REAL, id="real with ours"),
-        pytest.param("ours", {"one": "ours", "two": "real"}, id="mixed with ours", marks=full),
+        pytest.param("ours", {"two": "real", "one": "ours"}, id="mixed with ours", marks=full),
         pytest.param("real", ALL_REAL, id="all real", marks=full),
         pytest.param("real", ALL_OURS, id="ours with the real one", marks=full),
     ],
@@ -248,6 +274,7 @@ def test_static_groups_of_which_one_only_judges(
     assert_same_model(grouped.model(), expected_model(grouped, trained_by=["one"]))
 
 
+@pytest.mark.cell(server="{aggregator} aggregator", client="{members} collaborators", must="begins at a later round")
 @pytest.mark.parametrize("delta_updates", [True, pytest.param(False, marks=full)], ids=["deltas", "whole"])
 @pytest.mark.parametrize(
     ("aggregator", "members"),
@@ -279,6 +306,9 @@ def test_an_initial_model_of_a_later_round_is_where_the_rounds_begin(
     assert_same_model(resumed.model(), expected_model(resumed, rounds=2))
 
 
+@pytest.mark.cell(
+    server="{first}, then {second} aggregator", client="real + our collaborators", must="goes on from a model file"
+)
 @full
 @pytest.mark.parametrize(("first", "second"), [("real", "ours"), ("ours", "real")])
 def test_the_last_model_of_one_is_the_initial_one_of_the_other(
@@ -295,6 +325,7 @@ def test_the_last_model_of_one_is_the_initial_one_of_the_other(
     assert_same_model(went_on.model(), expected_model(began, rounds=4))
 
 
+@pytest.mark.cell(server="{aggregator} aggregator", must="nothing to do after the last round")
 @full
 @pytest.mark.parametrize("aggregator", ["ours", "real"])
 def test_an_initial_model_after_the_last_round_leaves_nothing_to_do(
@@ -308,6 +339,7 @@ def test_an_initial_model_after_the_last_round_leaves_nothing_to_do(
     serving.succeed()
 
 
+@pytest.mark.cell(client="real + our collaborators", must="Krum in a plan")
 @full
 def test_real_collaborators_of_a_federation_with_krum(federation: MakeFederation) -> None:
     """Only the aggregator needs to know the function: OpenFL's collaborators pass over what a task says of it."""

@@ -6,14 +6,13 @@ To the bit: two runs differ only in who died when.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
 import pytest
 
 from tests.interop_openfl.federations import Federation, Kind, MakeFederation, Outline
-from tests.interop_openfl.processes import Program
+from tests.interop_openfl.processes import until
 
 pytestmark = [
     pytest.mark.real_time,
@@ -43,16 +42,6 @@ def assert_as_if_nobody_died(federation: MakeFederation, killed: Federation) -> 
         got, expected = killed.model(which), whole.model(which)
         assert sorted(got) == sorted(expected)
         assert [name for name in got if got[name].tobytes() != expected[name].tobytes()] == []
-
-
-def until(condition: Callable[[], object], *programs: Program, seconds: float = 90.0) -> None:
-    """Return once ``condition`` holds; fails when one of ``programs`` ends before, or after a while."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        for program in programs:
-            assert program.code is None, f"it ended too early\n{program.ending()}"
-        assert time.monotonic() < deadline, "\n".join(program.ending() for program in programs)
-        time.sleep(0.001)
 
 
 @KINDS

@@ -99,6 +99,21 @@ def test_envoys_and_frontend_of_a_release_with_our_director(
     assert_same_model(outcome.model, interactive_model(2))
 
 
+@full
+@pytest.mark.parametrize("release", ["1.5.1", "1.7.1"])
+@pytest.mark.cell(
+    server="our director", client="our envoys, real frontend", must="finished, with the model of arithmetic"
+)
+def test_our_envoys_run_archives_of_a_release(programs: Programs, tmp_path: Path, release: str) -> None:
+    site = Site(programs, tmp_path, release=release)
+    site.director("ours")
+    for name in ("one", "two"):
+        site.envoy(name, "ours")
+    outcome = site.outcome(site.submit("--rounds", "2", "--deltas"))
+    assert outcome.status == "finished"
+    assert_same_model(outcome.model, interactive_model(2))
+
+
 def refusal(data: dict[str, Any]) -> str:
     """Return what is said to a plan that is not served here; nothing if it is."""
     if "connector" in data:

@@ -206,6 +206,16 @@ def test_what_cannot_be_read_is_told_with_the_option(data: bytes, said: str) -> 
         read_tasks(data)
 
 
+def test_a_function_that_dill_wrote_is_named() -> None:
+    # dill's code object and function, as far as they tell a name
+    code = b"\x8c\x0adill._dill\x8c\x0c_create_code\x93(K\x02\x8c\x08<string>\x8c\x04held\x8c\x04heldtR"
+    data = (
+        b"\x8c\x0adill._dill\x8c\x10_create_function\x93(" + code + b"}\x8c\x08__name__\x8c\x08__main__s\x8c\x04heldtR."
+    )
+    with pytest.raises(ForeignCodeError, match=r"holds __main__\.held, which"):
+        read_tasks(b"\x80\x04" + data)
+
+
 SERIALIZERS = "openfl.plugins.interface_serializer"
 
 

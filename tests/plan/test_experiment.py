@@ -24,6 +24,7 @@ def _plan(
     aggregation: str = "weighted_average",
     assigner: AssignerConfig | None = None,
     stragglers: StragglerConfig | None = None,
+    pipeline: str = "no_compression",
 ) -> Plan:
     return experiment_plan(
         task_runner=task_runner,
@@ -34,6 +35,7 @@ def _plan(
         assigner=assigner,
         stragglers=stragglers,
         delta_updates=True,
+        pipeline=pipeline,
         agg_addr="d.example.org",
         agg_port=50051,
     )
@@ -64,6 +66,20 @@ def test_settings_of_the_aggregation_function_are_written() -> None:
 
     assert "&" not in plan.dump()
     assert Plan.parse(plan.dump()).task_aggregation == {"a": "yogi:betas=0.5/0.9", "b": "yogi:betas=0.5/0.9"}
+
+
+@pytest.mark.parametrize("pipeline", ["no_compression", "stc", "kc:n_clusters=16", "skc:n_clusters=4,p_sparsity=0.3"])
+def test_the_pipeline_is_written_with_its_settings(pipeline: str) -> None:
+    assert Plan.parse(_plan(pipeline=pipeline).dump()).pipeline == pipeline
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "complaint"),
+    [("zip", "unknown compression pipeline 'zip'; known are"), ("kc:size=3", "kc.*has no setting 'size'; it takes")],
+)
+def test_a_pipeline_that_is_none_is_refused_before_anything_is_sent(pipeline: str, complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        _plan(pipeline=pipeline)
 
 
 def test_port_and_address_may_be_automatic(monkeypatch: pytest.MonkeyPatch) -> None:

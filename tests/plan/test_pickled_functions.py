@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import pickle
 from collections.abc import Callable
@@ -186,6 +187,20 @@ def test_parameters_that_are_named_over_and_over_are_not_looked_at_as_often() ->
     pickled = adaptive_function(of_fit(lambda function: function.optimizer.params.update(shared)), {"w": big})
     with pytest.raises(ForeignCodeError, match=r"more than .* bytes of parameters"):
         read_functions(pickled)
+
+
+def test_empty_parameters_are_not_looked_at_for_ever() -> None:
+    empty = np.zeros(0, np.float32)
+    params = {f"w{number}": empty for number in range(5000)}
+
+    def change(table: dict[str, Any]) -> None:
+        for number in range(10):
+            table[f"more{number}"] = copy.copy(table["fit"])
+            table[f"more{number}"].optimizer = copy.copy(table["fit"].optimizer)  # all share the parameters
+
+    found = read_functions(adaptive_function(change, params), allow_foreign=True)
+    assert 0 < len(found.adaptive) < 10
+    assert all("bytes of parameters" in said for said in found.foreign.values())
 
 
 def test_a_class_of_a_users_own_is_not_taken_for_ours_by_its_name() -> None:

@@ -125,6 +125,25 @@ def test_a_nested_member_of_a_set_is_kept_without_a_look_at_it(nested: bytes) ->
     assert len(read_pickle(b"\x80\x04(" + nested + b"\x91.", name="x.pkl")) == 1
 
 
+LONG = b"X" + struct.pack("<I", 200_000) + b"a" * 200_000 + b"\x94"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        LONG + b"\x8c\x01b\x93.",
+        b"\x8c\x01b" + LONG + b"\x93.",
+        b"c" + b"a" * 200_000 + b"\nb\n.",
+        LONG + b"c__main__\n_make_skeleton_class\nNh\x00\x86R.",
+        LONG + b"c__main__\n_make_skeleton_class\n(N\x8c\x01aN}\x8c\x0a__module__h\x00stR.",
+        LONG + b"c__main__\n_builtin_type\nh\x00\x85R)R.",
+    ],
+)
+def test_a_name_that_could_be_joined_over_and_over_from_one_long_text_is_refused(body: bytes) -> None:
+    with pytest.raises(UnreadablePickleError, match=r"a name of more than 1000 characters"):
+        read_pickle(b"\x80\x04" + body, name="x.pkl")
+
+
 def test_a_tree_that_laughs_is_no_larger_than_its_text() -> None:
     # each list holds the one before ten times: only whoever walks through it sees 10**50 leaves
     body = b""

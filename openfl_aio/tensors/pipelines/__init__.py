@@ -34,6 +34,7 @@ __all__ = [
     "RandomShift",
     "describe_pipeline",
     "get_pipeline",
+    "parse_pipeline",
 ]
 
 
@@ -77,8 +78,8 @@ KNOWN_PIPELINES: Final[Mapping[str, Callable[..., Pipeline]]] = MappingProxyType
 """Every pipeline by its name; called with its settings."""
 
 
-def get_pipeline(text: str) -> Pipeline:
-    """Return the pipeline that ``text`` writes. Raises `ConfigurationError`, listing what is known."""
+def parse_pipeline(text: str) -> tuple[str, dict[str, Any]]:
+    """Return the name and the settings in ``text``; neither need be known. Raises `ConfigurationError`."""
     name, _, written = text.partition(":")
     settings: dict[str, Any] = {}
     for item in written.split(",") if written else ():
@@ -88,6 +89,12 @@ def get_pipeline(text: str) -> Pipeline:
                 f"compression pipeline {text[:200]!r}: expected 'name:setting=value,setting=value'"
             )
         settings[key] = _value(value)
+    return name, settings
+
+
+def get_pipeline(text: str) -> Pipeline:
+    """Return the pipeline that ``text`` writes. Raises `ConfigurationError`, listing what is known."""
+    name, settings = parse_pipeline(text)
     factory = KNOWN_PIPELINES.get(name)
     if factory is None:
         raise ConfigurationError(

@@ -55,9 +55,10 @@ class RandomShift:
             raise CodecError(f"expected one shift for each of {shifted.size} elements, got {len(table)}")
         if not np.isfinite(shifts).all():
             raise CodecError("expected finite shifts, got NaN or infinity")
-        exact = np.subtract(shifted.reshape(-1), shifts, dtype=np.float64)
         try:
-            with np.errstate(over="raise"):
+            # of a signalling NaN numpy would warn whoever decodes; whether a NaN may come is not decided here
+            with np.errstate(over="raise", invalid="ignore"):
+                exact = np.subtract(shifted.reshape(-1), shifts, dtype=np.float64)
                 return shaped(exact.astype(np.float32), shifted.shape)
         except FloatingPointError as error:
             raise CodecError("expected shifts that leave values in the range of float32, got larger ones") from error

@@ -30,12 +30,14 @@ parser.add_argument("--cert")
 parser.add_argument("--user", default="three")
 parser.add_argument("--rounds", type=int, default=2)
 parser.add_argument("--envoys", type=int, default=2)
+parser.add_argument("--only", nargs="*", help="the envoys that take part, if not all")
 parser.add_argument("--deltas", action="store_true")
 parser.add_argument("--treatment", default="RESET")
 parser.add_argument("--momentum", type=float, default=0.0)
 parser.add_argument("--pipeline")
 parser.add_argument("--agg-port", type=int, help="where an aggregator of its own serves the experiment")
 parser.add_argument("--fail-at", type=float, default=0.0)
+parser.add_argument("--gate", default="", help="a folder: training tells there that it began, and waits for a file go")
 parser.add_argument("--remove", action="store_true", help="make the director forget the experiment in the end")
 parser.add_argument("--own-assigner", action="store_true", help="one that lets a single site validate")
 parser.add_argument("--own-function", help="aggregate by a class of this program, or of a tutorial of OpenFL's")
@@ -152,12 +154,16 @@ elif options.stock_function:
 
 
 @(tasks.set_aggregation_function(aggregation_function) if aggregation_function else lambda function: function)
-@tasks.add_kwargs(rate=0.5, fail_at=options.fail_at)
+@tasks.add_kwargs(rate=0.5, fail_at=options.fail_at, gate=options.gate, experiment=options.name)
 @tasks.register_fl_task(model="model", data_loader="target", device="device", optimizer="optimizer")
-def train(model, target, device, optimizer, rate, fail_at):
+def train(model, target, device, optimizer, rate, fail_at, gate, experiment):
     """Move towards the target."""
     if target == fail_at:
         raise RuntimeError("the data is gone")
+    if gate:
+        (Path(gate) / experiment).touch()
+        while not (Path(gate) / "go").exists():
+            time.sleep(0.05)
     for name, values in model.tensors.items():
         before = optimizer.velocity.get("velocity_" + name, np.zeros_like(values))
         velocity = optimizer.momentum / target * before + rate * (target - values)
@@ -192,6 +198,9 @@ while True:
         break
     time.sleep(0.1)
 print(f"envoys online: {sorted(online)}")
+if options.only:
+    registry = federation.get_shard_registry
+    federation.get_shard_registry = lambda: {name: registry()[name] for name in options.only}
 
 experiment = FLExperiment(federation=federation, experiment_name=options.name)
 override = {"compression_pipeline.template": options.pipeline, "network.settings.agg_port": options.agg_port}
@@ -241,17 +250,19 @@ experiment.start(
     task_assigner=turns if options.own_assigner else None,
 )
 print("submitted")
-metrics = sum(1 for _ in federation.dir_client.stream_metrics(options.name))
+# of an experiment that never came to an aggregator the real director tells neither, and lets wait for ever
+metrics = [] if options.broken else list(federation.dir_client.stream_metrics(options.name))
 while True:
     status = experiment.get_experiment_status()
     if status not in ("pending", "in_progress"):
         break
     time.sleep(0.1)
 seconds = time.monotonic() - began
-model = experiment.get_last_model().tensors
+model = {} if options.broken else experiment.get_last_model().tensors
 result = {
     "status": status,
-    "metrics": metrics,
+    "metrics": len(metrics),
+    "done": [[metric["metric_origin"], metric["task_name"], metric["round"]] for metric in metrics],
     "seconds": seconds,
     "model": {name: values.tolist() for name, values in model.items()},
 }

@@ -46,3 +46,8 @@ def test_a_shift_out_of_the_range_of_float32_is_refused() -> None:
     stages = (TransformerMetadata({0: -3e38}, (1,)), TransformerMetadata(int_list=(1,)))
     with pytest.raises(CodecError, match="expected shifts that leave values in the range of float32"):
         RandomShift().backward(np.array([3e38], "<f4").tobytes(), stages)
+
+
+def test_of_a_signalling_nan_nobody_is_warned() -> None:
+    stages = (TransformerMetadata(int_to_float={0: 1.0}, int_list=(1,)), TransformerMetadata(int_list=(1,)))
+    assert np.isnan(RandomShift().backward(np.array([0x7F800001], "<u4").tobytes(), stages)).all()
