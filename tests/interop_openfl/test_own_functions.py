@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,11 @@ from openfl.databases import TensorDB
 from openfl.interface import aggregation_functions as theirs
 from openfl.interface.aggregation_functions.core import AdaptiveAggregation as TheirAdaptive
 from openfl.utilities.optimizers import numpy as their_optimizers
-from openfl.utilities.types import LocalTensor, TensorKey
+from openfl.utilities.types import LocalTensor, SingletonABCMeta, TensorKey
 
 from openfl_aio.compat.imports import functions, optimizers
 from openfl_aio.compat.imports.tensor_db import TensorDatabase
+from openfl_aio.plan.releases import LATER_FUNCTIONS
 from openfl_aio.plan.templates import AGGREGATIONS
 
 pytestmark = pytest.mark.cell(
@@ -27,6 +29,14 @@ pytestmark = pytest.mark.cell(
 )
 
 SHAPE = (3, 4)
+
+
+@pytest.fixture(autouse=True)
+def made_anew() -> Iterator[None]:
+    """OpenFL keeps one object of each function for ever, whatever it is made of: other tests must not leave theirs here."""
+    SingletonABCMeta._instances.clear()
+    yield
+    SingletonABCMeta._instances.clear()
 
 
 def paths_of_functions() -> dict[str, Any]:
@@ -47,7 +57,7 @@ def test_a_plan_may_name_each_function_that_can_be_made() -> None:
     found = paths_of_functions()
     assert len(found) > 14
     bases = {path for path, value in found.items() if inspect.isabstract(value) or value is TheirAdaptive}
-    assert bases == set(AGGREGATIONS.elsewhere)
+    assert bases == set(AGGREGATIONS.elsewhere) - set(LATER_FUNCTIONS)
     assert all(AGGREGATIONS.name_of(path) for path in set(found) - bases)
 
 
