@@ -83,12 +83,15 @@ def test_openfl_itself_may_be_beside_ours(programs: Programs, tmp_path: Path) ->
 def test_an_envoy_outlives_an_experiment_that_fails(programs: Programs, tmp_path: Path) -> None:
     site = Site(programs, tmp_path)
     site.director("real")
-    site.envoy("one", "real")
     failing = site.envoy("two", "ours")
-    # the real director hands a failed experiment out again and again, until its owner removes it
-    outcome = site.outcome(site.submit("--rounds", "1", "--name", "broken", "--fail-at", "2", "--remove"))
+    # the real director hands a failed experiment out again and again, until its owner removes it; a real envoy in it may ask
+    # for its aggregator, which is gone, for ever, and comes later therefore
+    outcome = site.outcome(
+        site.submit("--rounds", "1", "--name", "broken", "--fail-at", "2", "--remove", "--envoys", "1")
+    )
     assert outcome.status == "failed"
     failing.hear("experiment broken failed: task 'train' raised RuntimeError: the data is gone")
+    site.envoy("one", "real")
     outcome = site.outcome(site.submit("--rounds", "1", "--name", "whole"))
     assert outcome.status == "finished"
     assert_same_model(outcome.model, expected_model(1))
