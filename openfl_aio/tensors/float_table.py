@@ -75,4 +75,7 @@ def _ascending(
     order = np.argsort(keys, kind="stable")
     keys, values = keys[order], values[order]
     last = np.append(keys[1:] != keys[:-1], True)
-    return keys[last], values[last]
+    keys, values = keys[last], values[last]
+    if keys[0] == 0 and keys[-1] == len(keys) - 1:  # with a key that came twice
+        return None, values
+    return keys, values

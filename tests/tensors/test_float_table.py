@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from openfl_aio.tensors.float_table import FloatTable
@@ -13,6 +13,7 @@ any_keys = st.integers(-(2**31), 2**31 - 1)
 
 
 @given(st.lists(st.tuples(st.one_of(small_keys, any_keys), floats), max_size=20))
+@example([(0, 0.0), (0, 1.0)])
 def test_it_is_the_dictionary_of_its_entries(entries: list[tuple[int, float]]) -> None:
     table = FloatTable(np.array([value for _, value in entries]), np.array([key for key, _ in entries], np.int32))
     expected = dict(sorted(dict(entries).items()))
