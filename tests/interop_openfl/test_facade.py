@@ -105,6 +105,16 @@ def archive(path: Path, *, tls: bool) -> bytes:
     return buffer.getvalue()
 
 
+def federation_of_one() -> AggregatorConfig:
+    return AggregatorConfig(
+        uuid=UUIDS["aggregator_uuid"],
+        federation_uuid=UUIDS["federation_uuid"],
+        collaborators=("one",),
+        rounds=1,
+        timeouts=Timeouts(drain=0.5),
+    )
+
+
 def named(name: str, values: Any, *tags: str, report: bool = False) -> messages.NamedTensor:
     key = TensorKey.of(name, "one", 0, report=report, tags=tags)
     return convert.tensor_to_proto(TensorCodec().encode(key, np.asarray(values, np.float32)))
@@ -115,14 +125,7 @@ def named(name: str, values: Any, *tags: str, report: bool = False) -> messages.
 async def test_the_real_client_with_our_aggregator_server(
     programs: Programs, tmp_path: Path, files: Files, tls: bool
 ) -> None:
-    config = AggregatorConfig(
-        uuid=UUIDS["aggregator_uuid"],
-        federation_uuid=UUIDS["federation_uuid"],
-        collaborators=("one",),
-        rounds=1,
-        timeouts=Timeouts(drain=0.5),
-    )
-    aggregator = Aggregator(config, initial_model={"w": np.full(LARGE, 2, np.float32)})
+    aggregator = Aggregator(federation_of_one(), initial_model={"w": np.full(LARGE, 2, np.float32)})
     async with AggregatorGRPCServer(aggregator, 0, **files.server()) as server:
         assert server.server is not None
         port = server.server.endpoint.port
@@ -138,14 +141,7 @@ async def test_the_real_client_with_our_aggregator_server(
 async def test_a_real_client_that_takes_no_part_ends(
     programs: Programs, tmp_path: Path, files: Files, tls: bool
 ) -> None:
-    config = AggregatorConfig(
-        uuid=UUIDS["aggregator_uuid"],
-        federation_uuid=UUIDS["federation_uuid"],
-        collaborators=("one",),
-        rounds=1,
-        timeouts=Timeouts(drain=0.5),
-    )
-    aggregator = Aggregator(config, initial_model={"w": np.zeros(1, np.float32)})
+    aggregator = Aggregator(federation_of_one(), initial_model={"w": np.zeros(1, np.float32)})
     async with AggregatorGRPCServer(aggregator, 0, **files.server()) as server:
         assert server.server is not None
         port = server.server.endpoint.port
