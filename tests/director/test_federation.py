@@ -273,6 +273,7 @@ async def test_who_follows_the_metrics_goes_on_at_the_next_director(ca: Throwawa
     )
     retry = RetryPolicy(max_delay=0.5, max_elapsed=60.0)
     metrics: list[Metric] = []
+    followed = anyio.Event()
 
     async def envoy(name: str) -> None:
         async with DirectorClient(config.listen, tls=ca.client(name), retry=retry) as client:
@@ -281,6 +282,7 @@ async def test_who_follows_the_metrics_goes_on_at_the_next_director(ca: Throwawa
     async def follow(client: DirectorClient) -> None:
         async for metric in client.get_metric_stream("exp"):
             metrics.append(metric)  # noqa: PERF401 - seen as they come
+        followed.set()
 
     with anyio.fail_after(60):
         async with AsyncExitStack() as stack, anyio.create_task_group() as group:
@@ -297,6 +299,7 @@ async def test_who_follows_the_metrics_goes_on_at_the_next_director(ca: Throwawa
             async with Director(config):
                 await envoy("two")
                 assert await Run("exp", ada).wait() is ExperimentStatus.FINISHED
+                await followed.wait()  # it may still wait to call again when the last round is over
                 assert [metric async for metric in ada.get_metric_stream("exp")] == metrics
     assert [metric.round_number for metric in metrics] == [0] * 9 + [1] * 9
 
