@@ -17,7 +17,7 @@ from openfl_aio.tensors.codec import COMPRESSED, EncodedTensor, TensorCodec, str
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.tensors.store import TensorStore
 
-__all__ = ["Best", "Difference", "GlobalModels"]
+__all__ = ["Best", "Difference", "GlobalModels", "Uncoded"]
 
 MODEL: Final = ("model",)
 
@@ -30,6 +30,15 @@ class Difference:
     lossless: bool
     new: NDArray[np.float32] = field(repr=False)
     base: NDArray[np.float32] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Uncoded:
+    """A tensor of a model that nobody asked for yet, where the pipeline has work to do for it."""
+
+    key: TensorKey
+    lossless: bool
+    values: NDArray[np.float32] = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +76,7 @@ class GlobalModels:
         self._store_rounds = store_rounds
         self._metrics = TensorStore()
         self._kept: dict[int, Arrays] = {}
-        self._encoded: dict[tuple[TensorKey, bool], EncodedTensor] = {}
+        self._coded: dict[TensorKey, EncodedTensor] = {}
         self._deltas: dict[tuple[int, str], EncodedTensor] = {}
         self._best: Arrays | None = None
         self.best: Best | None = None
@@ -159,19 +168,28 @@ class GlobalModels:
         if self._is_served(encoded.round_number):
             self._deltas[encoded.round_number, encoded.name] = encoded
 
-    def find(self, query: TensorQuery) -> EncodedTensor | Difference | None:
+    def known_coded(self, key: TensorKey) -> EncodedTensor | None:
+        """Return a tensor of a model as the pipeline made it for somebody who asked before."""
+        return self._coded.get(key)
+
+    def put_coded(self, key: TensorKey, encoded: EncodedTensor) -> None:
+        """Keep what the pipeline made of a tensor, if its round is still kept, for all who ask."""
+        if self._is_served(key.round_number):
+            self._coded[key] = encoded
+
+    def find(self, query: TensorQuery) -> EncodedTensor | Difference | Uncoded | None:
         """Return the answer to ``query``, or what it is made of, or None if it may come with a later round.
 
         Raises `TensorNotFoundError` for what is not there and will not come.
         """
         tags = strip_compression(query.tags)
-        found: EncodedTensor | Difference | None
+        found: EncodedTensor | Difference | Uncoded | None
         lossless = COMPRESSED in query.tags or query.require_lossless
         if not query.report and "aggregated" in tags and set(tags) <= {"aggregated", "delta"}:
             found = self._find_delta(query, lossless)
         elif query.report or tags == MODEL:
             key = TensorKey(query.tensor_name, self._origin, query.round_number, query.report, tags)
-            found = self._encode(key, lossless)
+            found = self._find_values(key, lossless)
         else:
             raise self._not_found(query, "only tensors of the model, their deltas and metrics are served")
         if found is None:
@@ -191,20 +209,19 @@ class GlobalModels:
             return None
         return Difference(TensorKey.of(name, self._origin, number, tags=("aggregated", "delta")), lossless, new, base)
 
-    def _encode(self, key: TensorKey, lossless: bool) -> EncodedTensor | None:
-        known = self._encoded.get((key, lossless))
+    def _find_values(self, key: TensorKey, lossless: bool) -> EncodedTensor | Uncoded | None:
+        known = self.known_coded(key)
         if known is not None:
-            return known
+            return replace(known, lossless=lossless)
         if key.report:
             array = self._metrics.find(key)
         else:
             array = self._kept[key.round_number].get(key.tensor_name) if self._is_served(key.round_number) else None
         if array is None:
             return None
-        encoded = replace(self._codec.encode(key, array, lossless=True), lossless=lossless)
-        if not self._codec.exact:  # else it costs nothing, and would hold on to the array
-            self._encoded[key, lossless] = encoded
-        return encoded
+        if key.report or self._codec.gives_views:
+            return replace(self._codec.encode(key, array, lossless=True), lossless=lossless)
+        return Uncoded(key, lossless, array)
 
     def _check_may_come(self, query: TensorQuery) -> None:
         if query.report:
@@ -246,7 +263,7 @@ class GlobalModels:
     def _drop(self, before: int) -> None:
         self._metrics.drop_rounds(before, keep_reports=False)
         self._kept = {number: model for number, model in self._kept.items() if number >= before - 1}
-        self._encoded = {key: value for key, value in self._encoded.items() if key[0].round_number >= before}
+        self._coded = {key: value for key, value in self._coded.items() if key.round_number >= before}
         self._deltas = {key: value for key, value in self._deltas.items() if key[0] >= before}
 
 

@@ -20,7 +20,7 @@ from openfl_aio.aggregator.encoded import EncodedModels, ModelEncoder
 from openfl_aio.aggregator.intake import Intake
 from openfl_aio.aggregator.ledger import Ledger
 from openfl_aio.aggregator.metrics import MetricLog
-from openfl_aio.aggregator.models import Difference, GlobalModels
+from openfl_aio.aggregator.models import Difference, GlobalModels, Uncoded
 from openfl_aio.aggregator.offload import Offload, in_thread
 from openfl_aio.aggregator.progress import describe
 from openfl_aio.aggregator.rounds import FederationAborted, FederationComplete, Phase, RoundClosed, Rounds
@@ -332,7 +332,7 @@ class Aggregator:
         if collaborator not in self.collaborators:
             raise AuthorizationError(f"{collaborator!r} is no collaborator of this federation")
 
-        def ready() -> EncodedTensor | Difference | bool | None:
+        def ready() -> EncodedTensor | Difference | Uncoded | bool | None:
             return self._models.find(query) or (True if self.phase.ended else None)
 
         found = await self._waiters.wait_for("model", ready, timeout=self._config.timeouts.long_poll)
@@ -340,6 +340,8 @@ class Aggregator:
             return found
         if isinstance(found, Difference):
             return await self._shelf.delta(found)
+        if isinstance(found, Uncoded):
+            return await self._shelf.coded(found)
         raise TensorNotFoundError(
             f"no aggregated tensor {query.tensor_name!r} of round {query.round_number}: "
             f"the current round is {self.round_number} of {self.rounds}"

@@ -12,7 +12,7 @@ import anyio
 import numpy as np
 from numpy.typing import NDArray
 
-from openfl_aio.aggregator.models import Difference, GlobalModels
+from openfl_aio.aggregator.models import Difference, GlobalModels, Uncoded
 from openfl_aio.aggregator.offload import Offload
 from openfl_aio.aggregator.scratch import LEAST_BYTES, is_put_away, put_away, put_away_parts
 from openfl_aio.errors import StorageError
@@ -20,6 +20,9 @@ from openfl_aio.storage.checkpoint_file import Checkpoint
 from openfl_aio.storage.federations import FederationStore
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.tensors.delta import delta
+from openfl_aio.tensors.float_table import FloatTable
+from openfl_aio.tensors.key import TensorKey
+from openfl_aio.wire.tables import encode_table
 
 __all__ = ["Shelf"]
 
@@ -29,8 +32,8 @@ _PART = 1 << 18  # elements of a delta at a time: 1 MiB
 
 
 class Shelf:
-    """Puts the older ones of ``models`` away in ``folder``, and makes deltas when the first asks. Without a folder all
-    stays in memory. What is in a checkpoint of ``store`` lies on the disk already.
+    """Puts the older ones of ``models`` away in ``folder``, and codes tensors and deltas when the first asks. Without a
+    folder all stays in memory. What is in a checkpoint of ``store`` lies on the disk already.
     """
 
     def __init__(
@@ -50,6 +53,17 @@ class Shelf:
 
     def __repr__(self) -> str:
         return f"<Shelf in {'memory' if self._folder is None else str(self._folder)!r}>"
+
+    async def coded(self, wanted: Uncoded) -> EncodedTensor:
+        """Return the encoded tensor, made once for all who want it at once and later, one at a time."""
+        key, values = wanted.key, wanted.values
+        async with self._making:
+            known = self._models.known_coded(key)
+            if known is None:
+                encode = partial(self._encode, key, values, lossless=True)
+                known = encode() if values.nbytes < LEAST_BYTES else await self._offload(encode)
+                self._models.put_coded(key, known)
+        return replace(known, lossless=wanted.lossless)
 
     async def delta(self, wanted: Difference) -> EncodedTensor:
         """Return the encoded delta, made once for all who want it at once and later, one at a time.
@@ -94,7 +108,14 @@ class Shelf:
             values = delta(new, base)
         else:
             values = put_away_parts(_deltas(new, base), new.shape, new.dtype, self._folder)
-        return self._codec.encode(wanted.key, values, lossless=False)
+        return self._encode(wanted.key, values, lossless=False)
+
+    def _encode(self, key: TensorKey, values: NDArray[np.float32], *, lossless: bool) -> EncodedTensor:
+        encoded = self._codec.encode(key, values, lossless=lossless)
+        for stage in encoded.metadata:
+            if isinstance(stage.int_to_float, FloatTable):
+                encode_table(stage.int_to_float)  # it keeps its bytes: the event loop then only sends them
+        return encoded
 
 
 def _deltas(new: NDArray[np.float32], base: NDArray[np.float32]) -> Iterator[NDArray[np.float32]]:

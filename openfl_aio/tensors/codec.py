@@ -78,6 +78,11 @@ class TensorCodec:
         return self._pipeline.name == NoCompression.name
 
     @property
+    def gives_views(self) -> bool:
+        """Whether what is encoded as lossless is a view of the array, which costs nothing."""
+        return self._lossless.name == NoCompression.name
+
+    @property
     def has_tables(self) -> bool:
         """Whether metadata have a value for each element: these may be as many, and need not be few."""
         # not of `Pipeline`: one that somebody wrote need not know of it
@@ -85,7 +90,7 @@ class TensorCodec:
 
     def checks_by_size(self, tags: Iterable[str]) -> bool:
         """Return whether bytes with these tags are float32 values, of which only the number can be wrong."""
-        return LOSSY_COMPRESSED not in tags and self._lossless.name == NoCompression.name
+        return LOSSY_COMPRESSED not in tags and self.gives_views
 
     def decode(self, encoded: EncodedTensor) -> NDArray[np.float32]:
         """Return the read-only float32 array, a view of ``encoded.data`` where the pipeline allows.

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from openfl_aio.aggregator.closing import RoundOutcome
-from openfl_aio.aggregator.models import Difference, GlobalModels
+from openfl_aio.aggregator.models import Difference, GlobalModels, Uncoded
 from openfl_aio.aggregator.scratch import LEAST_BYTES, is_put_away
 from openfl_aio.aggregator.shelf import Shelf
 from openfl_aio.domain import TensorQuery
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
+from openfl_aio.tensors.float_table import FloatTable
 
 T = TypeVar("T")
 LARGE = LEAST_BYTES // 4
@@ -33,17 +34,17 @@ class Counting:
         return await anyio.to_thread.run_sync(function)
 
 
-def models_of(*values: float) -> GlobalModels:
+def models_of(*values: float, codec: TensorCodec = CODEC) -> GlobalModels:
     def model(value: float) -> dict[str, np.ndarray]:
         return {"large": np.full((LARGE, 1), value, np.float32), "small": np.full(2, value, np.float32)}
 
-    models = GlobalModels(model(values[0]), initial_round=0, origin="aggregator", codec=CODEC, store_rounds=2)
+    models = GlobalModels(model(values[0]), initial_round=0, origin="aggregator", codec=codec, store_rounds=2)
     for value in values[1:]:
         models.close_round(RoundOutcome(models.round_number, model(value), {}))
     return models
 
 
-def ask(models: GlobalModels, name: str) -> EncodedTensor | Difference | None:
+def ask(models: GlobalModels, name: str) -> EncodedTensor | Difference | Uncoded | None:
     return models.find(TensorQuery(name, models.round_number, tags=("aggregated", "delta")))
 
 
@@ -80,6 +81,36 @@ async def test_a_small_delta_is_made_on_the_spot(tmp_path: Path) -> None:
     assert offload.calls == 0
     np.testing.assert_array_equal(CODEC.decode(encoded), [2, 2])
     assert ask(models, "small") == encoded
+
+
+@pytest.mark.parametrize(("name", "calls"), [("large", 1), ("small", 0)])
+async def test_a_pipeline_codes_a_tensor_once_for_all_who_ask_and_a_large_one_elsewhere(name: str, calls: int) -> None:
+    codec, offload = TensorCodec("random_shift"), Counting()
+    models = models_of(1, 3, codec=codec)
+    shelf = Shelf(models, codec, offload, None)
+    wanted = models.find(TensorQuery(name, 1, tags=("model",), require_lossless=False))
+    assert isinstance(wanted, Uncoded)
+    got: list[EncodedTensor] = []
+
+    async def fetch() -> None:
+        got.append(await shelf.coded(wanted))
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(3):
+            tasks.start_soon(fetch)
+    assert offload.calls == calls
+    assert all(one.data is got[0].data for one in got)
+    table = got[0].metadata[0].int_to_float
+    assert isinstance(table, FloatTable)
+    assert table.written is not None  # its bytes on the wire, which take as long
+    np.testing.assert_allclose(codec.decode(got[0]), models.current[name], atol=1e-5)
+    found = models.find(TensorQuery(name, 1, tags=("compressed", "model")))
+    assert isinstance(found, EncodedTensor)
+    assert (found.data is got[0].data, found.lossless, got[0].lossless) == (True, True, False)
+    models.close_round(RoundOutcome(1, {name: models.current[name]}, {}))
+    models.close_round(RoundOutcome(2, {name: models.current[name]}, {}))
+    models.put_coded(wanted.key, got[0])  # somebody was slow
+    assert models.known_coded(wanted.key) is None
 
 
 async def test_older_models_go_to_files_and_the_current_one_stays(tmp_path: Path) -> None:
