@@ -18,7 +18,7 @@ import pytest
 from openfl_aio.aggregator.rounds import Phase
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.config import AggregatorConfig, StragglerConfig, Timeouts
-from openfl_aio.domain import Header, Metric, ModelKind, Task, TensorQuery, Verdict
+from openfl_aio.domain import Assignment, Header, Metric, ModelKind, Task, TensorQuery, Verdict
 from openfl_aio.errors import ConfigurationError
 from openfl_aio.storage.storage import Storage
 from openfl_aio.tensors.aggregation import KNOWN_AGGREGATIONS
@@ -71,6 +71,17 @@ async def send(service: Aggregator, name: str, task: str, round_number: int, cod
     return await upload.finish()
 
 
+async def tasks_of(service: Aggregator, name: str) -> Assignment:
+    """Return what a site is to do when no round is being aggregated, which may take longer than a call waits: then it
+    would have its turn behind the others, and its metrics another place.
+    """
+    while True:
+        aggregating = service.phase is Phase.AGGREGATING
+        assignment = await service.get_tasks(name)
+        if assignment.tasks or assignment.quit or not aggregating:
+            return assignment
+
+
 async def play(service: Aggregator, *, after_each: Step | None = None, absent: tuple[str, ...] = ()) -> None:
     """Let every site do what it is asked to until all are told to quit."""
     codec = TensorCodec(service.config.pipeline)
@@ -78,7 +89,7 @@ async def play(service: Aggregator, *, after_each: Step | None = None, absent: t
     with anyio.fail_after(50):
         while waiting:
             for name in list(waiting):
-                assignment = await service.get_tasks(name)
+                assignment = await tasks_of(service, name)
                 if assignment.quit:
                     waiting.remove(name)
                 for task in assignment.tasks:
@@ -115,14 +126,14 @@ def copied(folder: Path, path: Path) -> Path:
     """Return a copy of what is on the disk, as a kill would leave it: of one moment."""
     for _ in range(100):
         shutil.rmtree(path, ignore_errors=True)
-        before = look_of(folder)
         try:
+            before = look_of(folder)
             for name in ("journal", "federations"):
                 shutil.copytree(folder / name, path / name)
-        except shutil.Error:  # a file went while its folder was read
+            if look_of(folder) == before:
+                return path
+        except (shutil.Error, FileNotFoundError):  # a file or a folder went while it was read
             continue
-        if look_of(folder) == before:
-            return path
     raise AssertionError("it was written to all the time")
 
 
