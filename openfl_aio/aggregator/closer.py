@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from openfl_aio.aggregator.models import GlobalModels
 from openfl_aio.aggregator.offload import Offload
 from openfl_aio.aggregator.rounds import Phase, RoundClosed, Rounds
 from openfl_aio.aggregator.saving import Saver, model_paths
-from openfl_aio.aggregator.scratch import put_away
+from openfl_aio.aggregator.scratch import put_away, unload
 from openfl_aio.config import AggregatorConfig
 from openfl_aio.domain import ModelKind
 from openfl_aio.errors import OpenFLAioError
@@ -31,8 +31,8 @@ logger = logging.getLogger(__name__)
 class RoundCloser:
     """Makes of the results of a closed round the next models, and has ``rounds`` open the next one.
 
-    Arrays that need not lie in memory are put away in ``folder``, if there is one. ``changed`` is called after each
-    round, ``failed`` with the reason why there is none.
+    Arrays that need not lie in memory are put away in ``folder``, if there is one; ``make_room`` is called before a
+    round is aggregated. ``changed`` is called after each round, ``failed`` with the reason why there is none.
     """
 
     def __init__(
@@ -47,6 +47,7 @@ class RoundCloser:
         saver: Saver,
         offload: Offload,
         folder: Path | None,
+        make_room: Callable[[], Awaitable[object]],
         changed: Callable[[], object],
         failed: Callable[[str], object],
     ) -> None:
@@ -59,6 +60,7 @@ class RoundCloser:
         self._saver = saver
         self._offload = offload
         self._folder = folder
+        self._make_room = make_room
         self._changed = changed
         self._failed = failed
         self._initial_round = rounds.round_number
@@ -99,6 +101,7 @@ class RoundCloser:
         number = closed.round_number
         try:
             await self._ledger.note_closed(closed)
+            await self._make_room()
             before = self._models.current
             outcome = await self._aggregated(closed, before)
             if self._rounds.phase is Phase.AGGREGATING:
@@ -133,6 +136,7 @@ class RoundCloser:
             history=self._models.history(),
             max_share=self._config.uploads.max_share,
             put_away=None if self._folder is None else partial(put_away, folder=self._folder),
+            done_with=unload,
         )
         _close_all(closed)  # here, because giving the mapped memory back takes milliseconds a GiB
         return outcome

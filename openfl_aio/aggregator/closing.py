@@ -29,7 +29,7 @@ from openfl_aio.tensors.aggregation import (
     WeightedAverage,
 )
 from openfl_aio.tensors.aggregation.distances import squared_distances
-from openfl_aio.tensors.aggregation.slices import Stack
+from openfl_aio.tensors.aggregation.slices import Stack, at_once
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec, strip_compression
 from openfl_aio.tensors.delta import apply_delta, delta, round_to_delta
 from openfl_aio.tensors.key import TensorKey
@@ -158,6 +158,7 @@ def aggregate_round(
     origin: str,
     states: States | None = None,
     put_away: PutAway | None = None,
+    done_with: Callable[[NDArray[Any]], object] | None = None,
     history: Mapping[int, Arrays] | None = None,
     max_share: float = 1.0,
 ) -> RoundOutcome:
@@ -165,7 +166,8 @@ def aggregate_round(
 
     ``states`` are those that the round before gave, ``history`` the models of earlier rounds, for functions that look.
     ``put_away`` returns the same array where it takes no memory; it is called for what does not lie in an upload as it
-    is, where a function needs all local tensors at once. Tensors of the model that nobody trained are carried over, and
+    is, where a function needs all local tensors at once. ``done_with`` is given each tensor of ``model``
+    when its next one is there. Tensors of the model that nobody trained are carried over, and
     so are those that nobody sent whom the task's function chose. One that the model does not have is left out unless
     more than half of those with a result of the task sent it in one shape, and then those who sent it in another.
     ``max_share`` bounds what one collaborator weighs, as `openfl_aio.config.UploadRules` says.
@@ -214,11 +216,13 @@ def aggregate_round(
                     continue
                 if codec.exact:
                     next_model[name] = _rounded(step, base)
-                    continue
-                key = TensorKey.of(name, origin, round_number + 1, tags=("aggregated", DELTA))
-                deltas[name] = codec.encode(key, delta(step.values, base), lossless=False)
-                del step  # the aggregate, its difference and the next model are never there all three
-                next_model[name] = apply_delta(base, codec.decode(deltas[name]))
+                else:
+                    key = TensorKey.of(name, origin, round_number + 1, tags=("aggregated", DELTA))
+                    deltas[name] = codec.encode(key, delta(step.values, base), lossless=False)
+                    del step  # the aggregate, its difference and the next model are never there all three
+                    next_model[name] = apply_delta(base, codec.decode(deltas[name]))
+                if done_with is not None:
+                    done_with(base)
     return RoundOutcome(round_number, next_model, deltas, tuple(metrics), next_states)
 
 
@@ -271,7 +275,8 @@ def _rounded(step: Step, base: NDArray[Any]) -> NDArray[np.float32]:
     if not own or any(values is array for array in (base, *step.state.values())):
         values = values.copy()
     values.flags.writeable = True
-    round_to_delta(values, base)
+    flat, flat_base = values.reshape(-1), np.asarray(base).reshape(-1)
+    at_once(lambda span: round_to_delta(flat[span], flat_base[span]), values.size)
     values.flags.writeable = False
     return values
 

@@ -12,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from openfl_aio.storage.files import disk_errors
+from openfl_aio.storage.files import disk_errors, unload_pages
 
-__all__ = ["LEAST_BYTES", "is_put_away", "put_away", "put_away_parts"]
+__all__ = ["LEAST_BYTES", "is_put_away", "put_away", "put_away_parts", "unload"]
 
 LEAST_BYTES: Final = 1 << 20
 """A smaller array stays where it is: a file would cost more than it spares."""
@@ -44,7 +44,19 @@ def put_away_parts(
 
 def is_put_away(values: NDArray[Any]) -> bool:
     """Return whether ``values`` lie in a mapped file."""
+    return _file_of(values) is not None
+
+
+def unload(values: NDArray[Any]) -> None:
+    """Take ``values`` out of memory until they are read again, if they lie in a mapped file."""
+    mapped = _file_of(values)
+    if mapped is not None:
+        begin = values.ctypes.data - np.frombuffer(mapped, np.uint8).ctypes.data
+        unload_pages(mapped, begin, values.nbytes)
+
+
+def _file_of(values: NDArray[Any]) -> mmap.mmap | None:
     owner: object = values
     while isinstance(owner, np.ndarray | memoryview):
         owner = owner.base if isinstance(owner, np.ndarray) else owner.obj
-    return isinstance(owner, mmap.mmap)
+    return owner if isinstance(owner, mmap.mmap) else None

@@ -186,6 +186,7 @@ class Aggregator:
             saver=self._saver,
             offload=self._offload,
             folder=self._folder,
+            make_room=self._shelf.put_away_current,
             changed=self._changed,
             failed=self._abort,
         )

@@ -79,6 +79,23 @@ class Shelf:
                 return self._keep(wanted, await self._offload(partial(self._make, wanted)))
             return replace(known, lossless=wanted.lossless)
 
+    async def put_away_current(self) -> None:
+        """Let the current model lie in its checkpoint alone, if that is written: the next one needs the memory."""
+        if self._folder is None or self._store is None:
+            return
+        number = self._models.round_number
+        try:
+            checkpoint = await self._store.look(number)
+        except StorageError as exc:
+            logger.warning("the model of round %d stays in memory: %s", number, exc)
+            return
+        if checkpoint is None or number != self._models.round_number:
+            return
+        for name, array in self._models.current.items():
+            kept = checkpoint.arrays.get(("model", name))
+            if kept is not None and array.nbytes >= LEAST_BYTES and not is_put_away(array):
+                self._models.move(number, name, kept)
+
     async def put_away(self) -> None:
         """Move what is kept of older models out of memory; what a disk does not take stays."""
         if self._folder is None:

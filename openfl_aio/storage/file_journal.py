@@ -36,6 +36,7 @@ from openfl_aio.storage.files import (
     partial_path,
     remove_quietly,
     sweep_partials,
+    unload_pages,
 )
 from openfl_aio.storage.folder_flushes import FolderFlushes
 from openfl_aio.storage.journal import (
@@ -240,7 +241,7 @@ class FileJournal:
         with self._lock:
             self._mapped[path] += 1
         release = partial(self._unmap, path, mapped)
-        return Entry(record, memoryview(mapped), release=release, unload=partial(_unload, mapped))
+        return Entry(record, memoryview(mapped), release=release, unload=partial(unload_pages, mapped))
 
     def _unmap(self, path: Path, mapped: mmap.mmap) -> None:
         try:
@@ -403,13 +404,3 @@ class _FileSpool:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-def _unload(mapped: mmap.mmap, offset: int, nbytes: int) -> None:
-    """Drop the whole pages of a range from the mapping; they stay in the system's cache as long as there is room."""
-    first, end = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE, (offset + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-    if end > first:
-        try:
-            mapped.madvise(mmap.MADV_DONTNEED, first, end - first)
-        except ValueError:
-            pass  # it was closed meanwhile

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import mmap
 import os
 import secrets
 import shutil
@@ -29,6 +30,7 @@ __all__ = [
     "partial_path",
     "remove_quietly",
     "sweep_partials",
+    "unload_pages",
     "write_atomic",
     "writing_atomic",
 ]
@@ -149,3 +151,13 @@ def write_atomic(path: Path, parts: Iterable[Buffer], *, mode: int = 0o644, dura
         for part in parts:
             written += file.write(part)
     return written
+
+
+def unload_pages(mapped: mmap.mmap, offset: int, nbytes: int) -> None:
+    """Drop the whole pages of a range from the mapping; they stay in the system's cache as long as there is room."""
+    first, end = -(-offset // mmap.PAGESIZE) * mmap.PAGESIZE, (offset + nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+    if end > first:
+        try:
+            mapped.madvise(mmap.MADV_DONTNEED, first, end - first)
+        except ValueError:
+            pass  # it was closed meanwhile

@@ -355,3 +355,20 @@ def test_a_result_that_claims_to_be_everything_has_its_share() -> None:
     }
     outcome = close("weighted_average", uploads, max_share=0.5)
     np.testing.assert_array_equal(outcome.model["b"], np.float32(0.5 * 9 + 0.25 * 1 + 0.25 * 3))
+
+
+def test_each_tensor_of_the_model_is_told_when_its_next_one_is_there() -> None:
+    told: list[NDArray[Any]] = []
+    model = {"b": np.ones(2, np.float32), "untrained": np.ones(1, np.float32), "w": np.ones(3, np.float32)}
+    for codec in (TensorCodec(), TensorCodec("stc")):
+        told.clear()
+        aggregate_round(
+            0,
+            {"train": {"a": trained({"w": model["w"], "b": model["b"]})}},
+            model,
+            codec=codec,
+            function_of=lambda _: get_aggregation("weighted_average"),
+            origin="aggregator",
+            done_with=told.append,
+        )
+        assert [values is model[name] for name, values in zip("bw", told, strict=True)] == [True, True]

@@ -11,10 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from openfl_aio.aggregator.rounds import Phase
+from openfl_aio.aggregator.scratch import LEAST_BYTES, is_put_away
 from openfl_aio.aggregator.service import Aggregator
 from openfl_aio.aggregator.uploads import UploadCounts, upload_limit
 from openfl_aio.config import AggregatorConfig, Durability, Limits, StragglerConfig, UploadRules
-from openfl_aio.domain import ExperimentStatus, Header, Metric, ModelKind, TensorQuery, Verdict
+from openfl_aio.domain import ExperimentStatus, Header, Metric, ModelKind, Task, TensorQuery, Verdict
 from openfl_aio.errors import (
     AuthorizationError,
     CodecError,
@@ -33,7 +34,7 @@ from openfl_aio.errors import (
 from openfl_aio.storage.journal import Entry, MemoryJournal, Spool
 from openfl_aio.storage.models import ModelFiles
 from openfl_aio.storage.storage import Storage
-from openfl_aio.tensors.aggregation import AggregationContext, History, LocalTensor, PrivilegedFunction
+from openfl_aio.tensors.aggregation import AggregationContext, History, LocalTensor, PrivilegedFunction, WeightedAverage
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec, TransformerMetadata
 from openfl_aio.tensors.key import TensorKey
 from openfl_aio.testing.federation import InProcessAggregator, inline
@@ -659,6 +660,34 @@ async def test_a_function_that_is_given_sees_earlier_models() -> None:
                 await play(service, name, 9.0)
             await anyio.sleep(1)
             np.testing.assert_array_equal(values(service), np.full((2, 2), expected))
+
+
+class Looking(WeightedAverage):
+    """Notes whether the tensor of the global model that it gets lies in a file."""
+
+    def __init__(self) -> None:
+        self.in_files: list[bool] = []
+
+    def aggregate(self, tensors: Iterable[LocalTensor], context: AggregationContext) -> NDArray[np.float32]:
+        assert context.base is not None
+        self.in_files.append(is_put_away(context.base))
+        return super().aggregate(tensors, context)
+
+
+@pytest.mark.real_time
+async def test_while_a_round_is_aggregated_its_model_takes_no_memory(tmp_path: Path) -> None:
+    config = configuration(workspace=tmp_path, tasks=(Task(TRAIN),))
+    values, looking = np.ones(LEAST_BYTES // 4, np.float32), Looking()
+    async with Aggregator(config, initial_model={"w": values}, functions={TRAIN: looking}) as service:
+        with anyio.fail_after(20):
+            for number in range(config.rounds):
+                while not list(tmp_path.glob(f"federations/*/{number}.checkpoint")) or service.round_number < number:
+                    await anyio.sleep(0.01)
+                for name in config.collaborators:
+                    results = [tensor("w", values * (number + 2), "trained", round_number=number)]
+                    assert await send(service, name, TRAIN, results, round_number=number) is Verdict.ACCEPTED
+            assert (await service.wait_complete())["w"][0] == config.rounds + 1
+    assert looking.in_files == [True] * config.rounds
 
 
 @pytest.mark.real_time

@@ -15,6 +15,9 @@ from openfl_aio.aggregator.models import Difference, GlobalModels, Uncoded
 from openfl_aio.aggregator.scratch import LEAST_BYTES, is_put_away
 from openfl_aio.aggregator.shelf import Shelf
 from openfl_aio.domain import TensorQuery
+from openfl_aio.errors import StorageFullError
+from openfl_aio.storage.checkpoint_file import Checkpoint
+from openfl_aio.storage.federations import FileFederation, MemoryFederation
 from openfl_aio.tensors.codec import EncodedTensor, TensorCodec
 from openfl_aio.tensors.float_table import FloatTable
 
@@ -139,3 +142,31 @@ async def test_what_a_disk_does_not_take_stays(tmp_path: Path, caplog: pytest.Lo
     assert not any(is_put_away(array) for _, _, array in models.older())
     await Shelf(models, CODEC, Counting(), None).put_away()
     assert not any(is_put_away(array) for _, _, array in models.older())
+
+
+async def test_the_current_model_lies_in_its_checkpoint_if_that_is_written(tmp_path: Path) -> None:
+    models = models_of(1, 3)
+    current = models.current
+    store = FileFederation(tmp_path / "federation", anyio.to_thread.run_sync)
+    shelf = Shelf(models, CODEC, Counting(), tmp_path, store)
+    await shelf.put_away_current()
+    assert models.current["large"] is current["large"]
+    written = Checkpoint(1, {}, {("model", name): array for name, array in current.items()})
+    await store.save(written, durable=False)
+    await shelf.put_away_current()
+    assert is_put_away(models.current["large"])
+    assert models.current["small"] is current["small"]
+    np.testing.assert_array_equal(models.current["large"], current["large"])
+
+
+async def test_the_current_model_stays_where_its_checkpoint_cannot_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class NoDescriptor(MemoryFederation):
+        async def look(self, round_number: int) -> None:
+            raise StorageFullError("no file descriptor")
+
+    models = models_of(1)
+    await Shelf(models, CODEC, Counting(), tmp_path, NoDescriptor()).put_away_current()
+    assert "stays in memory: no file descriptor" in caplog.text
+    assert not is_put_away(models.current["large"])

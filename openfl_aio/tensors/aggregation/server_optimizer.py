@@ -22,6 +22,7 @@ from openfl_aio.tensors.aggregation.base import (
     checked_state,
     read_only,
 )
+from openfl_aio.tensors.aggregation.slices import at_once
 from openfl_aio.tensors.aggregation.weighted_average import Mean
 
 __all__ = ["ServerOptimizer"]
@@ -63,18 +64,24 @@ class ServerOptimizer(StatefulFunction):
         before = {name: state[name].reshape(-1) for name in self.moments} if state else {}
         values = np.empty(mean.shape, np.float32)
         after = {name: np.empty(mean.shape, np.float32) for name in self.moments}
-        with np.errstate(over="ignore", invalid="ignore"):
-            for part, target in mean.slices():
-                gradient = np.subtract(base[part], target, out=target)
-                model = moved[part].astype(np.float64)
-                moments = {
-                    name: before[name][part].astype(np.float64) if before else np.full(gradient.shape, self._initial)
-                    for name in self.moments
-                }
-                model -= self._learning_rate * self.direction(gradient, moments, steps)
-                values.reshape(-1)[part] = model
-                for name, array in after.items():
-                    array.reshape(-1)[part] = moments[name]
+
+        def move(span: slice) -> None:
+            with np.errstate(over="ignore", invalid="ignore"):
+                for part, target in mean.slices(span):
+                    gradient = np.subtract(base[part], target, out=target)
+                    model = moved[part].astype(np.float64)
+                    moments = {
+                        name: before[name][part].astype(np.float64)
+                        if before
+                        else np.full(gradient.shape, self._initial)
+                        for name in self.moments
+                    }
+                    model -= self._learning_rate * self.direction(gradient, moments, steps)
+                    values.reshape(-1)[part] = model
+                    for name, array in after.items():
+                        array.reshape(-1)[part] = moments[name]
+
+        at_once(move, mean.size)
         numbers = {name: read_only(array) for name, array in after.items()}
         return Step(read_only(values), {**numbers, "steps": read_only(np.array(steps, np.int64))})
 
@@ -82,4 +89,7 @@ class ServerOptimizer(StatefulFunction):
     def direction(
         self, gradient: NDArray[np.float64], moments: Mapping[str, NDArray[np.float64]], steps: int
     ) -> NDArray[np.float64]:
-        """Return where to go from a slice's ``gradient``, and update its ``moments`` in place; ``steps`` counts from 1."""
+        """Return where to go from a slice's ``gradient``, and update its ``moments`` in place; ``steps`` counts from 1.
+
+        Several threads call it, each with slices of its own.
+        """

@@ -16,7 +16,7 @@ from openfl_aio.tensors.aggregation.base import (
     check_weight,
     read_only,
 )
-from openfl_aio.tensors.aggregation.slices import SLICE, FlatTensor, slices_of
+from openfl_aio.tensors.aggregation.slices import SLICE, FlatTensor, at_once, slices_of
 
 __all__ = ["Mean", "WeightedAverage"]
 
@@ -37,7 +37,7 @@ class WeightedAverage(AggregationFunction):
 
 
 class Mean:
-    """A weighted mean: takes all ``tensors`` at once, and gives the result in slices, once.
+    """A weighted mean: takes all ``tensors`` at once, and gives the result in slices.
 
     The sum goes from the first to the last whatever is kept, so that this makes no difference to the result. It is
     divided by ``total_weight``, that of all tensors unless given.
@@ -50,14 +50,12 @@ class Mean:
         self._total: NDArray[np.float64] | None = None
         self._run: list[tuple[FlatTensor, float]] = []
         self._total_weight = 0.0
-        self._product = np.empty(0)
         first = True
         for tensor in tensors:
             check_weight(tensor, context)
             if first:
                 self.shape, first = tensor.shape, False
                 self.size = int(np.prod(self.shape, dtype=np.int64))
-                self._product = np.empty(min(SLICE, self.size))
             check_shape(tensor, self.shape, context)
             if tensor.weight > 0:
                 self._total_weight += tensor.weight
@@ -75,15 +73,15 @@ class Mean:
     def __repr__(self) -> str:
         return f"<Mean of shape {self.shape}, weights {self._total_weight:g}>"
 
-    def slices(self) -> Iterator[tuple[slice, NDArray[np.float64]]]:
-        """Yield each slice of the result, which stays until the next."""
-        sums = np.empty(min(SLICE, self.size))
-        for part in slices_of(self.size):
+    def slices(self, span: slice) -> Iterator[tuple[slice, NDArray[np.float64]]]:
+        """Yield each slice of the result in ``span``, which stays until the next."""
+        sums, product = np.empty((2, min(SLICE, span.stop - span.start)))
+        for part in slices_of(span):
             out = sums[: part.stop - part.start]
             with np.errstate(over="ignore", invalid="ignore"):
                 if self._total is not None:
                     out[:] = self._total[part]
-                self._add_to(out, part, fresh=self._total is None)
+                self._add_to(out, product, part, fresh=self._total is None)
                 out /= self._total_weight
             yield part, out
 
@@ -91,24 +89,33 @@ class Mean:
         """Return the result as a read-only array."""
         result = np.empty(self.shape, np.float32)
         flat = result.reshape(-1)
-        with np.errstate(over="ignore", invalid="ignore"):
-            for part, mean in self.slices():
-                flat[part] = mean
+
+        def write(span: slice) -> None:
+            with np.errstate(over="ignore", invalid="ignore"):
+                for part, mean in self.slices(span):
+                    flat[part] = mean
+
+        at_once(write, self.size)
         return read_only(result)
 
     def _add_run(self) -> None:
         """Add up what was collected, and let go of it."""
         fresh = self._total is None
         total = np.empty(self.size) if self._total is None else self._total
-        with np.errstate(over="ignore", invalid="ignore"):
-            for part in slices_of(total.size):
-                self._add_to(total[part], part, fresh=fresh)
+
+        def add(span: slice) -> None:
+            product = np.empty(min(SLICE, span.stop - span.start))
+            with np.errstate(over="ignore", invalid="ignore"):
+                for part in slices_of(span):
+                    self._add_to(total[part], product, part, fresh=fresh)
+
+        at_once(add, self.size)
         self._total = total
         self._run.clear()
 
-    def _add_to(self, sums: NDArray[np.float64], part: slice, *, fresh: bool) -> None:
-        """Add a slice of what was collected to ``sums``; ``fresh`` sums hold nothing yet."""
-        product = self._product[: sums.size]
+    def _add_to(self, sums: NDArray[np.float64], space: NDArray[np.float64], part: slice, *, fresh: bool) -> None:
+        """Add a slice of what was collected to ``sums``; ``fresh`` sums hold nothing yet. Works in ``space``."""
+        product = space[: sums.size]
         for flat, weight in self._run:
             out = sums if fresh else product
             # to float64 first and then times: faster than one call that does both
