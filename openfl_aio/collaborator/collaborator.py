@@ -145,8 +145,7 @@ class Collaborator:
             tensors = await self._gather(self._resolver.needs(task, self._round, wanted))
             logger.info("collaborator %s: round %d, task %s", self._name, self._round, task.name)
             output = await self._runner.run(TaskContext(task, self._round, self._name), tensors)
-            shapes = {name: array.shape for name, array in tensors.items()}
-            trained = await self._offload(lambda: _checked(output, task=task, shapes=shapes))
+            trained = await self._offload(lambda: _checked(output, task=task, given=tensors))
             done = self._done[task.name] = self._keep(task, output, trained)
             if output.state_is_shared:
                 self._state = tuple(sorted(output.state))
@@ -251,13 +250,19 @@ class _Results(Iterable[EncodedTensor]):
             yield self._codec.encode(key, np.array(value, np.float32))
 
 
-def _checked(output: TaskOutput, *, task: Task, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """Return the output's tensors and state as read-only float32, the type of the wire. Raises `TaskError`."""
-    check_output(output, task=task, shapes=shapes)
+def _checked(output: TaskOutput, *, task: Task, given: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the output's tensors and state as read-only float32, the type of the wire. Raises `TaskError`.
+
+    They are copies, as a task may go on to change its arrays, but for those it hands back as it was ``given`` them.
+    """
+    check_output(output, task=task, shapes={name: array.shape for name, array in given.items()})
     if output.samples > _LARGEST_SAMPLES:
         raise TaskError(f"task {task.name!r} counts {output.samples} samples; at most {_LARGEST_SAMPLES} can be told")
     trained = {}
     for name, values in (*output.tensors.items(), *output.state.items()):
+        if values is given.get(name) and values.dtype == np.float32 and not values.flags.writeable:
+            trained[name] = values
+            continue
         try:
             with np.errstate(over="raise"):
                 single = np.array(values, np.float32)

@@ -144,6 +144,37 @@ async def test_a_task_asked_for_again_is_sent_again_but_not_run_again() -> None:
     assert [upload.task_name for upload in aggregator.uploads][-1] == "train"
 
 
+class HalfFrozen:
+    """Trains ``w`` in an array that it goes on to use, and hands ``frozen`` back as it got it."""
+
+    def __init__(self) -> None:
+        self.work = np.zeros(3, np.float32)
+        self.given: list[np.ndarray] = []
+
+    async def tensor_names(self) -> Sequence[str]:
+        return ["frozen", "w"]
+
+    async def run(self, context: TaskContext, tensors: Mapping[str, np.ndarray]) -> TaskOutput:
+        self.work += 1
+        if context.task.kind is not TaskKind.TRAIN:
+            return TaskOutput(1)
+        self.given.append(tensors["frozen"])
+        return TaskOutput(1, {"frozen": tensors["frozen"], "w": self.work})
+
+
+async def test_what_a_task_hands_back_is_copied_if_it_may_change() -> None:
+    runner = HalfFrozen()
+    aggregator = ScriptedAggregator(
+        Assignment(0, TASKS), Assignment(0, TASKS[1:2])
+    )  # validate, train, validate, and again
+    await collaborator(aggregator, runner).run()
+    first, again = (upload.tensors for upload in aggregator.uploads if upload.task_name == "train")
+    for tensors in (first, again):
+        np.testing.assert_array_equal(tensors["w", ("compressed", "trained")][0], np.full(3, 2.0))
+        assert np.shares_memory(tensors["frozen", ("compressed", "trained")][0], runner.given[0])
+    assert runner.work[0] == 3
+
+
 async def test_it_sleeps_as_long_as_it_is_told() -> None:
     aggregator = ScriptedAggregator(Assignment(0, sleep_seconds=1000))
     started = anyio.current_time()
