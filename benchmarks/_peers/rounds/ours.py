@@ -36,6 +36,8 @@ async def serve(port: int, parameters: int, collaborators: int, rounds: int, fol
         timeouts=Timeouts(drain=0),
     )
     model = {name: np.ones(parameters // TENSORS, np.float32) for name in NAMES}
+    for array in model.values():
+        array.flags.writeable = False  # else it is copied
     async with Aggregator(config, initial_model=model) as server:
         del model
         await server.wait_complete()
