@@ -15,6 +15,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from openfl_aio.errors import ShapeMismatchError
 from openfl_aio.tensors.aggregation import (
     NO_STATE,
     AggregationContext,
@@ -166,11 +167,11 @@ def aggregate_round(
 
     ``states`` are those that the round before gave, ``history`` the models of earlier rounds, for functions that look.
     ``put_away`` returns the same array where it takes no memory; it is called for what does not lie in an upload as it
-    is, where a function needs all local tensors at once. ``done_with`` is given each tensor of ``model``
-    when its next one is there. Tensors of the model that nobody trained are carried over, and
-    so are those that nobody sent whom the task's function chose. One that the model does not have is left out unless
-    more than half of those with a result of the task sent it in one shape, and then those who sent it in another.
-    ``max_share`` bounds what one collaborator weighs, as `openfl_aio.config.UploadRules` says.
+    is, where a function needs all local tensors at once. ``done_with`` is given each tensor of ``model`` when its next
+    one is there. Tensors of the model that nobody trained are carried over, and so are those that nobody sent whom the
+    task's function chose. One that the model does not have is left out unless more than half of those with a result of
+    the task sent it in one shape, and then those who sent it in another. ``max_share`` bounds what one collaborator
+    weighs, as `openfl_aio.config.UploadRules` says.
     Raises `TensorError` for payloads that do not decode.
     """
     metrics: list[AggregatedMetric] = []
@@ -274,6 +275,8 @@ def _rounded(step: Step, base: NDArray[Any]) -> NDArray[np.float32]:
     own = values.flags.owndata and values.flags.c_contiguous
     if not own or any(values is array for array in (base, *step.state.values())):
         values = values.copy()
+    if values.shape != base.shape:
+        raise ShapeMismatchError(f"expected an aggregate of the tensor's shape {base.shape}, got {values.shape}")
     values.flags.writeable = True
     flat, flat_base = values.reshape(-1), np.asarray(base).reshape(-1)
     at_once(lambda span: round_to_delta(flat[span], flat_base[span]), values.size)

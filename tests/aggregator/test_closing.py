@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from openfl_aio.aggregator.closing import Arrays, RoundOutcome, States, aggregate_round, shared_weights
-from openfl_aio.errors import TensorError
+from openfl_aio.errors import ShapeMismatchError, TensorError
 from openfl_aio.tensors.aggregation import (
     AggregationContext,
     AggregationFunction,
@@ -355,6 +355,20 @@ def test_a_result_that_claims_to_be_everything_has_its_share() -> None:
     }
     outcome = close("weighted_average", uploads, max_share=0.5)
     np.testing.assert_array_equal(outcome.model["b"], np.float32(0.5 * 9 + 0.25 * 1 + 0.25 * 3))
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (6,), (2, 2), (4, 3)])
+def test_a_function_that_gives_another_shape_than_the_models_is_refused(shape: tuple[int, ...]) -> None:
+    base = np.zeros((2, 3), np.float32)
+    with pytest.raises(ShapeMismatchError, match=r"\(2, 3\)"):
+        aggregate_round(
+            0,
+            {"train": {"a": trained({"w": base})}},
+            {"w": base},
+            codec=TensorCodec(),
+            function_of=lambda _: Giver(np.ones(shape, np.float32)),
+            origin="aggregator",
+        )
 
 
 def test_each_tensor_of_the_model_is_told_when_its_next_one_is_there() -> None:
